@@ -1,0 +1,31 @@
+# Every target does its own set-up. PYTHON is any Python 3.11 or newer.
+PYTHON ?= python3
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export RAY_USAGE_STATS_ENABLED := 0
+.PHONY: demo test slow lint bench clean
+
+demo test slow: export HF_HUB_OFFLINE := 1
+
+demo: .venv/ready                   # the first search, end to end; again = goes on
+	$(BIN)/latentune run examples/quickstart.yaml
+test: .venv/ready                   # all but slow and gpu
+	$(BIN)/python -m pytest
+slow: .venv/ready
+	$(BIN)/python -m pytest -m "slow and not gpu"
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+bench: .venv/ready
+	$(BIN)/python -m benchmarks
+clean:                              # keeps .latentune: your searches
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@

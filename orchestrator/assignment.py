@@ -1,0 +1,64 @@
+"""What travels from the driver to a thin trial and on to an engine, and what comes back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """All that a thin trial and an engine need to know of one trial.
+
+    Args:
+        uid: the trial's.
+        number: its number in the ledger.
+        attempt: counted from 1.
+        config: `TrialConfig.to_dict()`.
+        task: the search file's `task` section.
+        data_seed: the search's.
+        max_tokens: the longest row allowed, latents included, or None.
+        start_step: where it goes on from.
+        rungs: the steps at which it reports, ascending; the last is the full budget.
+        splits: what it is scored on.
+        engine: the engine's name.
+        folder: where its states are saved.
+    """
+
+    uid: str
+    number: int
+    attempt: int
+    config: dict[str, Any]
+    task: dict[str, Any]
+    data_seed: int
+    max_tokens: int | None
+    start_step: int
+    rungs: list[int]
+    splits: list[str]
+    engine: str
+    folder: str
+
+
+@dataclass(frozen=True)
+class TrialReport:
+    """What a thin trial tells the driver; Tune flattens plain dicts, and this stays whole.
+
+    Args:
+        uid: the trial's.
+        number: its number in the ledger.
+        attempt: counted from 1.
+        step: optimiser steps done; its state at this step is saved.
+        metrics: name to value; empty for a trial that was paused or failed.
+        curve: (step, training loss) since the report before.
+        paused: whether it was halted short of its rung.
+        failed: why it cannot go on, or None.
+    """
+
+    uid: str
+    number: int
+    attempt: int
+    step: int
+    metrics: dict[str, float] = field(default_factory=dict)
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    paused: bool = False
+    failed: str | None = None

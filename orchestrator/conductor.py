@@ -1,0 +1,215 @@
+"""What the driver decides, without Ray: which trial is next, and what a result means.
+
+    Ray Tune ── assign() ─►  ledger.ask   ── event trial_started
+             ── on_report ─► ledger.report ── event trial_report, trial_ended + artifact
+
+Tune calls in through two thin adapters (`tune_adapters`); everything it must remember is in
+the ledger and on disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from orchestrator.assignment import Assignment, TrialReport
+from orchestrator.checkpoints import state_path
+from orchestrator.events import EventLog
+from orchestrator.folders import SearchFolder
+from orchestrator.ledger import Ledger, LedgerTrial, TrialStatus
+from orchestrator.search_config import SearchConfig
+from trainable.artifact import Artifact
+from trainable.data import SEARCH_SPLITS
+from trainable.errors import ArtifactError
+from trainable.state import TrialState
+
+logger = logging.getLogger(__name__)
+
+
+class Watcher(Protocol):
+    """Whoever wants to see how a search goes."""
+
+    def trial_started(self, trial: LedgerTrial) -> None:
+        """A trial begins, or goes on after an interruption."""
+        ...
+
+    def trial_reported(self, trial: LedgerTrial, status: TrialStatus) -> None:
+        """A trial has reached a rung; `status` tells what becomes of it."""
+        ...
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """The engine that a search uses: its name and what identifies its model."""
+
+    name: str
+    base_model: Mapping[str, Any]
+
+
+class Conductor:
+    """The driver's decisions.
+
+    Args:
+        config: the search.
+        folder: where it lives.
+        ledger: its study.
+        events: its event log.
+        engine: who trains.
+        watcher: who watches.
+    """
+
+    def __init__(
+        self,
+        config: SearchConfig,
+        folder: SearchFolder,
+        ledger: Ledger,
+        events: EventLog,
+        engine: EngineInfo,
+        watcher: Watcher,
+    ) -> None:
+        self.ledger = ledger
+        self.halted: str | None = None
+        self._config = config
+        self._folder = folder
+        self._events = events
+        self._engine = engine
+        self._watcher = watcher
+        self._to_stop: set[int] = set()
+        self._running: dict[int, str] = {}
+        self._lock = threading.Lock()  # the halting thread reads what Tune's thread writes
+
+    def assign(self) -> Assignment | None:
+        """The next trial's assignment, or None when there is none or the search is halting."""
+        if self.halted is not None:
+            return None
+        trial = self.ledger.ask()
+        if trial is None:
+            return None
+        uid = self._folder.uid(trial.number)
+        with self._lock:
+            self._running[trial.number] = uid
+        self._events.append(
+            "trial_started",
+            {
+                "number": trial.number,
+                "name": trial.config.strategy.short_name,
+                "role": str(trial.role),
+                "params": dict(trial.params),
+                "config": trial.config.to_dict(),
+            },
+            trial_uid=uid,
+            attempt=trial.attempts,
+        )
+        self._watcher.trial_started(trial)
+        rungs = self._config.rungs()
+        return Assignment(
+            uid=uid,
+            number=trial.number,
+            attempt=trial.attempts,
+            config=trial.config.to_dict(),
+            task=self._config.task.model_dump(mode="json"),
+            data_seed=self._config.data.seed,
+            max_tokens=self._config.data.max_tokens,
+            start_step=trial.step,
+            rungs=rungs,
+            splits=list(SEARCH_SPLITS),
+            engine=self._engine.name,
+            folder=str(self._folder.trial(uid)),
+        )
+
+    def on_report(self, report: TrialReport) -> bool:
+        """Take in what a thin trial reports; returns whether the trial goes on."""
+        number = report.number
+        if report.failed is not None:
+            return self._ended(number, self.ledger.fail(number, report.failed))
+        self._events.append(
+            "trial_report",
+            {"step": report.step, "metrics": report.metrics, "curve": report.curve},
+            trial_uid=report.uid,
+            attempt=report.attempt,
+        )
+        if report.paused:
+            return self._on_pause(number, report.step)
+        status = self.ledger.report(number, report.step, report.metrics)
+        if status is TrialStatus.RUNNING and number in self._to_stop:
+            status = self.ledger.stop(number, "stopped by hand")
+        self._watcher.trial_reported(self.ledger.trial(number), status)
+        return self._ended(number, status)
+
+    def on_error(self, number: int, reason: str) -> None:
+        """A trial's process died for good."""
+        self._ended(number, self.ledger.fail(number, reason))
+
+    def halt(self, reason: str) -> list[str]:
+        """Begin no trial any more. Returns the uids of those that run: they are to be paused."""
+        self.halted = reason
+        with self._lock:
+            return list(self._running.values())
+
+    def stop_trial(self, number: int) -> str | None:
+        """Stop one trial at its next report. Returns its uid if it runs: it is to be paused."""
+        self._to_stop.add(number)
+        with self._lock:
+            return self._running.get(number)
+
+    def _on_pause(self, number: int, step: int) -> bool:
+        self.ledger.pause(number, step)
+        if number in self._to_stop:
+            return self._ended(number, self.ledger.stop(number, "stopped by hand"))
+        if self.halted == "time":
+            return self._ended(number, self.ledger.stop(number, "the time budget was spent"))
+        with self._lock:
+            self._running.pop(number, None)
+        return False
+
+    def _ended(self, number: int, status: TrialStatus) -> bool:
+        """Close a trial that has ended; returns whether it goes on."""
+        if status is TrialStatus.RUNNING:
+            return True
+        with self._lock:
+            if self._running.pop(number, None) is None:
+                return False  # closed before
+        trial = self.ledger.trial(number)
+        uid = self._folder.uid(number)
+        artifact = None if status is TrialStatus.FAILED else self._save_artifact(trial, uid)
+        self._events.append(
+            "trial_ended",
+            {
+                "state": str(status),
+                "step": trial.step,
+                "metrics": dict(trial.metrics),
+                "reason": trial.reason,
+                "artifact": artifact,
+            },
+            trial_uid=uid,
+            attempt=trial.attempts,
+        )
+        return False
+
+    def _save_artifact(self, trial: LedgerTrial, uid: str) -> str | None:
+        """Write the trial's artifact folder from its last saved state."""
+        path = state_path(self._folder.trial(uid), trial.step)
+        try:
+            state = TrialState.from_bytes(path.read_bytes())
+        except (FileNotFoundError, ArtifactError) as error:
+            logger.warning("trial %s has no usable state at step %d: %s", uid, trial.step, error)
+            return None
+        config = self._config
+        Artifact(
+            latents=state.latents,
+            config=trial.config,
+            base_model=self._engine.base_model,
+            task={**config.task.model_dump(mode="json"), "data_seed": config.data.seed},
+            metrics=trial.metrics,
+            provenance={
+                "search": config.name,
+                "trial_uid": uid,
+                "step": trial.step,
+                "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            },
+        ).save(self._folder.artifact(uid))
+        return str(self._folder.artifact(uid).relative_to(self._folder.path))

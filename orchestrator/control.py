@@ -1,0 +1,48 @@
+"""Requests to a running driver: files under control/, which it polls and alone answers.
+
+`latentune stop` may run on any machine that sees the folder; the driver is the ledger's
+only writer.
+"""
+
+from __future__ import annotations
+
+from orchestrator.folders import SearchFolder
+
+_SEARCH = "stop"
+_TRIAL = "stop-trial-"
+
+
+class Requests:
+    """The requests of one search."""
+
+    def __init__(self, folder: SearchFolder) -> None:
+        self._control = folder.control
+
+    def stop_search(self) -> None:
+        """Ask that the search pause; running it again goes on."""
+        self._write(_SEARCH)
+
+    def stop_trial(self, number: int) -> None:
+        """Ask that one trial end where it stands."""
+        self._write(f"{_TRIAL}{number}")
+
+    def search(self) -> bool:
+        """Whether the search is to pause."""
+        return (self._control / _SEARCH).exists()
+
+    def trials(self) -> list[int]:
+        """The trials that are to end and have not been told yet; each is returned once."""
+        numbers = []
+        for request in self._control.glob(f"{_TRIAL}*"):
+            numbers.append(int(request.name.removeprefix(_TRIAL)))
+            request.unlink()
+        return numbers
+
+    def clear(self) -> None:
+        """Forget what was asked of an earlier run."""
+        for request in self._control.glob("stop*"):
+            request.unlink()
+
+    def _write(self, name: str) -> None:
+        self._control.mkdir(parents=True, exist_ok=True)
+        (self._control / name).touch()

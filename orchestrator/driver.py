@@ -1,0 +1,384 @@
+"""Run a search: the one function behind `latentune run`.
+
+    lock ─► ledger, event log, shipper ─► Ray, engine ─► Tune runs thin trials ─► result
+
+Running the same search again goes on where it stood. What stops a run early (Ctrl-C, a
+request under control/, the time budget) pauses its trials: each saves its state where it
+stands, and the ledger knows.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from orchestrator.conductor import Conductor, EngineInfo, Watcher
+from orchestrator.config import SearchConfig, config_differences, load_search
+from orchestrator.control import Requests
+from orchestrator.driver_lock import driver_lock
+from orchestrator.errors import SearchExistsError
+from orchestrator.events import EventLog
+from orchestrator.folders import SearchFolder, home_folder
+from orchestrator.ledger import Ledger, LedgerTrial, TrialStatus, storage_url
+from orchestrator.manifest import manifest_sha256
+from orchestrator.results import SearchResult, SearchState, TimeSplit, best_trial, build_result
+from orchestrator.tracking import read_cursor, start_shipper, tracking_uri, wait_shipped
+from search_spaces import PRESETS, enumerate_configs
+from trainable.artifact import versions
+from trainable.errors import BaseModelError, TaskError
+from trainable.tasks import build_task
+from trainable.trial import TrialConfig
+
+logger = logging.getLogger(__name__)
+
+SHIPPING_WAIT_S = 60.0
+_POLL_S = 0.25
+_OBJECT_STORE_BYTES = 256 * 2**20  # reports are kilobytes
+_LOST_PROCESS_RETRIES = 3
+
+
+class Quiet:
+    """A watcher that says nothing."""
+
+    def trial_started(self, trial: LedgerTrial) -> None:
+        """Nothing."""
+
+    def trial_reported(self, trial: LedgerTrial, status: TrialStatus) -> None:
+        """Nothing."""
+
+
+def run(
+    config: SearchConfig | str | Path,
+    *,
+    home: str | Path | None = None,
+    watcher: Watcher | None = None,
+    interrupt: threading.Event | None = None,
+) -> SearchResult:
+    """Run a search to its end, or go on with one that was interrupted.
+
+    Args:
+        config: the search, or the path of its YAML file.
+        home: LATENTUNE_HOME.
+        watcher: sees trials begin and report.
+        interrupt: when set, running trials save their state and the run ends; the same call
+            goes on later.
+
+    Returns:
+        How the search stands: `complete`, `interrupted`, or `failed` if every trial failed.
+
+    Raises:
+        ConfigError: for a file that cannot be used.
+        SearchExistsError: if the search exists with another configuration.
+        SearchLockedError: if another driver runs it.
+        BaseModelError, TaskError: for a base model or task that cannot be used; nothing has
+            been written then.
+    """
+    began = time.monotonic()
+    if not isinstance(config, SearchConfig):
+        config = load_search(config)
+    folder = SearchFolder.of(home_folder(home), config.name)
+    _check_inputs(config)
+    _check_same(config, folder)
+    uri = tracking_uri(home_folder(home), config.tracking.uri)
+    new = not folder.path.exists()
+    try:
+        with driver_lock(folder):
+            ledger = open_ledger(config, folder)
+            return _Run(config, folder, ledger, uri, watcher or Quiet(), began).go(interrupt)
+    except (BaseModelError, TaskError):
+        if new:
+            shutil.rmtree(folder.path)
+        raise
+
+
+def open_ledger(config: SearchConfig, folder: SearchFolder) -> Ledger:
+    """Open or create a search's study."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    stopping, sampler = config.stopping, config.sampler
+    return Ledger(
+        storage=storage_url(folder.path),
+        name=config.name,
+        space=config.space.build(),
+        baselines=baseline_configs() if config.space.baselines else [],
+        sampler=optuna.samplers.RandomSampler(seed=sampler.seed)
+        if sampler.kind == "random"
+        else optuna.samplers.TPESampler(
+            seed=sampler.seed, n_startup_trials=sampler.startup_trials, constant_liar=True
+        ),
+        pruner=optuna.pruners.SuccessiveHalvingPruner(
+            min_resource=stopping.min_steps, reduction_factor=stopping.factor
+        )
+        if stopping.kind == "asha"
+        else optuna.pruners.NopPruner(),
+        objective=config.objective,
+        stopping_metric=stopping.metric or config.objective,
+        trials=config.budget.trials,
+        steps=config.budget.steps,
+    )
+
+
+def baseline_configs() -> list[TrialConfig]:
+    """The fixed points of comparison, in order."""
+    return [TrialConfig.from_dict(c.config) for c in enumerate_configs(PRESETS["baselines"]())]
+
+
+@dataclass
+class _Run:
+    """One run of a search, from the lock to the result."""
+
+    config: SearchConfig
+    folder: SearchFolder
+    ledger: Ledger
+    uri: str
+    watcher: Watcher
+    began: float
+
+    def go(self, interrupt: threading.Event | None) -> SearchResult:
+        """Run what is left, then hand over."""
+        self.folder.config.write_text(self.config.to_yaml())
+        requests = Requests(self.folder)
+        requests.clear()
+        with EventLog(self.folder.events) as events:
+            if not self.ledger.has_work():
+                return self._finish(events, "complete", None, shipper=None)
+            with _ray_session(self.folder) as ray_scratch:
+                return self._execute(events, requests, interrupt or threading.Event(), ray_scratch)
+
+    def _execute(
+        self,
+        events: EventLog,
+        requests: Requests,
+        interrupt: threading.Event,
+        ray_scratch: Path,
+    ) -> SearchResult:
+        # Ray and its parts take a second to import; a search that is over needs none of them.
+        import ray
+
+        from orchestrator.engine_actor import open_engine
+        from orchestrator.tune_adapters import LedgerScheduler, LedgerSearcher
+
+        name, engine, base_model = open_engine(*engine_options(self.config))
+        events.append("search_started", self._describe(base_model))
+        shipper = start_shipper(self.folder.path, self.uri)
+        conductor = Conductor(
+            self.config,
+            self.folder,
+            self.ledger,
+            events,
+            EngineInfo(name, base_model),
+            self.watcher,
+        )
+        ray.get(engine.unpause.remote([self.folder.uid(t.number) for t in self.ledger.all()]))
+        over = threading.Event()
+        halting = threading.Thread(
+            target=self._watch_for_halt,
+            args=(conductor, engine, requests, interrupt, over),
+            daemon=True,
+        )
+        halting.start()
+        try:
+            _fit(
+                LedgerSearcher(conductor),
+                LedgerScheduler(conductor, lambda uid: engine.leave.remote(uid) and None),
+                self.config.engine.concurrent_trials,
+                ray_scratch,
+            )
+            clock = ray.get(engine.clock.remote())
+        finally:
+            over.set()
+            halting.join()
+            ray.kill(engine)
+        state: SearchState = "complete" if conductor.halted in (None, "time") else "interrupted"
+        split = TimeSplit(
+            total_s=time.monotonic() - self.began,
+            train_s=clock["train_s"],
+            evaluate_s=clock["evaluate_s"],
+            trial_steps=int(clock["trial_steps"]),
+        )
+        return self._finish(events, state, split, shipper)
+
+    def _watch_for_halt(
+        self,
+        conductor: Conductor,
+        engine: Any,
+        requests: Requests,
+        interrupt: threading.Event,
+        over: threading.Event,
+    ) -> None:
+        """Pause trials when a person or the time budget says so; runs in a thread of its own."""
+        time_s = self.config.budget.time_s
+        deadline = None if time_s is None else self.began + time_s - self.ledger.spent_s
+        while not over.wait(_POLL_S):
+            to_pause = [conductor.stop_trial(number) for number in requests.trials()]
+            if conductor.halted is None:
+                reason = (
+                    "interrupt" if interrupt.is_set()
+                    else "stop" if requests.search()
+                    else "time" if deadline is not None and time.monotonic() > deadline
+                    else None
+                )  # fmt: skip
+                if reason is not None:
+                    to_pause += conductor.halt(reason)
+            uids = [uid for uid in to_pause if uid is not None]
+            if uids:
+                engine.pause.remote(uids)
+
+    def _describe(self, base_model: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "search": self.config.name,
+            "experiment": self.config.tracking.experiment,
+            "objective": self.config.objective,
+            "config": self.config.model_dump(mode="json"),
+            "versions": versions(),
+            "base_model": base_model,
+        }
+
+    def _finish(
+        self,
+        events: EventLog,
+        state: SearchState,
+        split: TimeSplit | None,
+        shipper: subprocess.Popen[bytes] | None,
+    ) -> SearchResult:
+        """Name the candidate, write the result, and wait until tracking has all of it."""
+        trials = self.ledger.all()
+        if state == "complete" and all(t.status is TrialStatus.FAILED for t in trials):
+            state = "failed"
+        result = build_result(
+            self.config, self.folder, trials, state=state, tracking_uri=self.uri, time=split
+        )
+        if split is not None:
+            self.ledger.add_spent(split.total_s)
+            self._append_candidate(events)
+            outcome = {"best": result.best, "summary": result.summary}
+            ended = {"state": state, "trials": result.counts, "result": outcome}
+            events.append("search_ended", ended)
+        self.folder.result.write_text(result.model_dump_json(indent=1))
+        self._wait_for_tracking(events.next_seq - 1, shipper)
+        return result
+
+    def _wait_for_tracking(self, seq: int, shipper: subprocess.Popen[bytes] | None) -> None:
+        if read_cursor(self.folder.path).next_seq > seq:
+            return
+        shipper = shipper or start_shipper(self.folder.path, self.uri)
+        if not wait_shipped(self.folder.path, seq, SHIPPING_WAIT_S, shipper=shipper):
+            logger.warning(
+                "tracking at %s does not have everything yet; run the search again to send the "
+                "rest (see %s)", self.uri, self.folder.path / "shipper.log",
+            )  # fmt: skip
+
+    def _append_candidate(self, events: EventLog) -> None:
+        best = best_trial(self.ledger.all(), self.config.objective)
+        if best is None:
+            return
+        uid = self.folder.uid(best.number)
+        artifact = self.folder.artifact(uid)
+        events.append(
+            "candidate",
+            {
+                "artifact": str(artifact.relative_to(self.folder.path)),
+                "manifest_sha256": manifest_sha256(artifact),
+                "metrics": dict(best.metrics),
+                "name": best.config.strategy.short_name,
+            },
+            trial_uid=uid,
+            attempt=best.attempts,
+        )
+
+
+def engine_options(config: SearchConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `open_engine` needs: the base model's options and the engine's."""
+    options = {
+        "micro_batch_tokens": config.engine.micro_batch_tokens,
+        "threads": config.engine.threads,
+    }
+    return config.base_model.model_dump(mode="json"), options
+
+
+def _check_inputs(config: SearchConfig) -> None:
+    """Refuse, before anything is written, a task or base model that cannot be used."""
+    build_task(config.task.model_dump(mode="json"), config.data.seed)
+    if config.base_model.path != "bundled":
+        # transformers takes seconds to import; the bundled model needs no check.
+        from trainable.base_model.loading import check_base
+
+        check_base(config.base_model.path, config.base_model.revision)
+
+
+def _check_same(config: SearchConfig, folder: SearchFolder) -> None:
+    """A search's name stands for one configuration; its budget alone may change."""
+    if not folder.config.exists():
+        return
+    differences = config_differences(load_search(folder.config), config)
+    if differences:
+        listed = "\n".join(f"  {line}" for line in differences)
+        raise SearchExistsError(
+            f"search {config.name!r} exists with another configuration:\n{listed}\n"
+            f"give this one another name, or remove the old one with `latentune rm {config.name}`"
+        )
+
+
+@contextmanager
+def _ray_session(folder: SearchFolder) -> Iterator[Path]:
+    """Connect to RAY_ADDRESS or start a local Ray, and leave it as it was found."""
+    defaults = {
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # the ledger is the memory, Tune's snapshot is none
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }
+    for variable, value in defaults.items():
+        os.environ.setdefault(variable, value)
+    import ray
+
+    began_here = not ray.is_initialized()
+    if began_here:
+        local: dict[str, Any] = {}
+        if not os.environ.get("RAY_ADDRESS"):
+            local = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
+        ray.init(namespace="latentune", log_to_driver=False, logging_level=logging.ERROR, **local)
+    try:
+        with tempfile.TemporaryDirectory(prefix="tune-", dir=folder.path) as scratch:
+            yield Path(scratch)
+    finally:
+        if began_here:
+            ray.shutdown()
+
+
+def _fit(searcher: Any, scheduler: Any, concurrent: int, scratch: Path) -> None:
+    """Let Tune run thin trials until the searcher has no more."""
+    from ray import tune
+
+    from orchestrator.thin_trial import ThinTrial
+
+    # Tune misses the result files that it was told not to write.
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    tune.Tuner(
+        tune.with_resources(ThinTrial, {"cpu": 0.01}),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=scheduler,
+            num_samples=-1,
+            max_concurrent_trials=concurrent,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name="trials",
+            storage_path=str(scratch),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=_LOST_PROCESS_RETRIES),
+        ),
+    ).fit()

@@ -1,0 +1,66 @@
+"""One driver per search: a file lock, with a note beside it of who holds it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from orchestrator.errors import SearchLockedError
+from orchestrator.folders import SearchFolder
+
+_READER_HOLDS_S = 1.0  # `is_held` takes the lock for an instant; that is no driver
+
+
+@contextmanager
+def driver_lock(folder: SearchFolder) -> Iterator[None]:
+    """Hold a search.
+
+    Raises:
+        SearchLockedError: if another driver holds it, with its host and process id.
+    """
+    folder.path.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.lock)
+    try:
+        lock.acquire(timeout=_READER_HOLDS_S)
+    except Timeout:
+        raise SearchLockedError(
+            f"search {folder.name!r} is being run by {_holder(folder)}: wait for it, or end it "
+            f"with `latentune stop {folder.name}`"
+        ) from None
+    try:
+        _note(folder).write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
+        yield
+    finally:
+        _note(folder).unlink(missing_ok=True)
+        lock.release()
+
+
+def is_held(folder: SearchFolder) -> bool:
+    """Whether a driver runs this search now."""
+    if not folder.lock.exists():
+        return False
+    probe = FileLock(folder.lock)
+    try:
+        probe.acquire(timeout=0)
+    except Timeout:
+        return True
+    probe.release()
+    return False
+
+
+def _holder(folder: SearchFolder) -> str:
+    try:
+        note = json.loads(_note(folder).read_text())
+        return f"process {note['pid']} on {note['host']}"
+    except (FileNotFoundError, ValueError, KeyError):
+        return "another process"
+
+
+def _note(folder: SearchFolder) -> Path:
+    return folder.path / "lock.json"

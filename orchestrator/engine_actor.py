@@ -1,0 +1,173 @@
+"""An engine behind a Ray actor: one frozen model in one process, shared by many thin trials.
+
+Actors are named by the base model's source and options, so that trials and drivers find
+them. One thread inside owns the model (`trainable.loop`); every call waits its turn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.exceptions import RayTaskError
+
+from orchestrator.assignment import Assignment
+from trainable.errors import LatentuneError
+
+if TYPE_CHECKING:
+    from trainable.data import EncodedTask
+    from trainable.loop import EngineLoop
+
+NAMESPACE = "latentune"
+_CALLS_AT_ONCE = 512  # each waiting trial holds one
+_RESTARTS = 3
+
+
+class EngineActor:
+    """The actor's class; `open_engine` makes one.
+
+    The model is loaded by the first call and not by the constructor, so that what is wrong
+    with it reaches the caller as it is, and an actor that Ray restarted loads it again.
+
+    Args:
+        base: keyword arguments of `load_base`.
+        options: `micro_batch_tokens`, and `threads` (None: all cores).
+    """
+
+    def __init__(self, base: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+        self._base = base
+        self._options = options
+        self._loading = threading.Lock()
+        self._loop: EngineLoop | None = None
+        self._data: dict[str, EncodedTask] = {}
+
+    def describe(self) -> dict[str, Any]:
+        """What identifies the model.
+
+        Raises:
+            BaseModelError: as `load_base` and the engine's self-test do.
+        """
+        return self._running.engine.base.describe()
+
+    def join(self, assignment: Assignment, state: bytes | None) -> None:
+        """Take a trial in, in place of an earlier attempt of the same uid."""
+        from trainable.engine import Engine, TrialSpec
+        from trainable.state import TrialState
+        from trainable.trial import TrialConfig
+
+        spec = TrialSpec(
+            uid=assignment.uid,
+            config=TrialConfig.from_dict(assignment.config),
+            budget_steps=assignment.rungs[-1],
+            data_seed=assignment.data_seed,
+            max_tokens=assignment.max_tokens,
+        )
+        restored = None if state is None else TrialState.from_bytes(state)
+
+        def enter(engine: Engine) -> None:
+            if spec.uid in engine.trials():
+                engine.leave(spec.uid)
+            engine.join(spec, self._encoded(assignment.task, assignment.data_seed), restored)
+
+        self._running.call(enter)
+
+    def train(self, uid: str, until_step: int, splits: Sequence[str]) -> dict[str, Any]:
+        """Train to a step and score; the report as plain data, its state as bytes."""
+        report = self._running.train(uid, until_step, splits)  # type: ignore[arg-type]
+        return {
+            "step": report.step,
+            "metrics": report.metrics,
+            "curve": report.curve,
+            "state": report.state.to_bytes(),
+            "paused": report.paused,
+        }
+
+    def pause(self, uids: Sequence[str]) -> None:
+        """Answer the waiting calls of these trials now, and their later ones at once."""
+        self._running.pause(uids)
+
+    def unpause(self, uids: Sequence[str]) -> None:
+        """Let these trials train again."""
+        self._running.unpause(uids)
+
+    def leave(self, uid: str) -> None:
+        """Let a trial go; one that is not here is gone already."""
+        if uid in self._running.call(lambda engine: engine.trials()):
+            self._running.leave(uid)
+
+    def clock(self) -> dict[str, float]:
+        """Where the engine's time went; see `LoopClock`."""
+        return asdict(self._running.clock)
+
+    def _encoded(self, task: Mapping[str, Any], seed: int) -> EncodedTask:
+        from trainable.data import EncodedTask
+        from trainable.tasks import build_task
+
+        key = json.dumps([task, seed], sort_keys=True)
+        if key not in self._data:
+            tokenizer = self._running.engine.base.tokenizer
+            self._data[key] = EncodedTask(build_task(task, seed), tokenizer)
+        return self._data[key]
+
+    @property
+    def _running(self) -> EngineLoop:
+        with self._loading:
+            if self._loop is None:
+                self._loop = self._load()
+            return self._loop
+
+    def _load(self) -> EngineLoop:
+        # torch takes seconds to import, and only engines need it.
+        import torch
+
+        from trainable.base_model.loading import load_base
+        from trainable.engine import Engine
+        from trainable.loop import EngineLoop
+
+        torch.set_num_threads(self._options["threads"] or os.cpu_count() or 1)
+        micro_batch_tokens = self._options["micro_batch_tokens"]
+        return EngineLoop(Engine(load_base(**self._base), micro_batch_tokens=micro_batch_tokens))
+
+
+def open_engine(
+    base: Mapping[str, Any], options: Mapping[str, Any]
+) -> tuple[str, Any, dict[str, Any]]:
+    """Find the engine for a base model, or start it, and wait until it holds the model.
+
+    Returns:
+        The engine's name, its handle and what identifies its model.
+
+    Raises:
+        BaseModelError: as `EngineActor.describe`.
+    """
+    key = hashlib.sha256(json.dumps([dict(base), dict(options)], sort_keys=True).encode())
+    name = f"engine/{key.hexdigest()[:16]}/0"
+    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    gpus = int(base["device"] != "cpu" and resources.get("GPU", 0) >= 1)
+    handle: Any = (
+        ray.remote(EngineActor)
+        .options(
+            name=name,
+            namespace=NAMESPACE,
+            lifetime="detached",
+            get_if_exists=True,
+            num_cpus=1,
+            num_gpus=gpus,
+            max_concurrency=_CALLS_AT_ONCE,
+            max_restarts=_RESTARTS,
+        )
+        .remote(dict(base), dict(options))
+    )
+    try:
+        return name, handle, ray.get(handle.describe.remote())
+    except RayTaskError as error:
+        ray.kill(handle)
+        if isinstance(error.cause, LatentuneError):
+            raise error.cause from None  # without the actor's traceback
+        raise

@@ -1,0 +1,76 @@
+"""Every error that the orchestration raises on purpose.
+
+    LatentuneError                              (trainable.errors)
+    ├── ConfigError (ValueError)                a search file, with all its problems
+    ├── SearchExistsError (FileExistsError)     a search of this name, with another file
+    ├── SearchNotFoundError (LookupError)       no search of this name
+    ├── SearchLockedError (RuntimeError)        a search that another driver holds
+    ├── EventLogError (ValueError)              an event log that was damaged
+    ├── TrackingError (RuntimeError)            a tracking store or server that cannot be used
+    ├── TargetExistsError (FileExistsError)     a folder to pull into that holds something else
+    └── ArtifactError                           (trainable.errors)
+        └── ManifestError                       files that are not the registered ones
+
+A message says what is wrong, what was given, what was expected and what to do next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from search_spaces.errors import Problem, listed
+from trainable.errors import ArtifactError, LatentuneError
+
+
+class ConfigError(LatentuneError, ValueError):
+    """A search's configuration that cannot be used.
+
+    Args:
+        problems: everything that is wrong with it, at least one.
+        source: the file, or whatever else the configuration came from.
+    """
+
+    def __init__(self, problems: Sequence[Problem], source: str = "search") -> None:
+        super().__init__(tuple(problems), source)  # args alone survive pickling
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Everything that is wrong."""
+        problems: tuple[Problem, ...] = self.args[0]
+        return problems
+
+    @property
+    def source(self) -> str:
+        """Where the configuration came from."""
+        return str(self.args[1])
+
+    def __str__(self) -> str:
+        return listed(self.source, self.problems)
+
+
+class SearchExistsError(LatentuneError, FileExistsError):
+    """A search of this name exists and was started with another configuration."""
+
+
+class SearchNotFoundError(LatentuneError, LookupError):
+    """There is no search, or no trial of it, of this name."""
+
+
+class SearchLockedError(LatentuneError, RuntimeError):
+    """Another driver is running this search."""
+
+
+class EventLogError(LatentuneError, ValueError):
+    """An event log with a line, before its last one, that is no event."""
+
+
+class TrackingError(LatentuneError, RuntimeError):
+    """A tracking store or server that cannot be reached, or refuses what is asked of it."""
+
+
+class TargetExistsError(LatentuneError, FileExistsError):
+    """A folder to pull into that already holds something else."""
+
+
+class ManifestError(ArtifactError):
+    """An artifact folder that is not, file by file, the one that was registered."""

@@ -1,0 +1,112 @@
+"""Where everything local lives: LATENTUNE_HOME and, in it, one folder per search.
+
+LATENTUNE_HOME/                  default ./.latentune
+  mlflow.db, mlartifacts/        unless a tracking URI says otherwise
+  searches/NAME/
+    config.yaml  study.db  events.jsonl  lock  result.json  shipped.json
+    control/                     requests that the driver polls
+    trials/UID/STEP.safetensors  trial states, kilobytes
+    artifacts/UID/               what each ended trial hands over
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.errors import SearchNotFoundError
+from orchestrator.search_config import SLUG
+
+HOME_VARIABLE = "LATENTUNE_HOME"
+
+
+def home_folder(home: str | Path | None = None) -> Path:
+    """LATENTUNE_HOME as an absolute path: argument over environment over `./.latentune`."""
+    return Path(home or os.environ.get(HOME_VARIABLE) or ".latentune").absolute()
+
+
+@dataclass(frozen=True)
+class SearchFolder:
+    """The folder of one search."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, home: Path, name: str) -> SearchFolder:
+        """The folder of the search `name`, whether it exists or not.
+
+        Raises:
+            SearchNotFoundError: if the name is no slug, so that no search can be called that.
+        """
+        if not re.fullmatch(SLUG, name):
+            raise SearchNotFoundError(
+                f"{name!r} is no search name (expected {SLUG}): see `latentune list`"
+            )
+        return cls(home / "searches" / name)
+
+    @classmethod
+    def existing(cls, home: Path, name: str) -> SearchFolder:
+        """The folder of a search that was begun. Raises SearchNotFoundError if there is none."""
+        folder = cls.of(home, name)
+        if not folder.study.exists():
+            known = ", ".join(f.name for f in all_searches(home)) or "none"
+            raise SearchNotFoundError(
+                f"there is no search {name!r} under {home}; known: {known}. Start one with "
+                "`latentune run SEARCH.yaml`, or set LATENTUNE_HOME"
+            )
+        return folder
+
+    @property
+    def name(self) -> str:
+        """The search's name."""
+        return self.path.name
+
+    @property
+    def config(self) -> Path:
+        """The configuration that the search was started with."""
+        return self.path / "config.yaml"
+
+    @property
+    def study(self) -> Path:
+        """The ledger's default SQLite file."""
+        return self.path / "study.db"
+
+    @property
+    def events(self) -> Path:
+        """The event log."""
+        return self.path / "events.jsonl"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the driver."""
+        return self.path / "lock"
+
+    @property
+    def control(self) -> Path:
+        """Requests to the driver."""
+        return self.path / "control"
+
+    @property
+    def result(self) -> Path:
+        """How the search stands after its last run."""
+        return self.path / "result.json"
+
+    def trial(self, uid: str) -> Path:
+        """Where a trial's states are saved."""
+        return self.path / "trials" / uid
+
+    def artifact(self, uid: str) -> Path:
+        """Where a trial's artifact folder is written."""
+        return self.path / "artifacts" / uid
+
+    def uid(self, number: int) -> str:
+        """A trial's uid: NAME-number."""
+        return f"{self.name}-{number}"
+
+
+def all_searches(home: Path) -> list[SearchFolder]:
+    """The searches under LATENTUNE_HOME, by name."""
+    found = sorted((home / "searches").glob("*/study.db"))
+    return [SearchFolder(path.parent) for path in found]

@@ -1,0 +1,148 @@
+"""What `latentune list` and `latentune spaces` show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from pydantic import BaseModel, ConfigDict
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.config import load_search
+from orchestrator.folders import SearchFolder
+from orchestrator.ledger import read_trials, storage_url
+from orchestrator.results import SCHEMA_VERSION, SearchState, best_trial, saved_state
+from search_spaces import PRESETS, Space, SpaceError
+from search_spaces.errors import Problem, did_you_mean
+from trainable.trial import TrialConfig
+
+SAMPLES = 5
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SearchLine(_Record):
+    """One search in a listing."""
+
+    name: str
+    state: SearchState
+    trials: int
+    objective: str
+    best_strategy: str | None
+    best_score: float | None
+
+
+class SearchListing(_Record):
+    """All searches under a home."""
+
+    schema_version: int = SCHEMA_VERSION
+    searches: list[SearchLine]
+
+
+class SpaceRecord(_Record):
+    """A space: `size` is null where it is infinite."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    about: str
+    size: int | None
+    tree: str
+    samples: list[dict[str, Any]]
+
+
+class SpaceListing(_Record):
+    """All presets."""
+
+    schema_version: int = SCHEMA_VERSION
+    spaces: dict[str, str]
+
+
+def list_searches(folders: Sequence[SearchFolder]) -> SearchListing:
+    """Read one line per search."""
+    return SearchListing(searches=[_line(folder) for folder in folders])
+
+
+def _line(folder: SearchFolder) -> SearchLine:
+    config = load_search(folder.config)
+    study = optuna.load_study(study_name=config.name, storage=storage_url(folder.path))
+    trials = list(read_trials(study))
+    best = best_trial(trials, config.objective)
+    return SearchLine(
+        name=config.name,
+        state=saved_state(folder, trials),
+        trials=len(trials),
+        objective=config.objective,
+        best_strategy=None if best is None else best.config.strategy.short_name,
+        best_score=None if best is None else best.metrics[config.objective],
+    )
+
+
+def print_list(console: Console, listing: SearchListing, home: Path) -> None:
+    """Searches as a table."""
+    if not listing.searches:
+        console.print(f"no searches under {home}", markup=False, highlight=False, soft_wrap=True)
+        return
+    table = Table("search", "state", "trials", "best strategy", "objective", "score")
+    for line in listing.searches:
+        score = "-" if line.best_score is None else f"{line.best_score:.3f}"
+        best = line.best_strategy or "-"
+        table.add_row(line.name, line.state, str(line.trials), best, line.objective, score)
+    console.print(table)
+
+
+def list_spaces() -> SpaceListing:
+    """The presets and what each is for."""
+    return SpaceListing(spaces={name: _about(name) for name in PRESETS})
+
+
+def print_spaces(console: Console, listing: SpaceListing) -> None:
+    """Presets as a table."""
+    table = Table("space", "what it searches")
+    for name, about in listing.spaces.items():
+        table.add_row(name, about)
+    console.print(table)
+
+
+def describe_space(name: str) -> SpaceRecord:
+    """A preset's tree, size and samples. Raises SpaceError for an unknown name."""
+    if name not in PRESETS:
+        remedy = did_you_mean(name, PRESETS)
+        raise SpaceError([Problem(path="spaces", wrong=f"there is no {name!r}", remedy=remedy)])
+    space = PRESETS[name]()
+    size = space.size()
+    return SpaceRecord(
+        name=name,
+        about=_about(name),
+        size=None if math.isinf(size) else int(size),
+        tree=str(space),
+        samples=_samples(space),
+    )
+
+
+def print_space(console: Console, space: SpaceRecord) -> None:
+    """A space for people."""
+    size = "infinite" if space.size is None else str(space.size)
+    lines = [f"{space.name}: {space.about}", f"size: {size}", "", space.tree, "", "samples:"]
+    for sample in space.samples:
+        config = TrialConfig.from_dict(sample)
+        lines.append(
+            f"  {config.strategy.short_name}  init {config.init.kind}  lr {config.optim.lr:.3g}"
+        )
+    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+def _about(name: str) -> str:
+    doc = PRESETS[name].__doc__ or ""
+    return doc.strip().splitlines()[0]
+
+
+def _samples(space: Space) -> list[dict[str, Any]]:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    return [space.sample(study.ask()) for _ in range(SAMPLES)]

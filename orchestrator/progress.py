@@ -1,0 +1,95 @@
+"""Show a running search: a live line in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from orchestrator.ledger import LedgerTrial, TrialStatus
+
+
+class SearchProgress:
+    """A watcher that tells a person how a search goes.
+
+    Args:
+        console: where to.
+        total: trials in all, baselines included.
+        objective: the metric to show.
+    """
+
+    def __init__(self, console: Console, total: int, objective: str) -> None:
+        self._console = console
+        self._total = total
+        self._objective = objective
+        self._began = time.monotonic()
+        self._done = 0
+        self._done_before = 0
+        self._running: set[int] = set()
+        self._best: tuple[float, str] | None = None
+        self._bar = Progress(
+            TextColumn("trials"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[detail]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=total, detail="starting")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def already_done(self, count: int) -> None:
+        """Count trials that an earlier run finished."""
+        self._done = self._done_before = count
+        self._update()
+
+    def trial_started(self, trial: LedgerTrial) -> None:
+        """A trial begins, or goes on."""
+        self._running.add(trial.number)
+        self._update()
+
+    def trial_reported(self, trial: LedgerTrial, status: TrialStatus) -> None:
+        """A trial has reached a rung."""
+        name, score = trial.config.strategy.short_name, trial.metrics.get(self._objective)
+        if status is not TrialStatus.RUNNING:
+            self._running.discard(trial.number)
+            self._done += 1
+        if status is TrialStatus.COMPLETE and score is not None:
+            self._best = max(self._best or (score, name), (score, name))
+        self._update()
+        if not self._console.is_terminal and status is not TrialStatus.RUNNING:
+            shown = "no score" if score is None else f"{self._objective} {score:.3f}"
+            self._console.print(
+                f"[{self._done}/{self._total}] trial {trial.number} {name}: {status} at step "
+                f"{trial.step}, {shown}; {self._detail()}",
+                markup=False, highlight=False, soft_wrap=True,
+            )  # fmt: skip
+
+    def _update(self) -> None:
+        self._bar.update(self._task, completed=self._done, detail=self._detail())
+
+    def _detail(self) -> str:
+        best = "none yet" if self._best is None else f"{self._best[0]:.3f} {self._best[1]}"
+        return f"{len(self._running)} running, best so far {best}, {self._time_left()}"
+
+    def _time_left(self) -> str:
+        done = self._done - self._done_before
+        if done <= 0:
+            return "time left unknown"
+        left_s = (time.monotonic() - self._began) / done * (self._total - self._done)
+        return f"about {left_s:.0f} s left"

@@ -1,0 +1,169 @@
+"""How a search stands or ended, read from its ledger: for people, for `--json`, for Python."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import optuna
+from pydantic import BaseModel, ConfigDict
+
+from orchestrator.config import SearchConfig, load_search
+from orchestrator.folders import SearchFolder
+from orchestrator.ledger import LedgerTrial, Role, TrialStatus, read_trials, storage_url
+from trainable.artifact import describe_strategy
+
+SCHEMA_VERSION = 1
+EXTRA_TOKENS = "cost/extra_tokens_pct"
+IN_DISTRIBUTION, OUT_OF_DISTRIBUTION = "val_id/exact_match", "val_ood/exact_match"
+
+SearchState = Literal["complete", "interrupted", "failed", "running"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TrialRecord(_Record):
+    """One trial, for a table."""
+
+    uid: str
+    number: int
+    strategy: str
+    role: Role
+    status: TrialStatus
+    step: int
+    metrics: dict[str, float]
+    params: dict[str, Any]
+    attempts: int
+    reason: str | None
+
+
+class TimeSplit(_Record):
+    """Where the seconds of one run went."""
+
+    total_s: float
+    train_s: float
+    evaluate_s: float
+    trial_steps: int
+
+    @property
+    def outside_s(self) -> float:
+        """Everything but the engine's work: processes, Tune, Optuna, waiting, tracking."""
+        return self.total_s - self.train_s - self.evaluate_s
+
+
+class SearchResult(_Record):
+    """How a search stands after a run.
+
+    Args:
+        best: uid of the best complete trial, by the objective; the candidate.
+        artifact: its artifact folder.
+        summary: its strategy in words.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    state: SearchState
+    objective: str
+    tracking_uri: str
+    best: str | None
+    artifact: str | None
+    summary: str | None
+    trials: list[TrialRecord]
+    time: TimeSplit | None = None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Trials by status."""
+        return dict(Counter(str(trial.status) for trial in self.trials))
+
+    def top(self, count: int, role: Role = Role.SEARCH) -> list[TrialRecord]:
+        """The best trials of a role, best first; those without a score last."""
+        chosen = [trial for trial in self.trials if trial.role is role]
+        return sorted(chosen, key=lambda t: _rank(t, self.objective), reverse=True)[:count]
+
+
+def build_result(
+    config: SearchConfig,
+    folder: SearchFolder,
+    trials: Iterable[LedgerTrial],
+    *,
+    state: SearchState,
+    tracking_uri: str,
+    time: TimeSplit | None = None,
+) -> SearchResult:
+    """Sum a search up."""
+    by_number = {trial.number: trial for trial in trials}
+    best = best_trial(by_number.values(), config.objective)
+    return SearchResult(
+        name=config.name,
+        state=state,
+        objective=config.objective,
+        tracking_uri=tracking_uri,
+        best=None if best is None else folder.uid(best.number),
+        artifact=None if best is None else str(folder.artifact(folder.uid(best.number))),
+        summary=None if best is None else describe_strategy(best.config),
+        trials=[_record(folder, trial) for trial in by_number.values()],
+        time=time,
+    )
+
+
+def best_trial(trials: Iterable[LedgerTrial], objective: str) -> LedgerTrial | None:
+    """The best of the trials that ran to the full budget, baselines included.
+
+    Equal scores: fewer extra tokens win, then the earlier trial.
+    """
+    complete = [trial for trial in trials if trial.status is TrialStatus.COMPLETE]
+    return max(
+        complete,
+        key=lambda t: (t.metrics[objective], -t.metrics.get(EXTRA_TOKENS, 0.0), -t.number),
+        default=None,
+    )
+
+
+def read_result(folder: SearchFolder, tracking_uri: str) -> SearchResult:
+    """How a search stands now, whether its driver runs or not."""
+    config = load_search(folder.config)
+    study = optuna.load_study(study_name=config.name, storage=storage_url(folder.path))
+    trials = list(read_trials(study))
+    state = saved_state(folder, trials)
+    return build_result(config, folder, trials, state=state, tracking_uri=tracking_uri)
+
+
+def saved_state(folder: SearchFolder, trials: Iterable[LedgerTrial]) -> SearchState:
+    """The state that the last run left, or `running` while a driver holds the lock."""
+    from orchestrator.driver_lock import is_held
+
+    if is_held(folder):
+        return "running"
+    if not folder.result.exists() or any(t.status is TrialStatus.RUNNING for t in trials):
+        return "interrupted"
+    return SearchResult.model_validate_json(folder.result.read_text()).state
+
+
+def _record(folder: SearchFolder, trial: LedgerTrial) -> TrialRecord:
+    return TrialRecord(
+        uid=folder.uid(trial.number),
+        number=trial.number,
+        strategy=trial.config.strategy.short_name,
+        role=trial.role,
+        status=trial.status,
+        step=trial.step,
+        metrics=dict(trial.metrics),
+        params=dict(trial.params),
+        attempts=trial.attempts,
+        reason=trial.reason,
+    )
+
+
+def _rank(trial: TrialRecord, objective: str) -> tuple[bool, bool, float, float, int]:
+    metrics: Mapping[str, float] = trial.metrics
+    return (
+        objective in metrics,
+        trial.status is TrialStatus.COMPLETE,
+        metrics.get(objective, 0.0),
+        -metrics.get(EXTRA_TOKENS, 0.0),
+        -trial.number,
+    )

@@ -1,0 +1,128 @@
+"""The configuration of a whole search, and what its sections must agree on."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from orchestrator.errors import ConfigError
+from orchestrator.sections import (
+    METRICS,
+    BaseModelConfig,
+    BudgetConfig,
+    ConfirmConfig,
+    DataConfig,
+    EngineConfig,
+    GenerationTaskConfig,
+    Metric,
+    SamplerConfig,
+    Section,
+    SpaceConfig,
+    StoppingConfig,
+    TrackingConfig,
+    refused,
+)
+from orchestrator.yaml_source import dump_yaml
+from search_spaces.errors import Problem, shown
+
+SLUG = r"[a-z0-9][a-z0-9._-]{0,63}"
+
+
+def as_section(space: object) -> object:
+    """The section behind a preset's bare name; anything else as it is."""
+    return {"preset": space} if isinstance(space, str) else space
+
+
+class SearchConfig(Section):
+    """Everything that decides a search."""
+
+    name: str = Field(description="the search's name", examples=["generation-quickstart"])
+    task: GenerationTaskConfig = Field(
+        description="what is learned", examples=[{"kind": "generation"}]
+    )
+    base_model: BaseModelConfig = Field(default=BaseModelConfig(), description="the frozen model")
+    data: DataConfig = Field(default=DataConfig(), description="the stream of examples")
+    space: Annotated[
+        SpaceConfig, BeforeValidator(as_section, json_schema_input_type=str | SpaceConfig)
+    ] = Field(description="what is searched", examples=["quick"])
+    objective: Metric = Field(default=METRICS[0], description="the metric to maximise")
+    budget: BudgetConfig = Field(description="what the search may spend", examples=[{"trials": 24}])
+    sampler: SamplerConfig = Field(
+        default=SamplerConfig(), description="what chooses configurations"
+    )
+    stopping: StoppingConfig = Field(default=StoppingConfig(), description="what stops weak trials")
+    engine: EngineConfig = Field(default=EngineConfig(), description="how trials share a model")
+    confirm: ConfirmConfig = Field(default=ConfirmConfig(), description="how a winner is confirmed")
+    tracking: TrackingConfig = Field(default=TrackingConfig(), description="where MLflow shows it")
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_slug(cls, name: str) -> str:
+        if not re.fullmatch(SLUG, name):
+            slug = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).lstrip("._-")[:64].rstrip("-")
+            remedy = f"write for example {slug or 'generation-quickstart'}"
+            raise refused(name, f"expected a name of the form {SLUG}", remedy)
+        return name
+
+    @model_validator(mode="after")
+    def _agrees(self) -> SearchConfig:
+        problems = contradictions(lambda path: operator.attrgetter(path)(self))
+        if problems:
+            raise ConfigError(problems)
+        return self
+
+    def rungs(self) -> list[int]:
+        """The steps at which a trial is judged, ascending; the last is the whole budget."""
+        steps, stopping = self.budget.steps, self.stopping
+        rungs = []
+        rung = stopping.min_steps
+        while stopping.kind == "asha" and rung < steps:
+            rungs.append(rung)
+            rung *= stopping.factor
+        return [*rungs, steps]
+
+    def to_yaml(self) -> str:
+        """The whole configuration, defaults included, as `load_search` reads it."""
+        return dump_yaml(self.model_dump(mode="json"))
+
+
+def contradictions(value: Callable[[str], Any]) -> list[Problem]:
+    """What is wrong between sections that are right in themselves.
+
+    Args:
+        value: dotted path to its value, or to None where the value is not known.
+    """
+    problems = []
+    steps, least = value("budget.steps"), value("stopping.min_steps")
+    if value("stopping.kind") == "asha" and None not in (steps, least) and least > steps:
+        wrong = f"expected at most budget.steps, which is {steps}"
+        remedy = "lower it, raise budget.steps, or write stopping.kind: none"
+        problems.append(_problem("stopping.min_steps", least, wrong, remedy))
+    for path in ("objective", "stopping.metric"):
+        problems += _unmeasured(path, value(path), value)
+    return problems
+
+
+def _unmeasured(path: str, metric: str | None, value: Callable[[str], Any]) -> list[Problem]:
+    """The problem of a metric at a distance that its split does not have."""
+    distance = re.search(r"/(\d+)$", metric or "")
+    in_distribution = (metric or "").startswith("val_id/")
+    source = "task.train_lengths" if in_distribution else "task.val_ood_lengths"
+    lengths = value(source)
+    if distance is None or lengths is None:
+        return []
+    if in_distribution:
+        lengths = range(lengths[0], lengths[1] + 1)
+    if distance[1] in map(str, lengths):
+        return []
+    remedy = f"choose one of {', '.join(map(str, lengths))}, or add it there"
+    return [_problem(path, metric, f"{source} has no {distance[1]}", remedy)]
+
+
+def _problem(path: str, got: object, wrong: str, remedy: str) -> Problem:
+    location = tuple(path.split("."))
+    return Problem(path=path, got=shown(got), wrong=wrong, remedy=remedy, location=location)

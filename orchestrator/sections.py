@@ -1,0 +1,242 @@
+"""The sections of a search's configuration: frozen models, and every default.
+
+Each field's description says what it is, in words that complete "give ...": the messages
+for wrong values and the JSON schema for editors are made of them.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationInfo,
+    field_validator,
+)
+
+from orchestrator.errors import ConfigError
+from search_spaces import PRESETS, Space, SpaceError, check_legal
+from search_spaces.errors import Problem, did_you_mean, shown
+
+Count: TypeAlias = Annotated[int, Strict(), Field(ge=1)]
+Seed: TypeAlias = Annotated[int, Strict(), Field(ge=0, lt=2**32)]
+Flag: TypeAlias = Annotated[bool, Strict()]
+Text: TypeAlias = Annotated[str, Field(min_length=1)]
+Seconds: TypeAlias = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
+
+
+METRICS = (  # that a search may maximise; each also per distance
+    "val_ood/exact_match",
+    "val_ood/equation_accuracy",
+    "val_id/exact_match",
+    "val_id/equation_accuracy",
+)
+
+
+def refused(got: object, wrong: str, remedy: str) -> ConfigError:
+    """What a field's validator raises: one problem, whose path pydantic knows."""
+    return ConfigError([Problem(path="", got=shown(got), wrong=wrong, remedy=remedy)])
+
+
+def _known_metric(metric: str) -> str:
+    name = re.sub(r"/\d+$", "", metric)
+    if name not in METRICS:
+        raise refused(metric, "a search cannot maximise that", did_you_mean(name, METRICS))
+    return metric
+
+
+Metric: TypeAlias = Annotated[str, AfterValidator(_known_metric)]
+
+
+class Section(BaseModel):
+    """What all parts of a configuration share: frozen, and no unknown key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class GenerationTaskConfig(Section):
+    """The generation task of the paper, on lengths that training never saw."""
+
+    kind: Literal["generation"] = Field(description="the task's name")
+    train_lengths: tuple[Count, Count] = Field(
+        default=(3, 6), description="the shortest and the longest length to train on"
+    )
+    val_ood_lengths: tuple[Count, ...] = Field(
+        default=(8, 12), min_length=1, description="lengths that the search is judged on"
+    )
+    test_ood_lengths: tuple[Count, ...] = Field(
+        default=(8, 12, 18), min_length=1, description="lengths that a winner is confirmed on"
+    )
+    train_rows: Count = Field(default=2048, description="the number of examples to train on")
+    val_rows: Count = Field(default=64, description="the number of validation examples per length")
+    test_rows: Count = Field(default=500, description="the number of test examples per length")
+
+    @field_validator("train_lengths")
+    @classmethod
+    def _ascend(cls, lengths: tuple[int, int]) -> tuple[int, int]:
+        if lengths[0] > lengths[1]:
+            low, high = lengths
+            raise refused(list(lengths), "expected the shortest first", f"write [{high}, {low}]")
+        return lengths
+
+    @field_validator("val_ood_lengths", "test_ood_lengths")
+    @classmethod
+    def _lie_outside(cls, lengths: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        longest = info.data.get("train_lengths", (1, 0))[1]
+        inside = [length for length in lengths if length <= longest]
+        if inside:
+            wrong = f"expected lengths above {longest}, the longest in training"
+            raise refused(list(lengths), wrong, f"remove {', '.join(map(str, inside))}")
+        if len(set(lengths)) < len(lengths):
+            raise refused(list(lengths), "a length is there twice", "remove one")
+        return lengths
+
+    @field_validator("test_ood_lengths")
+    @classmethod
+    def _go_further(cls, lengths: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        seen = info.data.get("val_ood_lengths", ())
+        if set(lengths) <= set(seen):
+            wrong = "expected at least one length that val_ood_lengths lacks"
+            raise refused(list(lengths), wrong, f"add one, for example {max(seen) + 6}")
+        return lengths
+
+
+class BaseModelConfig(Section):
+    """The frozen model and where it runs."""
+
+    path: Text = Field(
+        default="bundled", description="`bundled`, a Hugging Face id or a folder with a model"
+    )
+    revision: Text | None = Field(default=None, description="the revision of a Hugging Face id")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="the type of the frozen weights"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="the device of the model"
+    )
+    attn_implementation: Literal["sdpa", "eager"] = Field(
+        default="sdpa", description="the attention implementation of transformers"
+    )
+
+
+class DataConfig(Section):
+    """The one stream of examples that all trials of the search share."""
+
+    seed: Seed = Field(default=0, description="the seed of the examples and of their order")
+    max_tokens: Count | None = Field(
+        default=None, description="the longest row in tokens, latents included"
+    )
+
+
+class SpaceConfig(Section):
+    """What is searched: a preset by name, or axes of one's own."""
+
+    preset: Text | None = Field(default=None, description="the name of a preset")
+    axes: Any = Field(
+        default=None,
+        validate_default=True,
+        description="a tree of fixed values and axes that mirrors a trial",
+        json_schema_extra={"type": ["object", "null"]},
+    )
+    baselines: Flag = Field(default=True, description="true to train the baselines as well")
+
+    @field_validator("preset")
+    @classmethod
+    def _is_known(cls, preset: str | None) -> str | None:
+        if preset is not None and preset not in PRESETS:
+            raise refused(preset, "there is no such preset", did_you_mean(preset, PRESETS))
+        return preset
+
+    @field_validator("axes")
+    @classmethod
+    def _are_a_space(cls, axes: Any, info: ValidationInfo) -> Any:
+        preset = info.data.get("preset", "")  # absent where it was refused
+        if axes is None:
+            if preset is None:
+                remedy = f"give axes or a preset: {', '.join(PRESETS)}"
+                raise ConfigError([Problem(path="", wrong="nothing is searched", remedy=remedy)])
+            return None
+        problems = []
+        if preset is not None:
+            wrong = "a preset and axes exclude each other"
+            problems.append(Problem(path="", wrong=wrong, remedy="keep one of the two"))
+        try:
+            space = Space(axes)
+            check_legal(space)
+        except SpaceError as error:
+            problems += error.problems
+        if problems:
+            raise ConfigError(problems)
+        return space.tree
+
+    def build(self) -> Space:
+        """The space itself."""
+        return Space(self.axes) if self.preset is None else PRESETS[self.preset]()
+
+
+class BudgetConfig(Section):
+    """What the search may spend. A running search's budget may grow."""
+
+    trials: Count = Field(description="the number of trials")
+    steps: Count = Field(default=540, description="the optimiser steps of a full trial")
+    time_s: Seconds | None = Field(default=None, description="the longest running time in seconds")
+
+
+class SamplerConfig(Section):
+    """How the next configuration is chosen."""
+
+    kind: Literal["tpe", "random"] = Field(default="tpe", description="the sampler")
+    seed: Seed = Field(default=0, description="the sampler's seed")
+    startup_trials: Annotated[int, Strict(), Field(ge=0)] = Field(
+        default=8, description="the number of random trials before `tpe` models them"
+    )
+
+
+class StoppingConfig(Section):
+    """How weak trials are stopped early."""
+
+    kind: Literal["asha", "none"] = Field(default="asha", description="the stopping rule")
+    min_steps: Count = Field(default=60, description="the optimiser steps that every trial gets")
+    metric: Metric | None = Field(
+        default=None, description="the metric that trials are ranked by; null is the objective"
+    )
+    factor: Annotated[int, Strict(), Field(ge=2)] = Field(
+        default=3, description="the ratio of one rung to the next; one in `factor` goes on"
+    )
+
+
+class EngineConfig(Section):
+    """How many trials share the frozen model, and how much goes through it at once."""
+
+    concurrent_trials: Count = Field(default=8, description="the number of trials trained together")
+    micro_batch_tokens: Count = Field(
+        default=32768, description="the most tokens in one forward, padding included"
+    )
+    threads: Count | None = Field(default=None, description="the CPU threads of an engine")
+
+
+class ConfirmConfig(Section):
+    """Whether the best configurations are trained again and tested."""
+
+    enabled: Flag = Field(default=False, description="true to confirm the winner")
+
+    @field_validator("enabled")
+    @classmethod
+    def _comes_later(cls, enabled: bool) -> bool:
+        if enabled:
+            raise refused(enabled, "confirmation is not there yet", "remove it or write false")
+        return enabled
+
+
+class TrackingConfig(Section):
+    """Where MLflow shows the search."""
+
+    experiment: Text = Field(default="latentune", description="the MLflow experiment's name")
+    uri: Text | None = Field(
+        default=None, description="the MLflow server; MLFLOW_TRACKING_URI goes before it"
+    )

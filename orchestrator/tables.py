@@ -1,0 +1,112 @@
+"""Tables and words for people; no decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.ledger import Role, TrialStatus
+from orchestrator.results import (
+    EXTRA_TOKENS,
+    IN_DISTRIBUTION,
+    OUT_OF_DISTRIBUTION,
+    SearchResult,
+    TrialRecord,
+)
+
+TOP = 5
+
+
+def print_result(console: Console, result: SearchResult) -> None:
+    """The end of a run: the best, the baselines, who was cut, where the time went, what next."""
+    console.print(_trials_table(f"{result.name}: the {TOP} best", result.top(TOP)))
+    baselines = result.top(len(result.trials), Role.BASELINE)
+    if baselines:
+        console.print(_trials_table("baselines", baselines))
+    _say(console, _winner(result))
+    _say(console, _cut_early(result))
+    failed = [trial for trial in result.trials if trial.status is TrialStatus.FAILED]
+    if failed:
+        _say(console, f"{len(failed)} failed, the first one ({failed[0].uid}): {failed[0].reason}")
+    if result.time is not None:
+        _say(console, _time_split(result))
+    _say(console, _next_commands(result))
+
+
+def print_status(console: Console, result: SearchResult) -> None:
+    """How a search stands: its state, and every trial."""
+    counts = ", ".join(f"{count} {status}" for status, count in sorted(result.counts.items()))
+    _say(console, f"{result.name}: {result.state}; trials: {counts or 'none yet'}")
+    console.print(_trials_table("trials", result.trials))
+    _say(console, _winner(result))
+
+
+def _trials_table(title: str, trials: Sequence[TrialRecord]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for name in ("trial", "strategy", "in distribution", "out of distribution", "extra tokens"):
+        table.add_column(name, justify="left" if name in ("trial", "strategy") else "right")
+    table.add_column("steps", justify="right")
+    table.add_column("state")
+    for trial in trials:
+        table.add_row(
+            str(trial.number),
+            trial.strategy,
+            _score(trial, IN_DISTRIBUTION),
+            _score(trial, OUT_OF_DISTRIBUTION),
+            _score(trial, EXTRA_TOKENS, "{:.0f} %"),
+            str(trial.step),
+            str(trial.status),
+        )
+    return table
+
+
+def _score(trial: TrialRecord, metric: str, form: str = "{:.3f}") -> str:
+    return form.format(trial.metrics[metric]) if metric in trial.metrics else "-"
+
+
+def _winner(result: SearchResult) -> str:
+    if result.best is None:
+        return "No trial has run to the full budget yet, so there is no candidate."
+    return (
+        f"Candidate: {result.best}. {result.summary} Best {result.objective} of the trials that "
+        "ran to the full budget; not confirmed on data that the search never saw."
+    )
+
+
+def _cut_early(result: SearchResult) -> str:
+    by_step: dict[int, list[str]] = {}
+    for trial in result.trials:
+        if trial.status is TrialStatus.PRUNED:
+            by_step.setdefault(trial.step, []).append(str(trial.number))
+    if not by_step:
+        return "No trial was cut early."
+    cut = "; ".join(f"at step {step}: {', '.join(who)}" for step, who in sorted(by_step.items()))
+    return f"Cut early: trials {cut}."
+
+
+def _time_split(result: SearchResult) -> str:
+    split = result.time
+    assert split is not None
+    return (
+        f"Time: {split.total_s:.0f} s in all; the engine trained for {split.train_s:.0f} s "
+        f"({split.trial_steps} trial-steps) and evaluated for {split.evaluate_s:.0f} s; everything "
+        f"else (start-up, processes, Tune, Optuna, tracking) took {split.outside_s:.0f} s."
+    )
+
+
+def _next_commands(result: SearchResult) -> str:
+    if result.best is None:
+        return f"Next:\n  latentune status {result.name}"
+    folder = f"./{result.name}"
+    return (
+        "Next:\n"
+        f"  latentune ui                                  # look at the runs in MLflow\n"
+        f"  latentune pull {result.name} --to {folder}\n"
+        f'  latentune generate {folder} "44@47="'
+    )
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

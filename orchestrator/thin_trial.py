@@ -1,0 +1,87 @@
+"""The Tune trainable: it holds nothing but an assignment, and asks an engine to train it.
+
+A trial process imports no torch. One `step()` is one rung: train, save the state, report.
+An engine that died or has forgotten the trial is joined again with the last saved state.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.exceptions import RayActorError
+
+from orchestrator.assignment import Assignment, TrialReport
+from orchestrator.checkpoints import load_state, save_state
+from orchestrator.engine_actor import NAMESPACE
+from trainable.errors import LatentuneError, UnknownTrialError
+
+_ENGINE_WAIT_S = 120.0
+_RETRY_S = 1.0
+
+
+class ThinTrial(tune.Trainable):
+    """One trial of a search, as Ray Tune sees it."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Take an assignment."""
+        self._assignment = Assignment(**config)
+        self._step = self._assignment.start_step
+        self._joined = False
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next assignment in the same process."""
+        self.setup(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Train to the next rung; the answer's `report` is a `TrialReport`."""
+        assignment = self._assignment
+        goal = next(rung for rung in assignment.rungs if rung > self._step)
+        identity = (assignment.uid, assignment.number, assignment.attempt)
+        try:
+            answer = self._train(goal)
+        except LatentuneError as error:  # this trial's own fault: trying again cannot help
+            reason = str(getattr(error, "cause", error))  # without the engine's traceback
+            return {"report": TrialReport(*identity, self._step, failed=reason)}
+        self._step = answer["step"]
+        save_state(Path(assignment.folder), self._step, answer.pop("state"))
+        return {"report": TrialReport(*identity, **answer)}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: states are saved at each report, where the ledger finds them."""
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        """Nothing, as above."""
+
+    def _train(self, goal: int) -> dict[str, Any]:
+        deadline = time.monotonic() + _ENGINE_WAIT_S
+        while True:
+            try:
+                return self._ask_engine(goal)
+            except (_EngineMissingError, RayActorError, UnknownTrialError):
+                if time.monotonic() > deadline:
+                    raise
+                self._joined = False
+                time.sleep(_RETRY_S)
+
+    def _ask_engine(self, goal: int) -> dict[str, Any]:
+        assignment = self._assignment
+        try:
+            engine = ray.get_actor(assignment.engine, namespace=NAMESPACE)
+        except ValueError as error:
+            raise _EngineMissingError(assignment.engine) from error
+        if not self._joined:
+            state = load_state(Path(assignment.folder), self._step)
+            ray.get(engine.join.remote(assignment, state))
+            self._joined = True
+        train: Any = engine.train
+        report: dict[str, Any] = ray.get(train.remote(assignment.uid, goal, assignment.splits))
+        return report
+
+
+class _EngineMissingError(Exception):
+    """No engine of this name at the moment; Ray may be restarting it."""

@@ -1,0 +1,173 @@
+"""Where tracking goes, how to start the shipper that sends it, and how far it got.
+
+    events.jsonl ──► shipper (a process of its own) ──► the store at `tracking_uri`
+                        └─► shipped.json: the cursor
+
+Nothing here talks to MLflow on the driver's time: `ensure_store` alone imports it, and is
+called by the shipper and by `latentune ui`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from filelock import FileLock
+
+from orchestrator.errors import TrackingError
+
+CURSOR_NAME = "shipped.json"
+_PACKAGE_PARENT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cursor:
+    """How far a search's events have been delivered.
+
+    Args:
+        next_seq: the first event that has not been delivered.
+        last_time: the time of the event before it, by which a cursor of another log shows.
+    """
+
+    next_seq: int = 0
+    last_time: float | None = None
+
+
+def tracking_uri(home: Path, config_uri: str | None = None, *, flag: str | None = None) -> str:
+    """The MLflow tracking URI: flag over MLFLOW_TRACKING_URI over file over SQLite in `home`.
+
+    Args:
+        home: LATENTUNE_HOME.
+        config_uri: `tracking.uri` of the search file.
+        flag: from the command line.
+
+    Raises:
+        TrackingError: for a folder: MLflow keeps no runs in folders any more.
+    """
+    uri = flag or os.environ.get("MLFLOW_TRACKING_URI") or config_uri or default_uri(home)
+    if urlsplit(uri).scheme in ("", "file"):
+        raise TrackingError(
+            f"tracking URI {uri!r} is a folder, and MLflow 3.17 refuses to keep runs in one; "
+            "use a database (sqlite:////absolute/path/mlflow.db) or a server (http://host:5000)"
+        )
+    return uri
+
+
+def default_uri(home: Path) -> str:
+    """The SQLite store under LATENTUNE_HOME."""
+    return f"sqlite:///{Path(home).resolve() / 'mlflow.db'}"
+
+
+def is_server(uri: str) -> bool:
+    """Whether a tracking URI is an MLflow server's, not a database's."""
+    return urlsplit(uri).scheme in ("http", "https")
+
+
+def without_credentials(text: str, uri: str) -> str:
+    """A text, such as a message, in which a tracking URI shows no user and password."""
+    netloc = urlsplit(uri).netloc
+    return text.replace(netloc, netloc.rpartition("@")[2]) if "@" in netloc else text
+
+
+def artifact_root(home: Path, uri: str) -> str | None:
+    """Where new experiments keep artifacts; None where the store decides by itself."""
+    return None if is_server(uri) else (Path(home).resolve() / "mlartifacts").as_uri()
+
+
+def ensure_store(home: Path, uri: str) -> None:
+    """Create a database store's tables; once per store, about one second of CPU.
+
+    Its default experiment would otherwise keep artifacts in the current folder.
+    """
+    root = artifact_root(home, uri)
+    if root is None:
+        return
+    # MLflow takes a second to import; only the shipper and the UI come here.
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    home.mkdir(parents=True, exist_ok=True)
+    with FileLock(home / "mlflow.lock"):
+        SqlAlchemyStore(uri, root)
+
+
+def start_shipper(
+    search_dir: Path, uri: str, *, deadline_s: float | None = None
+) -> subprocess.Popen[bytes]:
+    """Start the process that delivers a search's events until the search has ended.
+
+    Call it after `search_started` was written: an earlier end of the same search would
+    otherwise look like its end. The shipper outlives Ctrl-C and its starter, for as long as
+    there is something to deliver.
+
+    Args:
+        search_dir: the search's folder; the shipper writes to `shipper.log` in it.
+        uri: from `tracking_uri`; handed over in the environment, where `ps` shows no password.
+        deadline_s: when to give up; None is never, while the starter lives.
+    """
+    command = [sys.executable, "-m", "orchestrator.shipper", str(search_dir), "--until-ended"]
+    command += ["--starter-pid", str(os.getpid())]
+    if deadline_s is not None:
+        command += ["--deadline-s", str(deadline_s)]
+    path = os.pathsep.join(filter(None, [str(_PACKAGE_PARENT), os.environ.get("PYTHONPATH")]))
+    with (search_dir / "shipper.log").open("ab") as log:
+        return subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            command,
+            env={**os.environ, "MLFLOW_TRACKING_URI": uri, "PYTHONPATH": path},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def wait_shipped(
+    search_dir: Path,
+    seq: int,
+    timeout_s: float,
+    *,
+    shipper: subprocess.Popen[bytes] | None = None,
+) -> bool:
+    """Wait until an event has been delivered.
+
+    Args:
+        search_dir: the search's folder.
+        seq: the event's place in the log.
+        timeout_s: how long to wait.
+        shipper: if given, waiting ends when this process does.
+
+    Returns:
+        Whether the event has been delivered.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        over = time.monotonic() >= deadline or (shipper is not None and shipper.poll() is not None)
+        if read_cursor(search_dir).next_seq > seq:
+            return True
+        if over:
+            return False
+        time.sleep(0.05)
+
+
+def read_cursor(search_dir: Path) -> Cursor:
+    """The search's cursor; at the start where there is none, or none that can be read."""
+    try:
+        return Cursor(**json.loads((search_dir / CURSOR_NAME).read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return Cursor()  # to deliver again is safe, to skip is not
+
+
+def write_cursor(search_dir: Path, cursor: Cursor) -> None:
+    """Replace the search's cursor, atomically and on disk when this returns."""
+    path = search_dir / CURSOR_NAME
+    new = path.with_suffix(".json.new")
+    with new.open("w") as file:
+        json.dump(asdict(cursor), file)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)

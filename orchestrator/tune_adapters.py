@@ -1,0 +1,87 @@
+"""Ray Tune's two questions, passed on to the conductor.
+
+Tune's own searcher over an RDB study keeps a second ledger, which drifts from the first
+when a driver dies. These adapters keep nothing: a trial's assignment is in its config. Tune
+pickles them into a snapshot of its own, which nobody reads; they go into it empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
+
+from orchestrator.assignment import TrialReport
+from orchestrator.conductor import Conductor
+
+if TYPE_CHECKING:
+    from ray.tune.execution.tune_controller import TuneController
+
+
+class LedgerSearcher(Searcher):
+    """Tune asks which trial to run next; the ledger answers."""
+
+    def __init__(self, conductor: Conductor) -> None:
+        super().__init__()
+        self._conductor = conductor
+        self._numbers: dict[str, int] = {}
+
+    def suggest(  # type: ignore[override]  # Tune takes FINISHED too
+        self, trial_id: str
+    ) -> dict[str, Any] | str:
+        """An assignment as plain data, or FINISHED."""
+        assignment = self._conductor.assign()
+        if assignment is None:
+            finished: str = Searcher.FINISHED
+            return finished
+        self._numbers[trial_id] = assignment.number
+        return asdict(assignment)
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Tune has given a trial up; one that ended by itself is closed already."""
+        if error and trial_id in self._numbers:
+            self._conductor.on_error(
+                self._numbers[trial_id], "its process died or raised; see the log of the run"
+            )
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger is the memory."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, as above."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class LedgerScheduler(FIFOScheduler):
+    """Tune asks whether a trial goes on; the ledger answers."""
+
+    def __init__(self, conductor: Conductor, release: Callable[[str], None]) -> None:
+        """Pass results on.
+
+        Args:
+            release: called with the uid of a trial that has ended, to free its engine.
+        """
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._conductor = conductor
+        self._release = release
+
+    def on_trial_result(
+        self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]
+    ) -> str:
+        """CONTINUE or STOP."""
+        report: TrialReport = result["report"]
+        if self._conductor.on_report(report):
+            return str(FIFOScheduler.CONTINUE)
+        self._release(report.uid)
+        return str(FIFOScheduler.STOP)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}

@@ -1,0 +1,141 @@
+"""Configurations of a space without a study: at random to check it, or every one of them."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from search_spaces.errors import Problem, SpaceError
+from search_spaces.space import Space
+from trainable.errors import LatentuneError
+from trainable.trial import TrialConfig
+
+
+class Configuration(NamedTuple):
+    """One point of a finite space.
+
+    `label` reads the drawn values in order: texts alone, others with the last word of
+    their name (`start`, or `every, k=8`). `params` replays it in a `FixedTrial`.
+    """
+
+    label: str
+    params: Mapping[str, Any]
+    config: dict[str, Any]
+
+
+def check_legal(space: Space, samples: int = 200, seed: int = 0) -> float:
+    """The share of random samples that are legal configurations, above 0.
+
+    Args:
+        space: the space.
+        samples: how many to draw, at least 1.
+        seed: of the random draws.
+
+    Raises:
+        SpaceError: where no sample is legal, with the most common reason.
+    """
+    if samples < 1:
+        raise ValueError(f"samples={samples} must be at least 1")
+    trial = _RandomTrial(seed)
+    reasons: Counter[str] = Counter()
+    for _ in range(samples):
+        try:
+            TrialConfig.from_dict(space.sample(trial))
+        except LatentuneError as error:
+            reasons[str(error)] += 1
+    if reasons.total() < samples:
+        return 1 - reasons.total() / samples
+    reason, times = reasons.most_common(1)[0]
+    wrong = f"none of {samples} samples is a legal trial, {times} of them because of: {reason}"
+    remedy = "correct the space so that some configurations are legal"
+    raise SpaceError([Problem(path="", wrong=wrong, remedy=remedy)])
+
+
+def enumerate_configs(space: Space) -> Iterator[Configuration]:
+    """Every configuration of a finite space, in declared order.
+
+    Raises:
+        SpaceError: for an infinite space, at the first step.
+    """
+    if math.isinf(space.size()):
+        wrong = "the space is infinite and cannot be enumerated"
+        remedy = "use `choice` in place of every `float`"
+        raise SpaceError([Problem(path="", wrong=wrong, remedy=remedy)])
+    turns: list[int] | None = []
+    while turns is not None:
+        trial = _EnumeratedTrial(turns)
+        config = space.sample(trial)
+        yield Configuration(_label(trial.params), trial.params, config)
+        turns = trial.next_turns()
+
+
+class _RandomTrial:
+    """Suggests at random, like Optuna's random sampler but without a study."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)  # noqa: S311  no secret
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        return self._random.choice(choices)
+
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> int:
+        if log:
+            return min(high, max(low, round(self.suggest_float(name, low, high, log=True))))
+        return self._random.randrange(low, high + 1, step)
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        if log:
+            drawn = math.exp(self._random.uniform(math.log(low), math.log(high)))
+            return min(high, max(low, drawn))
+        return self._random.uniform(low, high)
+
+
+class _EnumeratedTrial:
+    """Suggests the value at each given turn, and the first one after the last turn."""
+
+    def __init__(self, turns: Sequence[int]) -> None:
+        self.params: dict[str, Any] = {}
+        self._given = turns
+        self._turns: list[tuple[int, int]] = []  # (turn, how many there are)
+
+    def next_turns(self) -> list[int] | None:
+        """The turns of the configuration after this one; None after the last."""
+        while self._turns:
+            turn, total = self._turns.pop()
+            if turn + 1 < total:
+                return [*(earlier for earlier, _ in self._turns), turn + 1]
+        return None
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        depth = len(self._turns)
+        turn = self._given[depth] if depth < len(self._given) else 0
+        self._turns.append((turn, len(choices)))
+        self.params[name] = choices[turn]
+        return choices[turn]
+
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> int:
+        chosen: int = self.suggest_categorical(name, range(low, high + 1, step))
+        return chosen
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        chosen: float = self.suggest_categorical(name, [low])  # a finite space: low = high
+        return chosen
+
+
+def _label(params: Mapping[str, Any]) -> str:
+    words = [
+        value if isinstance(value, str) else f"{name.rpartition('.')[2]}={value}"
+        for name, value in params.items()
+    ]
+    return ", ".join(words) or "only"

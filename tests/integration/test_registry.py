@@ -1,0 +1,162 @@
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import pytest
+
+from orchestrator.errors import (
+    ManifestError,
+    SearchNotFoundError,
+    TargetExistsError,
+    TrackingError,
+)
+from orchestrator.manifest import ARTIFACT_FILES, manifest_sha256
+from orchestrator.registry import download
+from tests.integration.tracked_search import NAME, Stored, TrackedSearch, tracked_search
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackedSearch]:
+    with tracked_search(tmp_path_factory.mktemp("shipped") / "my home") as search:
+        search.tell_all()
+        assert search.ship()
+        yield search
+
+
+@pytest.fixture
+def search(
+    shipped: TrackedSearch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[TrackedSearch]:
+    """Registered once; whatever a test does to the stored files is undone."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copytree(shipped.home / "mlartifacts", tmp_path / "kept")
+    yield shipped
+    shutil.rmtree(shipped.home / "mlartifacts")
+    shutil.copytree(tmp_path / "kept", shipped.home / "mlartifacts")
+
+
+def candidate_files(search: TrackedSearch) -> Path:
+    version = Stored(search.uri).client.get_model_version_by_alias(NAME, "candidate")
+    return Path(url2pathname(urlsplit(str(version.source)).path))
+
+
+def test_the_candidate_is_pulled_with_a_warning_and_verified(
+    search: TrackedSearch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        folder = download(NAME, to=tmp_path / "deep" / "here", home=search.home)
+    assert "no champion yet" in caplog.text
+    assert folder == tmp_path / "deep" / "here"
+    assert manifest_sha256(folder) == manifest_sha256(search.folder / f"artifacts/{NAME}-3")
+    assert [path.name for path in folder.parent.iterdir()] == ["here"]  # nothing is left beside
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [(f"{NAME}@candidate", {}), (NAME, {"alias": "candidate"}), (NAME, {"version": 2})],
+)
+def test_an_alias_or_a_version_says_which(
+    search: TrackedSearch, caplog: pytest.LogCaptureFixture, name: str, options: dict[str, str]
+) -> None:
+    folder = download(name, home=search.home, **options)  # type: ignore[arg-type]
+    assert manifest_sha256(folder) == manifest_sha256(search.folder / f"artifacts/{NAME}-3")
+    assert not [record for record in caplog.records if record.name == "orchestrator.registry"]
+
+
+def test_the_champion_comes_first(search: TrackedSearch, tmp_path: Path) -> None:
+    client = Stored(search.uri).client
+    client.set_registered_model_alias(NAME, "champion", "1")
+    try:
+        folder = download(NAME, to=tmp_path / "to", home=search.home)
+    finally:
+        client.delete_registered_model_alias(NAME, "champion")
+    assert manifest_sha256(folder) == manifest_sha256(search.folder / f"artifacts/{NAME}-0")
+
+
+def test_pulling_again_takes_what_is_there(search: TrackedSearch, tmp_path: Path) -> None:
+    first = download(NAME, to=tmp_path / "to", home=search.home)
+    inode = (first / "latents.safetensors").stat().st_ino
+    again = download(NAME, to=tmp_path / "to", home=search.home)
+    assert (again / "latents.safetensors").stat().st_ino == inode
+
+
+@pytest.mark.parametrize("name", ARTIFACT_FILES)
+def test_a_tampered_file_is_refused_and_nothing_written(
+    search: TrackedSearch, tmp_path: Path, name: str
+) -> None:
+    (candidate_files(search) / name).write_bytes(b"tampered")
+    with pytest.raises(ManifestError, match="changed after registration"):
+        download(NAME, to=tmp_path / "out" / "to", home=search.home)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_link_and_a_foreign_file_in_the_store_are_refused(
+    search: TrackedSearch, tmp_path: Path
+) -> None:
+    source = candidate_files(search)
+    (source / "weights.pkl").write_bytes(b"")
+    with pytest.raises(ManifestError, match=r"weights\.pkl"):
+        download(NAME, to=tmp_path / "to", home=search.home)
+    (source / "weights.pkl").unlink()
+    (source / "README.md").rename(tmp_path / "README.md")
+    (source / "README.md").symlink_to(tmp_path / "README.md")
+    with pytest.raises(ManifestError, match="link"):
+        download(NAME, to=tmp_path / "to", home=search.home)
+    assert not (tmp_path / "to").exists()
+
+
+def test_a_target_that_holds_something_is_left_alone(search: TrackedSearch, tmp_path: Path) -> None:
+    target = tmp_path / "to"
+    target.mkdir()
+    assert download(NAME, to=target, home=search.home) == target  # empty is fine
+    (target / "README.md").write_text("mine now")
+    with pytest.raises(TargetExistsError, match="another version"):
+        download(NAME, to=target, home=search.home)
+    (target / "notes.txt").write_text("mine")
+    with pytest.raises(TargetExistsError, match=r"notes\.txt"):
+        download(NAME, to=target, home=search.home)
+    assert (target / "README.md").read_text() == "mine now"
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(TargetExistsError, match="in the way"):
+        download(NAME, to=tmp_path / "link", home=search.home)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no-such-search", "not in the registry"),
+        (f"{NAME}@champion", "aliases: candidate"),
+        ("../etc", "no search name"),
+        ("a' OR name='b", "no search name"),
+        (f"{NAME}@a b", "no alias"),
+    ],
+)
+def test_a_name_that_leads_nowhere_says_so(search: TrackedSearch, name: str, message: str) -> None:
+    with pytest.raises(SearchNotFoundError, match=message):
+        download(name, home=search.home)
+    with pytest.raises(SearchNotFoundError, match="version 9"):
+        download(NAME, version=9, home=search.home)
+
+
+def test_an_empty_home_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(SearchNotFoundError, match="nothing was ever stored"):
+        download(NAME, home=tmp_path / "home")
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_server_that_is_away_is_said_soon_and_without_its_password(tmp_path: Path) -> None:
+    with pytest.raises(TrackingError, match="cannot read from") as caught:
+        download(NAME, home=tmp_path, tracking_uri="http://me:secret@127.0.0.1:9")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_version_that_others_registered_is_refused(search: TrackedSearch, tmp_path: Path) -> None:
+    client = Stored(search.uri).client
+    client.create_registered_model("foreign")
+    client.create_model_version("foreign", candidate_files(search).as_uri())
+    with pytest.raises(ManifestError, match="no tag manifest_sha256"):
+        download("foreign", version=1, to=tmp_path / "to", home=search.home)

@@ -1,0 +1,134 @@
+"""Loading a base model: what cannot carry latents is refused, with its path and a remedy."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    LlamaModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+)
+
+from tests.conftest import tiny_llama
+from trainable.base_model.loading import BaseModel, check_base, load_base
+from trainable.errors import BaseModelError
+
+
+@pytest.fixture
+def copy(tiny_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_folder, tmp_path / "model"))
+
+
+def refused(folder: Path | str, *words: str, load: bool = False) -> None:
+    with pytest.raises(BaseModelError) as caught:
+        (load_base if load else check_base)(str(folder))
+    message = str(caught.value)
+    assert repr(str(folder)) in message
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_a_base_model_is_frozen_and_identified(tiny_base: BaseModel, tiny_folder: Path) -> None:
+    check_base(str(tiny_folder))
+    assert not tiny_base.model.training
+    assert not any(p.requires_grad for p in tiny_base.model.parameters())
+    described = tiny_base.describe()
+    assert described["path"] == str(tiny_folder)
+    assert described["dtype"] == "float32"
+    assert described["hidden_size"] == 32
+    assert len(described["fingerprint"]) == len(described["tokenizer_hash"]) == 64
+    json.dumps(described)
+
+
+def test_another_dtype(tiny_folder: Path, tiny_base: BaseModel) -> None:
+    base = load_base(str(tiny_folder), dtype="bfloat16", device="cpu")
+    assert base.model.dtype == torch.bfloat16
+    assert base.describe()["dtype"] == "bfloat16"
+    assert base.fingerprint == tiny_base.fingerprint
+
+
+def test_a_missing_folder(tmp_path: Path) -> None:
+    refused(tmp_path / "nowhere", "save_pretrained")
+
+
+def test_an_unreachable_model_id() -> None:
+    refused("nobody/no-such-model", "no base model", "cached or reachable")
+
+
+def test_a_folder_without_config(copy: Path) -> None:
+    (copy / "config.json").unlink()
+    refused(copy, "save_pretrained")
+
+
+def test_a_damaged_config(copy: Path) -> None:
+    (copy / "config.json").write_text("{")
+    refused(copy, "no base model")
+
+
+def test_an_unknown_model_type(copy: Path) -> None:
+    (copy / "config.json").write_text('{"model_type": "no-such-type"}')
+    refused(copy, "no-such-type")
+
+
+def test_an_encoder_decoder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    T5Config(vocab_size=len(tokenizer), d_model=16, num_layers=1).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    refused(tmp_path, "t5", "decoder-only", "e.g. a Llama")
+
+
+def test_a_masked_language_model(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    config = BertConfig(vocab_size=105, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    BertForMaskedLM(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    refused(tmp_path, "BertForMaskedLM", "ForCausalLM")
+
+
+def test_a_model_without_its_head(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    LlamaModel(tiny_llama(tokenizer).config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    refused(tmp_path, "LlamaModel", "ForCausalLM")
+
+
+def test_no_tokenizer(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    tiny_llama(tokenizer).save_pretrained(tmp_path)
+    refused(tmp_path, "lacks a", "tokenizer", "same folder")
+
+
+def test_a_damaged_tokenizer(copy: Path) -> None:
+    (copy / "tokenizer.json").write_text("{}")
+    refused(copy, "tokenizer", "same folder")
+
+
+def test_no_weights(copy: Path) -> None:
+    (copy / "model.safetensors").unlink()
+    check_base(str(copy))  # it reads no weights
+    refused(copy, "model.safetensors", load=True)
+
+
+@pytest.mark.parametrize("keep", [0, 100, 40_000])
+def test_damaged_weights(copy: Path, keep: int) -> None:
+    weights = (copy / "model.safetensors").read_bytes()
+    (copy / "model.safetensors").write_bytes(weights[:keep])
+    refused(copy, "cannot be loaded", load=True)
+
+
+def test_weights_that_lack_a_tensor_are_refused(copy: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(copy / "model.safetensors")
+    del weights["model.layers.1.self_attn.q_proj.weight"]
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    refused(copy, "q_proj", load=True)
+
+
+def test_an_unknown_dtype(tiny_folder: Path) -> None:
+    with pytest.raises(BaseModelError, match=r"base_model\.dtype='float7'.*float32"):
+        load_base(str(tiny_folder), dtype="float7")

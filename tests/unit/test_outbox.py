@@ -1,0 +1,171 @@
+import random
+from typing import Any
+
+import pytest
+
+from orchestrator.events import Event
+from orchestrator.outbox import Batch, Outbox, Point
+
+OBJECTIVE = "val_ood/exact_match"
+
+
+class Story:
+    """Events with made-up times, one second apart."""
+
+    def __init__(self, steps: int = 540) -> None:
+        self.events: list[Event] = []
+        config = {"budget": {"steps": steps}}
+        self.tell("search_started", search="s", experiment="e", objective=OBJECTIVE, config=config)
+
+    def tell(self, type: str, uid: str | None = None, attempt: int = 1, **payload: Any) -> None:
+        seq = len(self.events)
+        self.events.append(
+            Event(
+                seq=seq, time=1e9 + seq, trial_uid=uid, attempt=attempt, type=type, payload=payload
+            )
+        )
+
+    def start(self, uid: str, attempt: int = 1) -> None:
+        self.tell("trial_started", uid, attempt, name="start4", params={"optim.lr": 0.1}, config={})
+
+    def report(self, uid: str, step: int, first: int, score: float | None = 0.5) -> None:
+        curve = [[s, 1 / s] for s in range(first, step + 1)]
+        self.tell("trial_report", uid, step=step, metrics={OBJECTIVE: score}, curve=curve)
+
+    def end(self, uid: str, state: str, step: int = 540, score: float | None = 0.5) -> None:
+        self.tell("trial_ended", uid, state=state, step=step, metrics={OBJECTIVE: score})
+
+    def batch(self) -> Batch:
+        outbox = Outbox()
+        outbox.add(self.events)
+        batch = outbox.take()
+        assert batch is not None
+        return batch
+
+
+def test_nothing_is_asked_for_before_a_search_started() -> None:
+    assert Outbox().take() is None
+
+
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [
+        ("complete", "FINISHED"),
+        ("pruned", "KILLED"),
+        ("stopped", "KILLED"),
+        ("failed", "FAILED"),
+    ],
+)
+def test_each_end_has_its_status_and_tag(state: str, status: str) -> None:
+    story = Story()
+    story.start("s-0")
+    story.end("s-0", state)
+    run = story.batch().children["s-0"]
+    assert (run.status, run.tags["state"]) == (status, state)
+
+
+def test_a_curve_has_at_most_200_points_and_keeps_the_rungs_metrics() -> None:
+    story = Story(steps=1000)
+    story.start("s-0")
+    for last in range(100, 1001, 100):
+        story.report("s-0", last, first=last - 99)
+    points = story.batch().children["s-0"].points
+    losses = [point.step for point in points if point.key == "train/loss"]
+    assert len(losses) == 200
+    assert [p.step for p in points if p.key == OBJECTIVE] == list(range(100, 1001, 100))
+
+
+def test_steps_repeated_after_a_restart_are_told_once() -> None:
+    story = Story()
+    story.start("s-0")
+    story.report("s-0", 60, first=1)
+    story.start("s-0", attempt=2)
+    story.report("s-0", 60, first=1)
+    story.report("s-0", 180, first=61)
+    run = story.batch().children["s-0"]
+    keys = [(point.key, point.step) for point in run.points]
+    assert len(keys) == len(set(keys))
+    assert run.tags["attempt"] == "2"
+    assert [p.step for p in run.points if p.key == OBJECTIVE] == [60, 180]
+
+
+def test_params_come_with_the_first_start_alone() -> None:
+    story, outbox = Story(), Outbox()
+    story.start("s-0")
+    outbox.add(story.events)
+    first = outbox.take()
+    story.start("s-0", attempt=2)
+    outbox.add(story.events[2:])
+    second = outbox.take()
+    assert first is not None and second is not None
+    assert first.children["s-0"].params == {"strategy": "start4", "optim.lr": "0.1"}
+    assert second.children["s-0"].params == {}
+    assert second.children["s-0"].status == "RUNNING"
+
+
+def test_metrics_that_were_not_finite_are_left_out() -> None:
+    story = Story()
+    story.start("s-0")
+    story.report("s-0", 60, first=60, score=None)
+    story.end("s-0", "failed", step=60, score=None)
+    assert {point.key for point in story.batch().children["s-0"].points} == {"train/loss"}
+
+
+def test_the_best_so_far_counts_what_finished_and_takes_what_is_complete() -> None:
+    story = Story()
+    scores = [("complete", 0.3), ("pruned", 0.9), ("stopped", 0.9), ("failed", None)]
+    for number, (state, score) in enumerate([*scores, ("complete", 0.2), ("complete", 0.4)]):
+        story.start(f"s-{number}")
+        story.end(f"s-{number}", state, score=score)
+    best = [(p.step, p.value) for p in story.batch().parent.points]
+    assert best == [(1, 0.3), (2, 0.3), (3, 0.3), (4, 0.3), (5, 0.4)]
+
+
+def test_the_searchs_end_leaves_nothing_running() -> None:
+    story = Story()
+    story.start("s-0")
+    story.tell("search_ended", state="interrupted", trials={"running": 1}, result={})
+    batch = story.batch()
+    assert (batch.children["s-0"].status, batch.parent.status) == ("KILLED", "KILLED")
+    assert batch.children["s-0"].tags["state"] == "interrupted"
+
+
+def test_a_password_in_the_search_file_stays_at_home() -> None:
+    story = Story()
+    story.events[0].payload["config"]["tracking"] = {"uri": "https://me:secret@host/x"}
+    document = story.batch().parent.documents["search.yaml"]
+    assert document["tracking"] == {"uri": "https://host/x"}
+
+
+def test_unknown_types_are_passed_over() -> None:
+    story = Story()
+    story.tell("trial_confirmed", "s-0")
+    story.tell("weather")
+    assert story.batch().children == {}
+
+
+def test_batches_cut_anywhere_ask_for_the_same_points() -> None:
+    story = Story()
+    for uid in ("s-0", "s-1"):
+        story.start(uid)
+        story.report(uid, 60, first=1)
+        story.report(uid, 180, first=61)
+        story.start(uid, attempt=2)
+        story.report(uid, 180, first=61)
+        story.end(uid, "complete")
+    whole = story.batch()
+    dice = random.Random(0)  # noqa: S311 - a test's, not a secret's
+    for _ in range(20):
+        outbox, points = Outbox(), dict[str | None, list[Point]]()
+        left = list(story.events)
+        while left:
+            size = dice.randint(1, 4)
+            outbox.add(left[:size])
+            left = left[size:]
+            batch = outbox.take()
+            assert batch is not None
+            for run in (batch.parent, *batch.children.values()):
+                points.setdefault(run.trial_uid, []).extend(run.points)
+        assert points[None] == whole.parent.points
+        assert points["s-0"] == whole.children["s-0"].points
+        assert points["s-1"] == whole.children["s-1"].points

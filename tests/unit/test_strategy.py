@@ -1,0 +1,152 @@
+"""Strategies: what is legal, what they are called, and what survives plain data."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from trainable.errors import StrategyError
+from trainable.strategy import InsertionStrategy, Readout, Side, Trigger, TriggerKind
+
+
+def strategy(specialization: str = "shared", **triggers: dict[str, Any]) -> InsertionStrategy:
+    return InsertionStrategy.from_dict({"triggers": triggers, "specialization": specialization})
+
+
+@pytest.mark.parametrize(
+    ("fields", "readout"),
+    [
+        ({"kind": "start"}, Readout.LATENT),
+        ({"kind": "end"}, Readout.LATENT),
+        ({"kind": "delimiter"}, Readout.VERBAL),
+        ({"kind": "every", "k": 3}, Readout.VERBAL),
+        ({"kind": "start", "readout": "verbal"}, Readout.VERBAL),
+        ({"kind": "every", "k": 3, "readout": "latent"}, Readout.LATENT),
+    ],
+)
+def test_default_and_given_readouts(fields: dict[str, Any], readout: Readout) -> None:
+    assert Trigger(**fields).readout is readout
+
+
+def test_defaults() -> None:
+    delimiter = Trigger(kind=TriggerKind.DELIMITER)
+    assert (delimiter.m, delimiter.pattern, delimiter.side) == (1, ",", Side.BEFORE)
+    assert Trigger(kind=TriggerKind.START).k is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"kind": "sometimes"}, ["kind", "'sometimes'", "start, end, delimiter, every"]),
+        ({"kind": "start", "m": 0}, ["m=0", "at least 1"]),
+        ({"kind": "start", "m": True}, ["m=True"]),
+        ({"kind": "start", "m": 2.0}, ["m=2.0"]),
+        ({"kind": "every"}, ["k is missing"]),
+        ({"kind": "every", "k": 0}, ["k=0"]),
+        ({"kind": "start", "k": 3}, ["k=3", "kind: start", "`every`"]),
+        ({"kind": "every", "k": 3, "pattern": ","}, ["pattern=','", "`delimiter`"]),
+        ({"kind": "end", "side": "before"}, ["side", "`delimiter`"]),
+        ({"kind": "delimiter", "pattern": "("}, ["pattern='('", "no regular expression"]),
+        ({"kind": "delimiter", "pattern": ""}, ["pattern=''"]),
+        ({"kind": "delimiter", "pattern": 5}, ["pattern=5"]),
+        ({"kind": "delimiter", "side": "above"}, ["side", "'above'"]),
+        ({"kind": "delimiter", "readout": "latent"}, ["readout: latent", "side: before"]),
+        ({"kind": "start", "readout": "both"}, ["readout", "'both'"]),
+        ({"kind": "start", "colour": "red"}, ["triggers.t.colour", "known"]),
+        ({"m": 2}, ["triggers.t.kind is missing"]),
+    ],
+)
+def test_an_illegal_trigger_names_its_fields(fields: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(StrategyError) as caught:
+        strategy(t=fields)
+    message = str(caught.value)
+    assert message.startswith("strategy.triggers.t.")
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"colour": "red"}, ["strategy.colour", "known"]),
+        ({"specialization": "by_colour"}, ["strategy.specialization", "shared, by_trigger"]),
+        ({"position_rule": "own"}, ["strategy.position_rule", "following"]),
+        ({"triggers": ["start"]}, ["strategy.triggers", "mapping"]),
+        ({"triggers": {"t": "start"}}, ["strategy.triggers.t", "mapping"]),
+        ({"triggers": {"t": {1: 2, "b": 3, "kind": "start"}}}, ["strategy.triggers.t.", "unknown"]),
+        ([], ["strategy must be a mapping"]),
+    ],
+)
+def test_an_illegal_strategy_names_its_fields(data: Any, words: list[str]) -> None:
+    with pytest.raises(StrategyError) as caught:
+        InsertionStrategy.from_dict(data)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_shared_needs_one_m() -> None:
+    triggers: dict[str, Any] = {"a": {"kind": "start", "m": 4}, "b": {"kind": "end", "m": 2}}
+    with pytest.raises(StrategyError, match=r"triggers\.a\.m=4, triggers\.b\.m=2.*by_trigger"):
+        strategy(**triggers)
+    assert strategy("by_trigger", **triggers).group_sizes == (4, 2)
+
+
+def test_groups() -> None:
+    triggers: dict[str, Any] = {
+        "a": {"kind": "start", "m": 2},
+        "b": {"kind": "every", "k": 8, "m": 2},
+    }
+    shared = strategy(**triggers)
+    assert (shared.group_of_trigger, shared.group_sizes) == ({"a": 0, "b": 0}, (2,))
+    own = strategy("by_trigger", **triggers)
+    assert (own.group_of_trigger, own.group_sizes) == ({"a": 0, "b": 1}, (2, 2))
+    assert (shared.latent_count, own.latent_count) == (2, 4)
+    assert (strategy().latent_count, strategy().group_sizes) == (0, ())
+
+
+@pytest.mark.parametrize(
+    ("specialization", "triggers", "name"),
+    [
+        ("shared", {}, "none"),
+        ("by_trigger", {}, "none"),
+        ("shared", {"s": {"kind": "start", "m": 4}}, "start4"),
+        ("by_trigger", {"s": {"kind": "start", "m": 4}}, "start4"),
+        ("shared", {"c": {"kind": "delimiter"}}, "comma1"),
+        ("shared", {"c": {"kind": "delimiter", "pattern": ";", "m": 2}}, "delimiter2"),
+        ("shared", {"s": {"kind": "start", "readout": "verbal"}}, "start1!verbal"),
+        (
+            "by_trigger",
+            {"s": {"kind": "start", "m": 4}, "e": {"kind": "every", "k": 8, "m": 2}},
+            "start4+every8x2~by_trigger",
+        ),
+        (
+            "shared",
+            {"e": {"kind": "every", "k": 8, "m": 2}, "s": {"kind": "end", "m": 2}},
+            "every8x2+end2",
+        ),
+    ],
+)
+def test_short_name(specialization: str, triggers: dict[str, Any], name: str) -> None:
+    assert strategy(specialization, **triggers).short_name == name
+
+
+def test_plain_data_is_json_and_comes_back_in_order() -> None:
+    given = strategy(
+        "by_trigger",
+        z={"kind": "delimiter", "pattern": "[,;]", "m": 2},
+        a={"kind": "every", "k": 5, "readout": "latent"},
+        m={"kind": "start", "m": 3},
+    )
+    again = InsertionStrategy.from_dict(json.loads(json.dumps(given.to_dict())))
+    assert again == given
+    assert list(again.triggers) == ["z", "a", "m"]
+
+
+def test_a_strategy_cannot_be_changed() -> None:
+    given = strategy(a={"kind": "start"})
+    with pytest.raises(TypeError):
+        given.triggers["b"] = Trigger(kind=TriggerKind.END)  # type: ignore[index]
+    with pytest.raises(AttributeError):
+        given.specialization = "by_trigger"  # type: ignore[misc, assignment]

@@ -1,0 +1,252 @@
+"""The artifact folder: what a search hands over. Safetensors and JSON, never pickle.
+
+    latent_config.json     format version, strategy, base model, tokenizer, metrics, ids, versions
+    latents.safetensors    "latents": float32 [L, D]
+    README.md              a model card, written from the numbers
+
+Knows no torch, so that the driver of a search can write artifacts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from trainable.errors import ArtifactError, StrategyError, TrialError
+from trainable.strategy import Specialization, Trigger, TriggerKind
+from trainable.trial import TrialConfig
+
+FORMAT_VERSION = 1
+CONFIG_FILE, LATENTS_FILE, CARD_FILE = "latent_config.json", "latents.safetensors", "README.md"
+FILES = (CONFIG_FILE, LATENTS_FILE, CARD_FILE)
+_MAPPINGS = ("base_model", "task", "metrics", "provenance")
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """Trained latents and everything needed to use and to judge them.
+
+    Args:
+        latents: [L, D], float32.
+        config: the trial's configuration.
+        base_model: from `BaseModel.describe`.
+        task: the search's task options and data seed.
+        metrics: what the trial reached, name to value.
+        provenance: search, trial, steps and where they ran.
+    """
+
+    latents: Floats
+    config: TrialConfig
+    base_model: Mapping[str, Any]
+    task: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        expected = self.config.strategy.latent_count
+        if self.latents.ndim != 2 or len(self.latents) != expected:
+            raise ArtifactError(
+                f"latents have shape {self.latents.shape}, expected [{expected}, D] for strategy "
+                f"{self.config.strategy.short_name}"
+            )
+        if self.latents.dtype != np.float32 or not np.isfinite(self.latents).all():
+            raise ArtifactError(f"latents must be finite float32, got {self.latents.dtype}")
+
+    def save(self, folder: Path) -> None:
+        """Write the folder; it appears whole or not at all, and replaces an earlier one."""
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            (scratch / CONFIG_FILE).write_text(json.dumps(self._config(), indent=2) + "\n")
+            save_file({"latents": np.ascontiguousarray(self.latents)}, scratch / LATENTS_FILE)
+            (scratch / CARD_FILE).write_text(model_card(self))
+            for name in FILES:
+                _flush(scratch / name)
+            scratch.chmod(0o755)
+            _replace(folder, scratch)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _config(self) -> dict[str, Any]:
+        return {
+            "format_version": FORMAT_VERSION,
+            "trial": self.config.to_dict(),
+            "latent_shape": list(self.latents.shape),
+            "group_sizes": list(self.config.strategy.group_sizes),
+            "base_model": dict(self.base_model),
+            "task": dict(self.task),
+            "metrics": dict(self.metrics),
+            "provenance": dict(self.provenance),
+            "versions": versions(),
+        }
+
+    @classmethod
+    def load(cls, folder: Path) -> Artifact:
+        """Read a folder.
+
+        Raises:
+            ArtifactError: if a file is missing, unreadable, of another format version, or the
+                files contradict each other.
+        """
+        for name in (CONFIG_FILE, LATENTS_FILE):
+            if not (folder / name).is_file():
+                raise ArtifactError(f"{folder} is no artifact folder: it has no {name}")
+        try:
+            config = json.loads((folder / CONFIG_FILE).read_text())
+            tensors = load_file(folder / LATENTS_FILE)
+        except (ValueError, SafetensorError) as error:
+            raise ArtifactError(f"{folder} is damaged: {error}; pull it again") from error
+        version = config.get("format_version") if isinstance(config, dict) else None
+        if version != FORMAT_VERSION:
+            raise ArtifactError(
+                f"{folder} has format version {version!r}, this release reads {FORMAT_VERSION}: "
+                "use the release that wrote it or a newer one"
+            )
+        if set(tensors) != {"latents"}:
+            raise ArtifactError(f"{folder / LATENTS_FILE} must hold `latents` alone")
+        try:
+            artifact = cls(
+                latents=tensors["latents"],
+                config=TrialConfig.from_dict(config["trial"]),
+                **{name: _mapping(config, name) for name in _MAPPINGS},
+            )
+            artifact._refuse_contradictions(config)
+        except (KeyError, TypeError, StrategyError, TrialError) as error:
+            raise ArtifactError(
+                f"{folder / CONFIG_FILE} is incomplete or wrong: {error}"
+            ) from error
+        return artifact
+
+    def _refuse_contradictions(self, config: Mapping[str, Any]) -> None:
+        """Check what the config repeats for other readers."""
+        expected = {
+            "latent_shape": list(self.latents.shape),
+            "group_sizes": list(self.config.strategy.group_sizes),
+        }
+        for name, value in expected.items():
+            if config[name] != value:
+                raise ArtifactError(
+                    f"{CONFIG_FILE} says {name} {config[name]}, but latents and strategy have "
+                    f"{value}: the folder was changed; pull it again"
+                )
+
+
+def model_card(artifact: Artifact) -> str:
+    """Write the card that a person reads first: what it is, how good, how to load it."""
+    strategy, base = artifact.config.strategy, artifact.base_model
+    search = artifact.provenance.get("search", "NAME")
+    lines = [
+        f"# Latent tokens `{strategy.short_name}` for `{base.get('path')}`",
+        "",
+        f"{describe_strategy(artifact.config)} Trained by latentune (arXiv 2505.12629); the base "
+        "model's weights are untouched.",
+        "",
+        "```python",
+        "from orchestrator import pull",
+        "",
+        f'latents = pull("{search}")',
+        "lm = latents.attach(model, tokenizer)  # refuses any other base model",
+        "```",
+        "",
+        f"- trial: `{artifact.provenance.get('trial_uid', 'unknown')}`, "
+        f"{artifact.provenance.get('step', 0)} optimiser steps",
+        f"- latents: {artifact.latents.shape[0]} x {artifact.latents.shape[1]}, float32",
+        f"- base model fingerprint: `{base.get('fingerprint')}`",
+        "",
+        "## What it reached",
+        "",
+        "| metric | value |",
+        "|---|---|",
+        *(f"| {name} | {_number(value)} |" for name, value in sorted(artifact.metrics.items())),
+        "",
+        "These are validation scores of one seed, and the search that found this trial picked it "
+        "for them: they flatter it. Nothing here has been confirmed on data that the search never "
+        "saw, so the registry alias is `candidate`; `champion` waits for confirmation.",
+        "",
+        "## Configuration",
+        "",
+        "```json",
+        json.dumps(artifact.config.to_dict(), indent=2),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def describe_strategy(config: TrialConfig) -> str:
+    """The strategy in words, as one or two sentences."""
+    strategy = config.strategy
+    if not strategy.triggers:
+        return "No latent tokens: the frozen model as it is."
+    parts = [f"{t.m} latent token{'s' * (t.m > 1)} {_place(t)}" for t in strategy.triggers.values()]
+    roles = ""
+    if len(strategy.triggers) > 1:
+        shared = strategy.specialization is Specialization.SHARED
+        roles = " All sites share one group." if shared else " Each trigger has its own group."
+    return ", and ".join(parts) + "." + roles
+
+
+def _place(trigger: Trigger) -> str:
+    return {
+        TriggerKind.START: "at the start of the query",
+        TriggerKind.END: "at the end of the query",
+        TriggerKind.DELIMITER: f"before each token that matches `{trigger.pattern}`",
+        TriggerKind.EVERY: f"after every {trigger.k} tokens",
+    }[trigger.kind]
+
+
+def versions() -> dict[str, str]:
+    """The versions that decide a trial's numbers."""
+    found = {"python": platform.python_version()}
+    for name in ("latentune", "torch", "transformers", "numpy", "safetensors"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _mapping(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = config[name]
+    if not isinstance(value, dict):
+        raise TypeError(f"{name} must be a mapping, got {value!r}")
+    return value
+
+
+def _replace(folder: Path, scratch: Path) -> None:
+    """Put `scratch` in the place of `folder`; where that fails, the earlier folder comes back."""
+    if not folder.exists():
+        scratch.rename(folder)
+        return
+    earlier = scratch.with_name(f"{scratch.name}.earlier")
+    folder.rename(earlier)
+    try:
+        scratch.rename(folder)
+    except OSError:
+        earlier.rename(folder)
+        raise
+    shutil.rmtree(earlier)
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4g}"

@@ -1,0 +1,184 @@
+"""Pre-train the bundled base model: `python -m trainable.base_model.pretrain --to DIR`.
+
+A Llama of 0.87 M parameters over characters, trained once on `corpus.py` from a fixed
+seed and then frozen for good. The recipe is here so that anyone can see, and repeat,
+what the base has read; the numbers it prints at the end are those of
+`docs/base_model.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from trainable.base_model import corpus
+from trainable.base_model.tokenizer import MAX_TOKENS, build_tokenizer
+
+logger = logging.getLogger(__name__)
+
+SEED = 20261121
+STEPS = 4_500
+BATCH_TOKENS = 4_096
+PEAK_LR, WARMUP_STEPS = 3e-3, 100
+IGNORED = -100
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """Build the untrained model: 4 layers of width 128."""
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            intermediate_size=384,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            max_position_embeddings=MAX_TOKENS,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            tie_word_embeddings=False,
+        )
+    )
+
+
+def encode_batch(
+    tokenizer: PreTrainedTokenizerFast, documents: list[tuple[str, bool]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Encode documents right-padded. Returns ids [B, T] and labels [B, T]."""
+    rows = [
+        tokenizer(text)["input_ids"] + [tokenizer.eos_token_id] * closed
+        for text, closed in documents
+    ]
+    width = min(max(map(len, rows)), MAX_TOKENS)
+    ids_BT = torch.full((len(rows), width), tokenizer.pad_token_id)
+    labels_BT = torch.full((len(rows), width), IGNORED)
+    for index, row in enumerate(rows):
+        ids_BT[index, : len(row)] = torch.tensor(row[:width])
+        labels_BT[index, : len(row)] = torch.tensor(row[:width])
+    return ids_BT, labels_BT
+
+
+def learning_rate(step: int, steps: int) -> float:
+    """Linear warm-up, then a cosine down to a tenth of the peak."""
+    if step < WARMUP_STEPS:
+        return PEAK_LR * (step + 1) / WARMUP_STEPS
+    progress = (step - WARMUP_STEPS) / max(1, steps - WARMUP_STEPS)
+    return PEAK_LR * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def pretrain(steps: int, seed: int) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """Train from scratch for `steps` optimiser steps of about 4,096 tokens each."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer)
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
+    started, tokens = time.monotonic(), 0
+    for step in range(steps):
+        ids_BT, labels_BT = encode_batch(tokenizer, corpus.draw_batch(rng, BATCH_TOKENS))
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps)
+        # Right padding under a causal mask: no real token sees a pad, so no mask is needed.
+        loss = model(input_ids=ids_BT, labels=labels_BT).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        tokens += int((labels_BT != IGNORED).sum())
+        if step % 50 == 0 or step == steps - 1:
+            elapsed_s = time.monotonic() - started
+            logger.info(
+                "step %d  tokens %.2f M  loss %.4f  %.0f tokens/s",
+                step, tokens / 1e6, loss.item(), tokens / elapsed_s,
+            )  # fmt: skip
+    return model.eval(), tokenizer
+
+
+@torch.no_grad()
+def probe(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    rule: str,
+    tag_gap: int,
+    equations: int,
+) -> dict[str, float]:
+    """Teacher-forced accuracy on 200 chains: whole chains, all results, first and last result.
+
+    Args:
+        tag_gap: a tag stands before each `tag_gap`-th equation from the first on; 0: no tag.
+    """
+    rng = np.random.default_rng(1)
+    chains = [_chain(rng, rule, equations) for _ in range(200)]
+    texts, results = zip(*(_with_tags(chain, rule, tag_gap) for chain in chains), strict=True)
+    ids_BT, _ = encode_batch(tokenizer, [(text, False) for text in texts])
+    right_BT = model(input_ids=ids_BT).logits.argmax(-1)[:, :-1] == ids_BT[:, 1:]
+    places_BN = torch.tensor(results)  # characters, which BOS shifts by one and the labels back
+    right_BN = right_BT.gather(1, places_BN) & right_BT.gather(1, places_BN + 1)
+    return {
+        "chain": float(right_BN.all(-1).float().mean()),
+        "results": float(right_BN.float().mean()),
+        "first_result": float(right_BN[:, 0].float().mean()),
+        "last_result": float(right_BN[:, -1].float().mean()),
+    }
+
+
+def _chain(rng: np.random.Generator, rule: str, equations: int) -> list[str]:
+    left, right = (f"{int(rng.integers(100)):02d}" for _ in range(2))
+    parts = []
+    for _ in range(equations):
+        result = corpus.apply_rule(rule, left, right)
+        parts.append(f"{left}@{right}={result}")
+        left, right = right, result
+    return parts
+
+
+def _with_tags(chain: list[str], rule: str, tag_gap: int) -> tuple[str, list[int]]:
+    """Join a chain, tagged. Returns the text and where in it each result begins."""
+    text, results = "", []
+    for index, equation in enumerate(chain):
+        text += "," * (index > 0) + f"[{rule}]" * (tag_gap > 0 and index % tag_gap == 0)
+        results.append(len(text) + len("44@47="))
+        text += equation
+    return text, results
+
+
+def probe_all(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> list[dict[str, object]]:
+    """What the base can do: a rule that it has read and the held-out one, named or not."""
+    rows: list[dict[str, object]] = []
+    for rule, status in (("Ap", "seen"), (corpus.HELD_OUT_RULE, "held out")):
+        for tag_gap, tags in ((0, "none"), (99, "start"), (4, "every 4")):
+            for equations in (6, 12, 24):
+                scores = probe(model, tokenizer, rule, tag_gap, equations)
+                rows.append({"rule": status, "tags": tags, "equations": equations, **scores})
+    return rows
+
+
+def main() -> None:
+    """Train, save as a Hugging Face folder, and write what the probes found beside it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--to", type=Path, required=True, help="folder to write")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--seed", type=int, default=SEED)
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    model, tokenizer = pretrain(args.steps, args.seed)
+    model.save_pretrained(args.to)
+    tokenizer.save_pretrained(args.to)
+    rows = probe_all(model, tokenizer)
+    (args.to / "probes.json").write_text(json.dumps(rows, indent=1) + "\n")
+    for row in rows:
+        logger.info("%s", row)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Every error that the method and the engine raise on purpose.
+
+    LatentuneError
+    ├── StrategyError (ValueError)      an insertion strategy that means nothing
+    ├── TrialError (ValueError)         another field of a trial's configuration
+    ├── BaseModelError (ValueError)     a model or tokenizer that cannot carry latents
+    ├── TaskError (ValueError)          a task that yields no usable rows
+    ├── ArtifactError (ValueError)      an artifact folder that cannot be trusted
+    │   └── FingerprintError            ... or that belongs to another base model
+    ├── NumericError (ArithmeticError)  a trial whose loss or latents are not finite
+    └── UnknownTrialError (KeyError)    a trial that this engine does not hold
+
+A message says what is wrong, what was given, what was expected and what to do next.
+"""
+
+from __future__ import annotations
+
+
+class LatentuneError(Exception):
+    """Root of all errors that this project raises on purpose."""
+
+
+class StrategyError(LatentuneError, ValueError):
+    """An insertion strategy whose fields contradict each other or the method."""
+
+
+class TrialError(LatentuneError, ValueError):
+    """A trial's init, optimiser or seed that cannot be used."""
+
+
+class BaseModelError(LatentuneError, ValueError):
+    """A base model or tokenizer that latent tokens cannot be trained on."""
+
+
+class TaskError(LatentuneError, ValueError):
+    """A task whose options are wrong or that yields no usable rows."""
+
+
+class ArtifactError(LatentuneError, ValueError):
+    """An artifact folder that is incomplete, damaged or of an unknown format."""
+
+
+class FingerprintError(ArtifactError):
+    """Latents attached to a base model other than the one they were trained on."""
+
+
+class NumericError(LatentuneError, ArithmeticError):
+    """A trial whose loss, gradient or latents stopped being finite."""
+
+
+class UnknownTrialError(LatentuneError, KeyError):
+    """A call for a trial that never joined this engine, or left it."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # KeyError would show the message's repr

@@ -1,0 +1,120 @@
+"""Latent tokens in memory: where they start, and how they meet a model again.
+
+Shape suffixes: L latents in all groups, D embedding width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trainable.artifact import Artifact
+from trainable.decoding import LatentLM
+from trainable.errors import FingerprintError, TrialError
+from trainable.fingerprint import model_fingerprint, tokenizer_hash
+from trainable.trial import InitConfig
+
+logger = logging.getLogger(__name__)
+
+
+def init_latents(
+    init: InitConfig,
+    count: int,
+    seed: int,
+    embeddings: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+) -> torch.Tensor:
+    """Draw starting latents, [L, D] float32, on the CPU.
+
+    Args:
+        count: L.
+        seed: decides the draw; the same on every machine.
+        embeddings: the model's input embeddings: what they return is the latents' space.
+
+    Raises:
+        TrialError: if `init.text` has no tokens.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    table_VD = _embedding_table(embeddings)
+    if init.kind == "vocab":
+        specials = set(tokenizer.all_special_ids)
+        ordinary = [i for i in range(min(len(tokenizer), len(table_VD))) if i not in specials]
+        picked = torch.randint(len(ordinary), (count,), generator=generator)
+        return table_VD[torch.tensor(ordinary)[picked]]
+    if init.kind == "text":
+        ids = tokenizer(init.text, add_special_tokens=False)["input_ids"]
+        if not ids:
+            raise TrialError(f"init.text={init.text!r} has no tokens: give some text")
+        return table_VD[torch.tensor([ids[row % len(ids)] for row in range(count)]).long()]
+    noise_LD = torch.randn(count, table_VD.shape[1], generator=generator)
+    return table_VD.mean(0) + init.scale * table_VD.std(0) * noise_LD
+
+
+@torch.no_grad()
+def _embedding_table(embeddings: torch.nn.Module) -> torch.Tensor:
+    """What the embeddings return for each id, [V, D]: scaled, where the model scales them."""
+    weight_VD = next(embeddings.parameters())
+    table_VD: torch.Tensor = embeddings(torch.arange(len(weight_VD), device=weight_VD.device))
+    return table_VD.float().cpu()
+
+
+@dataclass(frozen=True)
+class LatentTokens:
+    """Trained latents: loaded from an artifact folder, attached to their base model."""
+
+    artifact: Artifact
+
+    @classmethod
+    def load(cls, folder: str | Path) -> LatentTokens:
+        """Read an artifact folder. Raises ArtifactError as `Artifact.load` does."""
+        return cls(Artifact.load(Path(folder)))
+
+    def save(self, folder: str | Path) -> None:
+        """Write an artifact folder."""
+        self.artifact.save(Path(folder))
+
+    def attach(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> LatentLM:
+        """Join the latents and the base model that they were trained on.
+
+        Args:
+            model: the base model, loaded by `from_pretrained`; it is not changed.
+
+        Returns:
+            A model whose `generate` works as the base's own.
+
+        Raises:
+            FingerprintError: if model or tokenizer are not those of the training.
+        """
+        self._check_base(model, tokenizer)
+        return LatentLM.build(model, tokenizer, self.artifact)
+
+    def _check_base(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        expected = self.artifact.base_model
+        source = model.config._name_or_path
+        if not source:
+            raise FingerprintError(
+                "the model was not loaded by from_pretrained, so it cannot be identified: load "
+                f"{expected['path']!r} from its folder or model id"
+            )
+        found = model_fingerprint(source, getattr(model.config, "_commit_hash", None))
+        if found != expected["fingerprint"]:
+            raise FingerprintError(
+                f"these latents belong to the base model {expected['path']!r} with fingerprint "
+                f"{expected['fingerprint'][:16]}…, but {source!r} has {found[:16]}…: load the "
+                "model that they were trained on"
+            )
+        if tokenizer_hash(tokenizer) != expected["tokenizer_hash"]:
+            raise FingerprintError(
+                f"the tokenizer differs from the one of training ({expected['path']!r}): its "
+                "vocabulary or its rules have changed; load the base model's own"
+            )
+        dtype = str(model.dtype).removeprefix("torch.")
+        if dtype != expected["dtype"]:
+            logger.warning(
+                "the latents were trained on the base model in %s and meet it in %s: scores may "
+                "differ slightly", expected["dtype"], dtype,
+            )  # fmt: skip

@@ -1,0 +1,217 @@
+"""Run an engine without pause while callers come and go.
+
+Callers ask, from any thread, that a trial be trained to a step; one thread takes steps with
+all trials that have such a goal. What else touches the engine (joining, leaving) waits its
+turn between two steps. Trials that reach their goals at the same step are evaluated in one
+batch.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from trainable.data import Split
+from trainable.engine import Engine
+from trainable.errors import LatentuneError, UnknownTrialError
+from trainable.state import TrialState
+
+logger = logging.getLogger(__name__)
+
+_Answer = TypeVar("_Answer")
+LOSS_WINDOW_STEPS = 20
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a trial has reached.
+
+    Args:
+        step: optimiser steps done.
+        metrics: scores, `train/loss` among them; empty for a paused trial.
+        curve: (step, training loss) since the report before.
+        state: the trial at this step.
+        paused: whether the trial was halted short of its goal.
+    """
+
+    step: int
+    metrics: dict[str, float]
+    curve: list[tuple[int, float]]
+    state: TrialState
+    paused: bool = False
+
+
+@dataclass
+class _Goal:
+    step: int
+    splits: Sequence[Split]
+    answer: Future[Report]
+    curve: list[tuple[int, float]] = field(default_factory=list)
+
+
+@dataclass
+class LoopClock:
+    """Where a loop's time went, in seconds, and how much was done."""
+
+    train_s: float = 0.0
+    evaluate_s: float = 0.0
+    idle_s: float = 0.0
+    trial_steps: int = 0
+
+
+class EngineLoop:
+    """The thread that owns an engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.clock = LoopClock()
+        self._goals: dict[str, _Goal] = {}
+        self._paused: set[str] = set()
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="engine-loop", daemon=True)
+        self._thread.start()
+
+    def call(self, action: Callable[[Engine], _Answer]) -> _Answer:
+        """Run `action(engine)` between two steps and return its answer, or raise what it raises."""
+        answer: Future[_Answer] = Future()
+        self._work.put(lambda: _settle(answer, lambda: action(self.engine)))
+        return answer.result()
+
+    def train(self, uid: str, until_step: int, splits: Sequence[Split]) -> Report:
+        """Train a trial to a step, then score it; blocks until that is done or paused.
+
+        Raises:
+            NumericError: if the trial stops being finite.
+            UnknownTrialError: if the trial is not in the engine.
+        """
+        answer: Future[Report] = Future()
+        goal = _Goal(until_step, splits, answer)
+        self._work.put(lambda: self._set_goal(uid, goal))
+        return answer.result()
+
+    def leave(self, uid: str) -> None:
+        """Let a trial go, whether it is being trained or not.
+
+        Raises:
+            UnknownTrialError: if the trial is not in the engine.
+        """
+        self.call(lambda engine: self._leave(engine, uid))
+
+    def pause(self, uids: Iterable[str]) -> None:
+        """Answer the waiting `train` of these trials now, and their later ones at once."""
+        paused = set(uids)
+        self._work.put(lambda: self._pause(paused))
+
+    def unpause(self, uids: Iterable[str]) -> None:
+        """Let these trials train again."""
+        unpaused = set(uids)
+        self._work.put(lambda: self._paused.difference_update(unpaused))
+
+    def close(self) -> None:
+        """End the thread once its current step is done."""
+        self._work.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            begin = time.perf_counter()
+            work = self._next_work()
+            self.clock.idle_s += time.perf_counter() - begin
+            if work is None:
+                return
+            work()
+            while not self._work.empty():
+                work = self._work.get()
+                if work is None:
+                    return
+                work()
+            self._advance()
+
+    def _next_work(self) -> Callable[[], None] | None:
+        return (lambda: None) if self._goals else self._work.get()
+
+    def _set_goal(self, uid: str, goal: _Goal) -> None:
+        try:
+            self.engine.step_of(uid)
+        except LatentuneError as error:
+            goal.answer.set_exception(error)
+            return
+        if uid in self._paused:
+            goal.answer.set_result(self._describe(uid, goal, {}, paused=True))
+        else:
+            self._goals[uid] = goal
+
+    def _leave(self, engine: Engine, uid: str) -> None:
+        engine.leave(uid)
+        goal = self._goals.pop(uid, None)
+        if goal is not None:
+            goal.answer.set_exception(UnknownTrialError(f"trial {uid} has left this engine"))
+
+    def _advance(self) -> None:
+        """One optimiser step for all trials short of their goal; reports for those at it."""
+        try:
+            short = [uid for uid, goal in self._goals.items() if self._steps_left(uid, goal) > 0]
+            begin = time.perf_counter()
+            losses = self.engine.step(short)
+            self.clock.train_s += time.perf_counter() - begin
+            self.clock.trial_steps += len(losses)
+            for uid, loss in losses.items():
+                self._goals[uid].curve.append((self.engine.step_of(uid), loss))
+            self._drop_failed()
+            done = [uid for uid, goal in self._goals.items() if self._steps_left(uid, goal) <= 0]
+            if done:
+                self._report(done)
+        except Exception as error:  # the thread's boundary: every waiter is told
+            logger.exception("the engine failed; all waiting trials are told")
+            for goal in self._goals.values():
+                goal.answer.set_exception(error)
+            self._goals.clear()
+
+    def _steps_left(self, uid: str, goal: _Goal) -> int:
+        return goal.step - self.engine.step_of(uid)
+
+    def _drop_failed(self) -> None:
+        for uid in list(self._goals):
+            try:
+                self.engine.raise_failure(uid)
+            except LatentuneError as error:
+                self._goals.pop(uid).answer.set_exception(error)
+
+    def _report(self, uids: Sequence[str]) -> None:
+        begin = time.perf_counter()
+        by_splits: dict[tuple[Split, ...], list[str]] = {}
+        for uid in uids:
+            by_splits.setdefault(tuple(self._goals[uid].splits), []).append(uid)
+        for splits, group in by_splits.items():
+            for uid, metrics in self.engine.evaluate(group, splits).items():
+                goal = self._goals.pop(uid)
+                recent = [loss for _, loss in goal.curve[-LOSS_WINDOW_STEPS:]]
+                if recent:
+                    metrics["train/loss"] = sum(recent) / len(recent)
+                goal.answer.set_result(self._describe(uid, goal, metrics, paused=False))
+        self.clock.evaluate_s += time.perf_counter() - begin
+
+    def _pause(self, uids: set[str]) -> None:
+        self._paused |= uids
+        for uid in uids & set(self._goals):
+            goal = self._goals.pop(uid)
+            goal.answer.set_result(self._describe(uid, goal, {}, paused=True))
+
+    def _describe(
+        self, uid: str, goal: _Goal, metrics: dict[str, float], *, paused: bool
+    ) -> Report:
+        state = self.engine.state(uid)
+        return Report(state.step, metrics, goal.curve, state, paused)
+
+
+def _settle(answer: Future[Any], action: Callable[[], Any]) -> None:
+    try:
+        answer.set_result(action())
+    except Exception as error:  # noqa: BLE001  (carried to the caller, who raises it)
+        answer.set_exception(error)
