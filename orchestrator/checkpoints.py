@@ -1,6 +1,6 @@
 """A trial's saved states: one file per report, `STEP.safetensors`, written atomically.
 
-Knows no torch: a state is bytes here. The newest two are kept, because a driver can die
+Knows no torch: a state is bytes here. The two saved last are kept, because a driver can die
 between a trial's saving and the ledger's learning of it.
 """
 
@@ -22,7 +22,9 @@ def save_state(folder: Path, step: int, state: bytes) -> Path:
         file.flush()
         os.fsync(file.fileno())
     scratch.replace(path)
-    for old in sorted(folder.glob("*.safetensors"))[:-KEPT]:
+    others = [other for other in folder.glob("*.safetensors") if other != path]
+    # By time: a trial that was set back saves below the steps that its lost attempt reached.
+    for old in sorted(others, key=lambda other: other.stat().st_mtime_ns)[: 1 - KEPT]:
         old.unlink()
     return path
 

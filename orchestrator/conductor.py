@@ -84,13 +84,11 @@ class Conductor:
 
     def assign(self) -> Assignment | None:
         """The next trial's assignment, or None when there is none or the search is halting."""
-        if self.halted is not None:
-            return None
-        trial = self.ledger.ask()
-        if trial is None:
-            return None
-        uid = self._folder.uid(trial.number)
-        with self._lock:
+        with self._lock:  # a halt sees this trial among the running, or keeps it from being asked
+            trial = None if self.halted is not None else self.ledger.ask()
+            if trial is None:
+                return None
+            uid = self._folder.uid(trial.number)
             self._running[trial.number] = uid
         self._events.append(
             "trial_started",
@@ -144,10 +142,18 @@ class Conductor:
         """A trial's process died for good."""
         self._ended(number, self.ledger.fail(number, reason))
 
+    def settle(self) -> None:
+        """Tell the ends that the ledger knows, but that a driver died before it told."""
+        told = {event.trial_uid for event in self._events.read() if event.type == "trial_ended"}
+        for trial in self.ledger.all():
+            ended = trial.status is not TrialStatus.RUNNING
+            if ended and self._folder.uid(trial.number) not in told:
+                self._tell_end(trial)
+
     def halt(self, reason: str) -> list[str]:
         """Begin no trial any more. Returns the uids of those that run: they are to be paused."""
-        self.halted = reason
         with self._lock:
+            self.halted = reason
             return list(self._running.values())
 
     def stop_trial(self, number: int) -> str | None:
@@ -173,13 +179,16 @@ class Conductor:
         with self._lock:
             if self._running.pop(number, None) is None:
                 return False  # closed before
-        trial = self.ledger.trial(number)
-        uid = self._folder.uid(number)
-        artifact = None if status is TrialStatus.FAILED else self._save_artifact(trial, uid)
+        self._tell_end(self.ledger.trial(number))
+        return False
+
+    def _tell_end(self, trial: LedgerTrial) -> None:
+        uid, failed = self._folder.uid(trial.number), trial.status is TrialStatus.FAILED
+        artifact = None if failed else self._save_artifact(trial, uid)
         self._events.append(
             "trial_ended",
             {
-                "state": str(status),
+                "state": str(trial.status),
                 "step": trial.step,
                 "metrics": dict(trial.metrics),
                 "reason": trial.reason,
@@ -188,7 +197,6 @@ class Conductor:
             trial_uid=uid,
             attempt=trial.attempts,
         )
-        return False
 
     def _save_artifact(self, trial: LedgerTrial, uid: str) -> str | None:
         """Write the trial's artifact folder from its last saved state."""

@@ -34,8 +34,10 @@ class Requests:
         """The trials that are to end and have not been told yet; each is returned once."""
         numbers = []
         for request in self._control.glob(f"{_TRIAL}*"):
-            numbers.append(int(request.name.removeprefix(_TRIAL)))
-            request.unlink()
+            number = request.name.removeprefix(_TRIAL)
+            if number.isdecimal():
+                numbers.append(int(number))
+                request.unlink()
         return numbers
 
     def clear(self) -> None:

@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ from trainable.trial import TrialConfig
 logger = logging.getLogger(__name__)
 
 SHIPPING_WAIT_S = 60.0
+_SHIPPER_LEAVES_S = 5.0
 _POLL_S = 0.25
 _OBJECT_STORE_BYTES = 256 * 2**20  # reports are kilobytes
 _LOST_PROCESS_RETRIES = 3
@@ -151,7 +152,7 @@ class _Run:
         requests = Requests(self.folder)
         requests.clear()
         with EventLog(self.folder.events) as events:
-            if not self.ledger.has_work():
+            if not self.ledger.has_work() and _is_over(events):
                 return self._finish(events, "complete", None, shipper=None)
             with _ray_session(self.folder) as ray_scratch:
                 return self._execute(events, requests, interrupt or threading.Event(), ray_scratch)
@@ -180,6 +181,7 @@ class _Run:
             EngineInfo(name, base_model),
             self.watcher,
         )
+        conductor.settle()
         ray.get(engine.unpause.remote([self.folder.uid(t.number) for t in self.ledger.all()]))
         over = threading.Event()
         halting = threading.Thread(
@@ -189,18 +191,21 @@ class _Run:
         )
         halting.start()
         try:
-            _fit(
-                LedgerSearcher(conductor),
-                LedgerScheduler(conductor, lambda uid: engine.leave.remote(uid) and None),
-                self.config.engine.concurrent_trials,
-                ray_scratch,
-            )
+            if self.ledger.has_work():
+                _fit(
+                    LedgerSearcher(conductor),
+                    LedgerScheduler(conductor, lambda uid: engine.leave.remote(uid) and None),
+                    self.config.engine.concurrent_trials,
+                    ray_scratch,
+                )
             clock = ray.get(engine.clock.remote())
         finally:
             over.set()
             halting.join()
             ray.kill(engine)
-        state: SearchState = "complete" if conductor.halted in (None, "time") else "interrupted"
+        left = any(t.status is TrialStatus.RUNNING for t in self.ledger.all())
+        left = left or self.ledger.has_work()
+        state: SearchState = "interrupted" if left and conductor.halted != "time" else "complete"
         split = TimeSplit(
             total_s=time.monotonic() - self.began,
             train_s=clock["train_s"],
@@ -270,10 +275,13 @@ class _Run:
         return result
 
     def _wait_for_tracking(self, seq: int, shipper: subprocess.Popen[bytes] | None) -> None:
-        if read_cursor(self.folder.path).next_seq > seq:
+        if shipper is None and read_cursor(self.folder.path).next_seq > seq:
             return
         shipper = shipper or start_shipper(self.folder.path, self.uri)
-        if not wait_shipped(self.folder.path, seq, SHIPPING_WAIT_S, shipper=shipper):
+        if wait_shipped(self.folder.path, seq, SHIPPING_WAIT_S, shipper=shipper):
+            with suppress(subprocess.TimeoutExpired):
+                shipper.wait(_SHIPPER_LEAVES_S)  # it has nothing left to do: no zombie stays
+        else:
             logger.warning(
                 "tracking at %s does not have everything yet; run the search again to send the "
                 "rest (see %s)", self.uri, self.folder.path / "shipper.log",
@@ -296,6 +304,14 @@ class _Run:
             trial_uid=uid,
             attempt=best.attempts,
         )
+
+
+def _is_over(events: EventLog) -> bool:
+    """Whether the end has been told; a driver that died at the very end left it to us."""
+    last = max(events.read(), key=lambda event: event.seq, default=None)
+    if last is None or last.type != "search_ended":
+        return False
+    return bool(last.payload["state"] != "interrupted")
 
 
 def engine_options(config: SearchConfig) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -214,8 +214,9 @@ class EngineConfig(Section):
     """How many trials share the frozen model, and how much goes through it at once."""
 
     concurrent_trials: Count = Field(default=8, description="the number of trials trained together")
-    micro_batch_tokens: Count = Field(
-        default=32768, description="the most tokens in one forward, padding included"
+    micro_batch_tokens: Count | None = Field(
+        default=None,
+        description="the most tokens in one forward, padding included; default by device",
     )
     threads: Count | None = Field(default=None, description="the CPU threads of an engine")
 

@@ -21,7 +21,12 @@ TOP = 5
 
 def print_result(console: Console, result: SearchResult) -> None:
     """The end of a run: the best, the baselines, who was cut, where the time went, what next."""
-    console.print(_trials_table(f"{result.name}: the {TOP} best", result.top(TOP)))
+    _say(
+        console,
+        f"{result.name}: exact match in distribution (ID) and out of it (OOD), extra tokens, "
+        "optimiser steps",
+    )
+    console.print(_trials_table(f"the {TOP} best", result.top(TOP)))
     baselines = result.top(len(result.trials), Role.BASELINE)
     if baselines:
         console.print(_trials_table("baselines", baselines))
@@ -45,10 +50,11 @@ def print_status(console: Console, result: SearchResult) -> None:
 
 def _trials_table(title: str, trials: Sequence[TrialRecord]) -> Table:
     table = Table(title=title, title_justify="left")
-    for name in ("trial", "strategy", "in distribution", "out of distribution", "extra tokens"):
-        table.add_column(name, justify="left" if name in ("trial", "strategy") else "right")
-    table.add_column("steps", justify="right")
-    table.add_column("state")
+    table.add_column("trial", justify="right", min_width=5)
+    table.add_column("strategy", overflow="fold")
+    for name in ("ID", "OOD", "extra", "steps"):
+        table.add_column(name, justify="right", min_width=5)
+    table.add_column("state", min_width=8)
     for trial in trials:
         table.add_row(
             str(trial.number),

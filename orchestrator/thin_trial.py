@@ -31,6 +31,7 @@ class ThinTrial(tune.Trainable):
         self._assignment = Assignment(**config)
         self._step = self._assignment.start_step
         self._joined = False
+        self._resumed = self._step > 0  # the driver may have died before it judged this step
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next assignment in the same process."""
@@ -40,14 +41,15 @@ class ThinTrial(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Train to the next rung; the answer's `report` is a `TrialReport`."""
         assignment = self._assignment
-        goal = next(rung for rung in assignment.rungs if rung > self._step)
+        reached = self._step - self._resumed  # a rung where it goes on from is reported again
+        goal = next(rung for rung in assignment.rungs if rung > reached)
         identity = (assignment.uid, assignment.number, assignment.attempt)
         try:
             answer = self._train(goal)
         except LatentuneError as error:  # this trial's own fault: trying again cannot help
             reason = str(getattr(error, "cause", error))  # without the engine's traceback
             return {"report": TrialReport(*identity, self._step, failed=reason)}
-        self._step = answer["step"]
+        self._step, self._resumed = answer["step"], False
         save_state(Path(assignment.folder), self._step, answer.pop("state"))
         return {"report": TrialReport(*identity, **answer)}
 
@@ -58,12 +60,15 @@ class ThinTrial(tune.Trainable):
         """Nothing, as above."""
 
     def _train(self, goal: int) -> dict[str, Any]:
-        deadline = time.monotonic() + _ENGINE_WAIT_S
+        lost_since: float | None = None
         while True:
             try:
                 return self._ask_engine(goal)
             except (_EngineMissingError, RayActorError, UnknownTrialError):
-                if time.monotonic() > deadline:
+                now = time.monotonic()
+                # An engine that answered between two losses is another loss, with its own wait.
+                lost_since = now if lost_since is None or self._joined else lost_since
+                if now - lost_since > _ENGINE_WAIT_S:
                     raise
                 self._joined = False
                 time.sleep(_RETRY_S)

@@ -78,6 +78,7 @@ class LedgerScheduler(FIFOScheduler):
     ) -> str:
         """CONTINUE or STOP."""
         report: TrialReport = result["report"]
+        trial.config["start_step"] = report.step  # where a lost process is started again
         if self._conductor.on_report(report):
             return str(FIFOScheduler.CONTINUE)
         self._release(report.uid)

@@ -30,6 +30,8 @@ from trainable.state import TrialState
 from trainable.strategy import InsertionStrategy
 from trainable.trial import TrialConfig
 
+MICRO_BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
+
 
 @dataclass(frozen=True)
 class TrialSpec:
@@ -56,13 +58,14 @@ class Engine:
     Args:
         base: from `load_base`.
         micro_batch_tokens: slots, padding included, that go through the model at once; bounds
-            the memory, changes no result beyond rounding.
+            the memory, changes no result beyond rounding. Default by device: a GPU wants many;
+            a CPU is busy with few, and small batches of rows of like length are padded less.
     """
 
-    def __init__(self, base: BaseModel, *, micro_batch_tokens: int = 8192) -> None:
+    def __init__(self, base: BaseModel, *, micro_batch_tokens: int | None = None) -> None:
         check_attention(base.model)
         self.base = base
-        self.micro_batch_tokens = micro_batch_tokens
+        self.micro_batch_tokens = micro_batch_tokens or MICRO_BATCH_TOKENS[base.model.device.type]
         self._trials: dict[str, ResidentTrial] = {}
         self._matches: dict[str, Bools] = {}
         self._texts: list[str] | None = None

@@ -142,6 +142,9 @@ class EngineLoop:
         except LatentuneError as error:
             goal.answer.set_exception(error)
             return
+        earlier = self._goals.pop(uid, None)
+        if earlier is not None:  # its caller died and was replaced; nobody else answers the call
+            earlier.answer.set_exception(UnknownTrialError(f"trial {uid} was asked for again"))
         if uid in self._paused:
             goal.answer.set_result(self._describe(uid, goal, {}, paused=True))
         else:

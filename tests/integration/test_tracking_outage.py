@@ -1,11 +1,6 @@
-import os
-import signal
 import socket
-import subprocess
 import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,10 +9,9 @@ from orchestrator.errors import TrackingError
 from orchestrator.manifest import manifest_sha256
 from orchestrator.registry import download
 from orchestrator.tracking import read_cursor, start_shipper, wait_shipped
-from orchestrator.ui import serve_ui, ui_command
+from orchestrator.ui import serve_ui
+from tests.integration.mlflow_server import fetch, free_port, server
 from tests.integration.tracked_search import NAME, OBJECTIVE, Stored, TrackedSearch, tracked_search
-
-READY_S = 90.0
 
 
 @pytest.fixture
@@ -25,50 +19,6 @@ def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrackedS
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with tracked_search(tmp_path / "home") as search:
         yield search
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def fetch(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=20) as reply:  # noqa: S310 - our own server
-        return bytes(reply.read())
-
-
-@contextmanager
-def server(home: Path, port: int, *, proxied: bool) -> Iterator[str]:
-    """A real MLflow server; `proxied`: artifacts travel through it, as on a server of one's own."""
-    command, environment = ui_command(home, port=port)
-    if proxied:
-        environment.pop("MLFLOW_DEFAULT_ARTIFACT_ROOT")
-    log = home / "server.log"
-    home.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, env=environment, stdout=output, stderr=output, start_new_session=True
-        )
-    try:
-        url = f"http://127.0.0.1:{port}"
-        _wait_healthy(url, process, log)
-        yield url
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _wait_healthy(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + READY_S
-    while time.monotonic() < deadline:
-        assert process.poll() is None, log.read_text()
-        try:
-            fetch(f"{url}/health")
-            return
-        except OSError:
-            time.sleep(0.1)
-    pytest.fail(f"no answer from the server:\n{log.read_text()}")
 
 
 @pytest.mark.slow

@@ -218,6 +218,19 @@ def test_beams_do_move_between_rows(tiny_base: BaseModel) -> None:
     assert any(len(set(row[row >= 0].tolist())) > 1 for row in output.beam_indices)
 
 
+def test_a_reordered_cache_carries_each_rows_state(tiny_base: BaseModel) -> None:
+    """Beams of one prompt have equal states today; the cache shall not lean on that."""
+    lm = attached(tiny_base, STRATEGIES["all"])
+    cache = lm(**prompts_of(tiny_base, PROMPTS)).past_key_values
+    states, mask_BS = list(cache.states), cache.mask_BS.clone()
+    keys = cache.slots.layers[0].keys.clone()
+    order = torch.tensor([4, 0, 0, 2, 1])
+    cache.reorder_cache(order)
+    assert cache.states == [states[row] for row in order.tolist()]
+    assert torch.equal(cache.mask_BS, mask_BS[order])
+    assert torch.equal(cache.slots.layers[0].keys, keys[order])
+
+
 def test_sampling_with_a_seed_is_reproducible(tiny_base: BaseModel, name: str) -> None:
     def sample(lm: LatentLM | NaiveLM, seed: int, **options: Any) -> list[list[int]]:
         torch.manual_seed(seed)

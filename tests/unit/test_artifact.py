@@ -265,7 +265,7 @@ def test_the_card_is_written_from_the_numbers() -> None:
 
 def test_the_strategy_in_words() -> None:
     assert describe_strategy(CONFIG) == (
-        "2 latent tokens at the start of the query, and 1 latent token before each token matching "
-        "`,`. Each trigger has its own group."
+        "2 latent tokens at the start of the query, and 1 latent token before each token that "
+        "matches `,`. Each trigger has its own group."
     )
     assert describe_strategy(TrialConfig()) == "No latent tokens: the frozen model as it is."

@@ -1,0 +1,7 @@
+"""Run the CPU benchmarks: `python -m benchmarks`."""
+
+from __future__ import annotations
+
+from benchmarks import fusion
+
+fusion.main()

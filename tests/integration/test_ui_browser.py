@@ -1,0 +1,66 @@
+"""A person looks: the MLflow UI in headless Chromium (Debian's package `chromium`)."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.mlflow_server import free_port, server
+from tests.integration.tracked_search import (
+    NAME,
+    OBJECTIVE,
+    Stored,
+    TrackedSearch,
+    tracked_search,
+)
+
+pytestmark = pytest.mark.slow
+
+CHROMIUM = "chromium"
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--window-size=1700,900", "--virtual-time-budget=60000",
+)  # fmt: skip
+
+
+@pytest.fixture
+def search(tmp_path: Path) -> Iterator[TrackedSearch]:
+    with tracked_search(tmp_path / "home") as found:
+        yield found
+
+
+def page(url: str, profile: Path) -> str:
+    """The page's own elements, once its scripts have run.
+
+    A profile remembers the filters of the page before: each page has its own.
+    """
+    browser = shutil.which(CHROMIUM)
+    assert browser, "these tests need Debian's package chromium: apt-get install chromium"
+    command = [browser, *FLAGS, f"--user-data-dir={profile}", "--dump-dom", url]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+def test_runs_are_listed_by_name_and_the_candidate_is_there(
+    search: TrackedSearch, tmp_path: Path
+) -> None:
+    search.tell_all()
+    assert search.ship()
+    experiment = Stored(search.uri).experiment.experiment_id
+    with server(search.home, free_port(), proxied=False) as url:
+        runs = page(
+            f"{url}/#/experiments/{experiment}/runs?searchFilter=tags.trial_uid+LIKE+"
+            f"%27{NAME}%25%27&orderByKey=metrics.%60{OBJECTIVE.replace('/', '%2F')}%60",
+            tmp_path / "first",
+        )
+        assert runs.count(">start4</") == 4
+        assert "4</strong> matching runs" in runs
+        parent = page(f"{url}/#/experiments/{experiment}/runs", tmp_path / "second")
+        assert f">{NAME}</" in parent
+        model = page(f"{url}/#/models/{NAME}", tmp_path / "third")
+        assert "candidate" in model
+        assert "Version 2" in model

@@ -1,0 +1,82 @@
+"""Searches in a folder of their own, for tests: a small space, a ledger over its study."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import optuna
+
+from orchestrator.config import SearchConfig
+from orchestrator.folders import SearchFolder
+from orchestrator.ledger import Ledger, storage_url
+from search_spaces import Space
+from trainable.trial import TrialConfig
+
+NAME = "tiny"
+OBJECTIVE = "val_ood/exact_match"
+RUNGS = (2, 4, 8)
+START: dict[str, Any] = {"triggers": {"start": {"kind": "start", "m": 2}}}
+AXES: dict[str, Any] = {
+    "strategy": START,
+    "optim": {"lr": {"float": {"low": 0.005, "high": 0.05, "log": True}}},
+}
+CONFIG: dict[str, Any] = {
+    "name": NAME,
+    "task": {"kind": "generation"},
+    "space": {"axes": AXES, "baselines": False},
+    "budget": {"trials": 4, "steps": RUNGS[-1]},
+    "sampler": {"kind": "random"},
+    "stopping": {"min_steps": RUNGS[0], "factor": 2},
+}
+BASELINES = [TrialConfig.from_dict({}), TrialConfig.from_dict({"strategy": START})]
+
+
+@cache
+def _empty_study() -> bytes:
+    """A study file with its tables: to make them takes half a second, to copy them nothing."""
+    with TemporaryDirectory() as folder:
+        optuna.storages.RDBStorage(storage_url(Path(folder)))
+        return (Path(folder) / "study.db").read_bytes()
+
+
+def open_ledger(
+    folder: Path,
+    *,
+    axes: dict[str, Any] | None = None,
+    baselines: int = 0,
+    trials: int = 4,
+    stopping: bool = True,
+    stopping_metric: str = OBJECTIVE,
+    seed: int = 0,
+) -> Ledger:
+    """The ledger of a search; one that exists is opened again."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "study.db").exists():
+        (folder / "study.db").write_bytes(_empty_study())
+    return Ledger(
+        storage=storage_url(folder),
+        name=NAME,
+        space=Space(axes or AXES),
+        baselines=BASELINES[:baselines],
+        sampler=optuna.samplers.RandomSampler(seed=seed),
+        pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=RUNGS[0], reduction_factor=2)
+        if stopping
+        else optuna.pruners.NopPruner(),
+        objective=OBJECTIVE,
+        stopping_metric=stopping_metric,
+        trials=trials,
+        steps=RUNGS[-1],
+    )
+
+
+def search_folder(home: Path) -> SearchFolder:
+    return SearchFolder.of(home, NAME)
+
+
+def search_config(**changed: Any) -> SearchConfig:
+    """The configuration of the same search."""
+    return SearchConfig.model_validate(CONFIG | changed)

@@ -1,0 +1,120 @@
+"""How a search is summed up: the best trial, the order of a table, the JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from orchestrator.driver_lock import driver_lock
+from orchestrator.folders import SearchFolder
+from orchestrator.ledger import Role, TrialStatus
+from orchestrator.results import (
+    SearchResult,
+    best_trial,
+    build_result,
+    read_result,
+    saved_state,
+)
+from tests.unit.ledgers import NAME, RUNGS, open_ledger, search_config, search_folder
+from tests.unit.records import OBJECTIVE, SPLIT, ledger_trial, record, result
+
+
+def best_number(*trials: object) -> int | None:
+    best = best_trial(trials, OBJECTIVE)  # type: ignore[arg-type]
+    return None if best is None else best.number
+
+
+def test_the_best_trial_ran_to_the_full_budget() -> None:
+    cut = ledger_trial(0, 0.9, status=TrialStatus.PRUNED)
+    stopped = ledger_trial(1, 0.8, status=TrialStatus.STOPPED)
+    failed = ledger_trial(2, None, status=TrialStatus.FAILED)
+    assert best_number(cut, stopped, failed) is None
+    assert best_number(cut, stopped, failed, ledger_trial(3, 0.1), ledger_trial(4, 0.2)) == 4
+
+
+def test_a_baseline_may_be_the_best() -> None:
+    assert best_number(ledger_trial(0, 0.9, role=Role.BASELINE), ledger_trial(1, 0.2)) == 0
+
+
+def test_equal_scores_go_to_the_cheaper_then_to_the_earlier_trial() -> None:
+    dear, cheap = ledger_trial(0, 0.5, extra=20.0), ledger_trial(1, 0.5, extra=5.0)
+    assert best_number(dear, cheap, ledger_trial(2, 0.5, extra=5.0)) == 1
+    assert best_number(ledger_trial(4, 0.5), ledger_trial(3, 0.5)) == 3
+    assert best_number(dear, ledger_trial(5, 0.5, extra=None)) == 5  # no cost known: none
+
+
+def test_the_top_puts_scores_first_and_the_scoreless_last() -> None:
+    shown = result(
+        [
+            record(0, "a", None, "failed"),
+            record(1, "b", 0.5, "pruned"),
+            record(2, "c", 0.5, "complete", metrics={"cost/extra_tokens_pct": 9.0}),
+            record(3, "d", 0.5, "complete", metrics={"cost/extra_tokens_pct": 3.0}),
+            record(4, "e", 0.7, "complete"),
+            record(5, "f", 0.9, "complete", role=Role.BASELINE),
+        ]
+    )
+    assert [trial.number for trial in shown.top(9)] == [4, 3, 2, 1, 0]
+    assert [trial.number for trial in shown.top(2)] == [4, 3]
+    assert [trial.number for trial in shown.top(9, Role.BASELINE)] == [5]
+    assert shown.counts == {"failed": 1, "pruned": 1, "complete": 4}
+
+
+def test_a_trial_cut_early_stands_behind_full_ones_of_the_same_score() -> None:
+    cheap_cut = record(0, "a", 0.5, "pruned", metrics={"cost/extra_tokens_pct": 0.0})
+    full = record(1, "b", 0.5, metrics={"cost/extra_tokens_pct": 50.0})
+    assert [trial.number for trial in result([cheap_cut, full]).top(2)] == [1, 0]
+
+
+def test_json_has_a_schema_version_and_comes_back() -> None:
+    shown = result([record(0, "a", 0.5, params={"optim.lr": 0.02})], time=SPLIT)
+    data = json.loads(shown.model_dump_json())
+    assert data["schema_version"] == 1
+    assert data["trials"][0]["status"] == "complete"
+    assert data["trials"][0]["params"] == {"optim.lr": 0.02}
+    assert SearchResult.model_validate_json(shown.model_dump_json()) == shown
+
+
+def test_time_outside_the_engine_is_what_remains() -> None:
+    assert SPLIT.outside_s == 25.0
+
+
+def test_a_result_names_the_best_trial_s_artifact_and_words(tmp_path: Path) -> None:
+    folder = search_folder(tmp_path)
+    built = build_result(
+        search_config(),
+        folder,
+        [ledger_trial(0, 0.1), ledger_trial(1, 0.2)],
+        state="complete",
+        tracking_uri="sqlite:///x.db",
+    )
+    assert (built.best, built.artifact) == (f"{NAME}-1", str(folder.artifact(f"{NAME}-1")))
+    assert built.summary == "2 latent tokens at the start of the query."
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> SearchFolder:
+    folder = search_folder(tmp_path)
+    ledger = open_ledger(folder.path, trials=2)
+    folder.config.write_text(search_config().to_yaml())
+    assert ledger.ask() is not None
+    ledger.report(0, RUNGS[-1], {OBJECTIVE: 0.25})
+    return folder
+
+
+def test_reading_needs_no_driver_and_writes_nothing(folder: SearchFolder) -> None:
+    before = {path: path.stat().st_mtime_ns for path in folder.path.rglob("*")}
+    read = read_result(folder, "sqlite:///x.db")
+    assert (read.state, read.best, read.counts) == ("interrupted", f"{NAME}-0", {"complete": 1})
+    assert {path: path.stat().st_mtime_ns for path in folder.path.rglob("*")} == before
+
+
+def test_the_state_is_the_last_run_s_unless_a_driver_is_at_work(folder: SearchFolder) -> None:
+    assert saved_state(folder, []) == "interrupted"  # a driver that died before its end
+    folder.result.write_text(result([]).model_dump_json())
+    assert saved_state(folder, []) == "complete"
+    assert saved_state(folder, [ledger_trial(0, None, status=TrialStatus.RUNNING)]) == "interrupted"
+    with driver_lock(folder):
+        assert saved_state(folder, []) == "running"

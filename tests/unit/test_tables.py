@@ -1,0 +1,100 @@
+"""The end of a run and `latentune status`, as a person reads them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+from rich.console import Console
+
+from orchestrator.ledger import Role
+from orchestrator.results import SearchResult
+from orchestrator.tables import print_result, print_status
+from tests.unit.records import SPLIT, record, result
+
+WORDS = "2 latent tokens at the start of the query."
+
+
+def shown(show: Callable[[Console, SearchResult], None], what: SearchResult) -> str:
+    text = io.StringIO()
+    show(Console(file=text, width=110), what)
+    return text.getvalue()
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of all table rows; rich draws them between bars."""
+    lines = [line.replace("┃", "│") for line in text.splitlines()]
+    return [[cell.strip() for cell in line.strip("│").split("│")] for line in lines if "│" in line]
+
+
+def costs(in_distribution: float, extra: float) -> dict[str, float]:
+    return {"val_id/exact_match": in_distribution, "cost/extra_tokens_pct": extra}
+
+
+TRIALS = [
+    record(0, "none", 0.0, role=Role.BASELINE, metrics=costs(0.03125, 0.0)),
+    record(1, "start4", 0.25, role=Role.BASELINE, metrics=costs(0.9, 12.4)),
+    record(2, "start8", 0.375, metrics=costs(0.96875, 25.6)),
+    record(3, "every8x2", 0.1, "pruned", step=60, metrics=costs(0.2, 30.0)),
+    record(4, "comma1", 0.2, "pruned", step=180, metrics=costs(0.3, 8.0)),
+    record(5, "end2", 0.05, "pruned", step=60, metrics=costs(0.1, 5.0)),
+    record(6, "end4", None, "failed", step=0, reason="lower optim.lr=0.05"),
+    record(7, "end8", 0.01, "stopped", step=90, metrics=costs(0.1, 20.0)),
+]
+
+
+def test_the_end_of_a_run() -> None:
+    ended = result(TRIALS, best="tiny-2", summary=WORDS, time=SPLIT)
+    text = shown(print_result, ended)
+    header = ["trial", "strategy", "ID", "OOD", "extra", "steps", "state"]
+    assert text.startswith("tiny: exact match in distribution (ID)")
+    assert rows(text) == [
+        header,
+        ["2", "start8", "0.969", "0.375", "26 %", "540", "complete"],
+        ["4", "comma1", "0.300", "0.200", "8 %", "180", "pruned"],
+        ["3", "every8x2", "0.200", "0.100", "30 %", "60", "pruned"],
+        ["5", "end2", "0.100", "0.050", "5 %", "60", "pruned"],
+        ["7", "end8", "0.100", "0.010", "20 %", "90", "stopped"],
+        header,
+        ["1", "start4", "0.900", "0.250", "12 %", "540", "complete"],
+        ["0", "none", "0.031", "0.000", "0 %", "540", "complete"],
+    ]
+    assert f"Candidate: tiny-2. {WORDS}" in text
+    assert "not confirmed on data that the search never saw" in text
+    assert "Cut early: trials at step 60: 3, 5; at step 180: 4." in text
+    assert "1 failed, the first one (tiny-6): lower optim.lr=0.05" in text
+    assert (
+        "Time: 100 s in all; the engine trained for 60 s (4321 trial-steps) and evaluated for "
+        "15 s; everything else (start-up, processes, Tune, Optuna, tracking) took 25 s." in text
+    )
+    assert text.endswith(
+        "Next:\n"
+        "  latentune ui                                  # look at the runs in MLflow\n"
+        "  latentune pull tiny --to ./tiny\n"
+        '  latentune generate ./tiny "44@47="\n'
+    )
+
+
+def test_a_run_without_a_complete_trial_names_no_candidate() -> None:
+    text = shown(print_result, result([record(0, "start2", None, "failed", reason="no room")]))
+    assert "No trial has run to the full budget yet, so there is no candidate." in text
+    assert "No trial was cut early." in text
+    assert "Time:" not in text
+    assert text.endswith("Next:\n  latentune status tiny\n")
+    assert ["0", "start2", "-", "-", "-", "540", "failed"] in rows(text)
+
+
+def test_status_shows_every_trial() -> None:
+    text = shown(print_status, result(TRIALS, state="running", best="tiny-2", summary=WORDS))
+    assert text.startswith("tiny: running; trials: 3 complete, 1 failed, 3 pruned, 1 stopped\n")
+    assert [row[0] for row in rows(text)[1:]] == [str(number) for number in range(8)]
+    assert f"Candidate: tiny-2. {WORDS}" in text
+
+
+def test_status_of_a_search_without_trials() -> None:
+    assert shown(print_status, result([])).startswith("tiny: complete; trials: none yet\n")
+
+
+def test_words_are_not_taken_for_markup() -> None:
+    text = shown(print_result, result([record(0, "a", None, "failed", reason="got [red], [/]")]))
+    assert "got [red], [/]" in text
