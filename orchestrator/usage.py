@@ -12,7 +12,7 @@ from rich.table import Table
 
 from orchestrator.results import SCHEMA_VERSION
 from trainable.artifact import Artifact
-from trainable.base_model.loading import load_base
+from trainable.base_model.loading import BUNDLED, load_base
 from trainable.data import EncodedTask, Split, Task
 from trainable.decoding import LatentLM
 from trainable.errors import TaskError
@@ -44,9 +44,9 @@ def attach_folder(folder: Path, base_model: str | None) -> tuple[LatentLM, Laten
     """
     latents = LatentTokens.load(folder)
     named = latents.artifact.base_model
-    path = base_model or str(named["path"])
-    revision = named["revision"] if base_model is None else None
-    base = load_base(path, revision=revision, dtype=str(named["dtype"]))
+    path = base_model or str(named.get("path", BUNDLED))
+    revision = named.get("revision") if base_model is None else None
+    base = load_base(path, revision=revision, dtype=str(named.get("dtype", "float32")))
     return latents.attach(base.model, base.tokenizer), latents
 
 

@@ -34,7 +34,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from trainable.artifact import Artifact
 from trainable.delimiters import decoded_vocabulary, matching_ids
-from trainable.errors import BaseModelError
+from trainable.errors import BaseModelError, StrategyError
 from trainable.layout import NOT_LATENT, Layout, LayoutRules, LayoutState, advance, start_state
 
 _MODES = (
@@ -183,6 +183,9 @@ class LatentLM(PreTrainedModel, GenerationMixin):
 
         Returns:
             logits [B, 1, V] for the verbal token that comes next, and the cache.
+
+        Raises:
+            StrategyError: if a row has neither a token nor a latent to go on from.
         """
         rows = self._real_tokens(input_ids, attention_mask)
         cache = past_key_values or self._empty_cache(rows)
@@ -191,6 +194,13 @@ class LatentLM(PreTrainedModel, GenerationMixin):
             piece, state = advance(self.rules, cache.states[line], ids)
             pieces.append(piece)
             cache.states[line] = replace(state, ended=state.ended or _ends(state, ids, eos_ids))
+        if not all(
+            len(piece) or state.length for piece, state in zip(pieces, cache.states, strict=True)
+        ):
+            raise StrategyError(
+                "a prompt has no tokens, the tokenizer adds no BOS, and no trigger puts latents "
+                "there: nothing predicts the first token; give the prompt a token"
+            )
         embeds_BTD, position_BT, mask_BT = self._chunk(rows, pieces)
         cache.mask_BS = torch.cat([cache.mask_BS, mask_BT], dim=1)
         cache.verbal_length += input_ids.shape[1]

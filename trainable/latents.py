@@ -14,11 +14,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainable.artifact import Artifact
 from trainable.decoding import LatentLM
-from trainable.errors import FingerprintError, TrialError
+from trainable.errors import ArtifactError, FingerprintError, TrialError
 from trainable.fingerprint import model_fingerprint, tokenizer_hash
 from trainable.trial import InitConfig
 
 logger = logging.getLogger(__name__)
+
+_IDENTITY = ("path", "fingerprint", "tokenizer_hash", "dtype")
 
 
 def init_latents(
@@ -88,12 +90,19 @@ class LatentTokens:
 
         Raises:
             FingerprintError: if model or tokenizer are not those of the training.
+            ArtifactError: if the artifact does not say which they were.
         """
         self._check_base(model, tokenizer)
         return LatentLM.build(model, tokenizer, self.artifact)
 
     def _check_base(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         expected = self.artifact.base_model
+        missing = [name for name in _IDENTITY if name not in expected]
+        if missing:
+            raise ArtifactError(
+                f"the artifact does not say which base model it belongs to (no base_model."
+                f"{missing[0]}): pull it again"
+            )
         source = model.config._name_or_path
         if not source:
             raise FingerprintError(

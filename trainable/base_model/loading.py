@@ -101,6 +101,7 @@ def load_base(
     tokenizer = _load_tokenizer(path, revision)
     source = source_of(path)
     model = _load_weights(path, revision, dtype, attn_implementation)
+    _check_vocabulary(path, model, tokenizer)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(torch.device(device)).eval().requires_grad_(False)  # type: ignore[arg-type]
@@ -112,6 +113,18 @@ def load_base(
         fingerprint=model_fingerprint(source, revision),
         tokenizer_hash=tokenizer_hash(tokenizer),
     )
+
+
+def _check_vocabulary(
+    path: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    rows = next(model.get_input_embeddings().parameters()).shape[0]
+    highest = max(tokenizer.get_vocab().values())
+    if highest >= rows:
+        raise BaseModelError(
+            f"base_model.path={path!r}: its tokenizer has ids up to {highest}, but the model only "
+            f"{rows} embeddings: give the tokenizer that belongs to the model"
+        )
 
 
 def _load_config(path: str, revision: str | None) -> Any:
