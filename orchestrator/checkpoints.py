@@ -6,8 +6,9 @@ between a trial's saving and the ledger's learning of it.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+
+from orchestrator.files import write_atomic
 
 KEPT = 2
 
@@ -16,12 +17,7 @@ def save_state(folder: Path, step: int, state: bytes) -> Path:
     """Write a state; it appears whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     path = state_path(folder, step)
-    scratch = path.with_suffix(f".{os.getpid()}.tmp")
-    with scratch.open("wb") as file:
-        file.write(state)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)
+    write_atomic(path, state)
     others = [other for other in folder.glob("*.safetensors") if other != path]
     # By time: a trial that was set back saves below the steps that its lost attempt reached.
     for old in sorted(others, key=lambda other: other.stat().st_mtime_ns)[: 1 - KEPT]:

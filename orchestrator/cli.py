@@ -21,7 +21,12 @@ from pydantic import BaseModel
 from rich.console import Console
 from typer.exceptions import TyperException
 
-from orchestrator.errors import EventLogError, SearchLockedError, TrackingError
+from orchestrator.errors import (
+    EventLogError,
+    SearchLockedError,
+    SearchNotFoundError,
+    TrackingError,
+)
 from orchestrator.folders import SearchFolder, all_searches, home_folder
 from trainable.errors import LatentuneError, NumericError
 
@@ -119,6 +124,7 @@ def stop(
     """Pause a running search (running it again goes on), or end one of its trials."""
     from orchestrator.control import Requests
     from orchestrator.driver_lock import is_held
+    from orchestrator.ledger import read_ledger
 
     folder = SearchFolder.existing(home_folder(), name)
     if not is_held(folder):
@@ -126,6 +132,12 @@ def stop(
     if trial is None:
         Requests(folder).stop_search()
     else:
+        running = [t.number for t in read_ledger(folder.path, name) if t.status == "running"]
+        if trial not in running:
+            raise SearchNotFoundError(
+                f"--trial {trial} is not running in {name!r}; running: "
+                f"{', '.join(map(str, running)) or 'none'}"
+            )
         Requests(folder).stop_trial(trial)
     _say("asked; the driver answers within seconds: see `latentune status`")
 

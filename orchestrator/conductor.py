@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -32,6 +32,10 @@ logger = logging.getLogger(__name__)
 
 class Watcher(Protocol):
     """Whoever wants to see how a search goes."""
+
+    def search_opened(self, trials: Sequence[LedgerTrial]) -> None:
+        """A run begins; `trials` are those of earlier runs."""
+        ...
 
     def trial_started(self, trial: LedgerTrial) -> None:
         """A trial begins, or goes on after an interruption."""

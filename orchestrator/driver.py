@@ -10,14 +10,13 @@ stands, and the ledger knows.
 from __future__ import annotations
 
 import logging
-import os
+import math
 import shutil
 import subprocess
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from orchestrator.control import Requests
 from orchestrator.driver_lock import driver_lock
 from orchestrator.errors import SearchExistsError
 from orchestrator.events import EventLog
+from orchestrator.files import write_atomic
 from orchestrator.folders import SearchFolder, home_folder
 from orchestrator.ledger import Ledger, LedgerTrial, TrialStatus, storage_url
 from orchestrator.manifest import manifest_sha256
@@ -46,12 +46,13 @@ logger = logging.getLogger(__name__)
 SHIPPING_WAIT_S = 60.0
 _SHIPPER_LEAVES_S = 5.0
 _POLL_S = 0.25
-_OBJECT_STORE_BYTES = 256 * 2**20  # reports are kilobytes
-_LOST_PROCESS_RETRIES = 3
 
 
 class Quiet:
     """A watcher that says nothing."""
+
+    def search_opened(self, trials: Sequence[LedgerTrial]) -> None:
+        """Nothing."""
 
     def trial_started(self, trial: LedgerTrial) -> None:
         """Nothing."""
@@ -96,6 +97,7 @@ def run(
     new = not folder.path.exists()
     try:
         with driver_lock(folder):
+            write_atomic(folder.config, config.to_yaml().encode())
             ledger = open_ledger(config, folder)
             return _Run(config, folder, ledger, uri, watcher or Quiet(), began).go(interrupt)
     except (BaseModelError, TaskError):
@@ -148,14 +150,22 @@ class _Run:
 
     def go(self, interrupt: threading.Event | None) -> SearchResult:
         """Run what is left, then hand over."""
-        self.folder.config.write_text(self.config.to_yaml())
         requests = Requests(self.folder)
         requests.clear()
+        self.watcher.search_opened(self.ledger.all())
         with EventLog(self.folder.events) as events:
-            if not self.ledger.has_work() and _is_over(events):
+            if _is_over(events) and (not self.ledger.has_work() or self._seconds_left() <= 0):
                 return self._finish(events, "complete", None, shipper=None)
-            with _ray_session(self.folder) as ray_scratch:
+            # Ray and its parts take a second to import; a search that is over needs none.
+            from orchestrator.ray_session import ray_session
+
+            with ray_session(self.folder.path) as ray_scratch:
                 return self._execute(events, requests, interrupt or threading.Event(), ray_scratch)
+
+    def _seconds_left(self) -> float:
+        """What the time budget leaves to this run, counted from its beginning."""
+        time_s = self.config.budget.time_s
+        return math.inf if time_s is None else time_s - self.ledger.spent_s
 
     def _execute(
         self,
@@ -164,10 +174,10 @@ class _Run:
         interrupt: threading.Event,
         ray_scratch: Path,
     ) -> SearchResult:
-        # Ray and its parts take a second to import; a search that is over needs none of them.
         import ray
 
         from orchestrator.engine_actor import open_engine
+        from orchestrator.ray_session import engine_clock, run_trials
         from orchestrator.tune_adapters import LedgerScheduler, LedgerSearcher
 
         name, engine, base_model = open_engine(*engine_options(self.config))
@@ -192,13 +202,13 @@ class _Run:
         halting.start()
         try:
             if self.ledger.has_work():
-                _fit(
+                run_trials(
                     LedgerSearcher(conductor),
                     LedgerScheduler(conductor, lambda uid: engine.leave.remote(uid) and None),
                     self.config.engine.concurrent_trials,
                     ray_scratch,
                 )
-            clock = ray.get(engine.clock.remote())
+            clock = engine_clock(engine)
         finally:
             over.set()
             halting.join()
@@ -223,15 +233,14 @@ class _Run:
         over: threading.Event,
     ) -> None:
         """Pause trials when a person or the time budget says so; runs in a thread of its own."""
-        time_s = self.config.budget.time_s
-        deadline = None if time_s is None else self.began + time_s - self.ledger.spent_s
+        deadline = self.began + self._seconds_left()
         while not over.wait(_POLL_S):
             to_pause = [conductor.stop_trial(number) for number in requests.trials()]
             if conductor.halted is None:
                 reason = (
                     "interrupt" if interrupt.is_set()
                     else "stop" if requests.search()
-                    else "time" if deadline is not None and time.monotonic() > deadline
+                    else "time" if time.monotonic() > deadline
                     else None
                 )  # fmt: skip
                 if reason is not None:
@@ -270,7 +279,7 @@ class _Run:
             outcome = {"best": result.best, "summary": result.summary}
             ended = {"state": state, "trials": result.counts, "result": outcome}
             events.append("search_ended", ended)
-        self.folder.result.write_text(result.model_dump_json(indent=1))
+        write_atomic(self.folder.result, result.model_dump_json(indent=1).encode())
         self._wait_for_tracking(events.next_seq - 1, shipper)
         return result
 
@@ -344,57 +353,3 @@ def _check_same(config: SearchConfig, folder: SearchFolder) -> None:
             f"search {config.name!r} exists with another configuration:\n{listed}\n"
             f"give this one another name, or remove the old one with `latentune rm {config.name}`"
         )
-
-
-@contextmanager
-def _ray_session(folder: SearchFolder) -> Iterator[Path]:
-    """Connect to RAY_ADDRESS or start a local Ray, and leave it as it was found."""
-    defaults = {
-        "RAY_AIR_NEW_OUTPUT": "0",
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",
-        "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # the ledger is the memory, Tune's snapshot is none
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    }
-    for variable, value in defaults.items():
-        os.environ.setdefault(variable, value)
-    import ray
-
-    began_here = not ray.is_initialized()
-    if began_here:
-        local: dict[str, Any] = {}
-        if not os.environ.get("RAY_ADDRESS"):
-            local = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
-        ray.init(namespace="latentune", log_to_driver=False, logging_level=logging.ERROR, **local)
-    try:
-        with tempfile.TemporaryDirectory(prefix="tune-", dir=folder.path) as scratch:
-            yield Path(scratch)
-    finally:
-        if began_here:
-            ray.shutdown()
-
-
-def _fit(searcher: Any, scheduler: Any, concurrent: int, scratch: Path) -> None:
-    """Let Tune run thin trials until the searcher has no more."""
-    from ray import tune
-
-    from orchestrator.thin_trial import ThinTrial
-
-    # Tune misses the result files that it was told not to write.
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    tune.Tuner(
-        tune.with_resources(ThinTrial, {"cpu": 0.01}),
-        tune_config=tune.TuneConfig(
-            search_alg=searcher,
-            scheduler=scheduler,
-            num_samples=-1,
-            max_concurrent_trials=concurrent,
-            reuse_actors=True,
-        ),
-        run_config=tune.RunConfig(
-            name="trials",
-            storage_path=str(scratch),
-            verbose=0,
-            failure_config=tune.FailureConfig(max_failures=_LOST_PROCESS_RETRIES),
-        ),
-    ).fit()

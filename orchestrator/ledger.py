@@ -24,6 +24,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from orchestrator.errors import SearchNotFoundError
 from search_spaces import Space
 from trainable.errors import StrategyError, TrialError
 from trainable.trial import TrialConfig
@@ -274,6 +275,21 @@ class Ledger:
 def storage_url(search_dir: Path) -> str:
     """The search's own SQLite file, for which the driver is the only writer."""
     return f"sqlite:///{search_dir / STUDY_FILE}"
+
+
+def read_ledger(search_dir: Path, name: str) -> list[LedgerTrial]:
+    """The trials of a search that another process may be running.
+
+    Raises:
+        SearchNotFoundError: if its study does not exist yet.
+    """
+    try:
+        study = optuna.load_study(study_name=name, storage=storage_url(search_dir))
+    except KeyError:
+        raise SearchNotFoundError(
+            f"search {name!r} is only just being created: try again in a moment"
+        ) from None
+    return list(read_trials(study))
 
 
 def read_trials(study: optuna.Study) -> Iterator[LedgerTrial]:

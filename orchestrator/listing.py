@@ -14,7 +14,7 @@ from rich.table import Table
 
 from orchestrator.config import load_search
 from orchestrator.folders import SearchFolder
-from orchestrator.ledger import read_trials, storage_url
+from orchestrator.ledger import read_ledger
 from orchestrator.results import SCHEMA_VERSION, SearchState, best_trial, saved_state
 from search_spaces import PRESETS, Space, SpaceError
 from search_spaces.errors import Problem, did_you_mean
@@ -70,8 +70,7 @@ def list_searches(folders: Sequence[SearchFolder]) -> SearchListing:
 
 def _line(folder: SearchFolder) -> SearchLine:
     config = load_search(folder.config)
-    study = optuna.load_study(study_name=config.name, storage=storage_url(folder.path))
-    trials = list(read_trials(study))
+    trials = read_ledger(folder.path, config.name)
     best = best_trial(trials, config.objective)
     return SearchLine(
         name=config.name,
@@ -89,6 +88,8 @@ def print_list(console: Console, listing: SearchListing, home: Path) -> None:
         console.print(f"no searches under {home}", markup=False, highlight=False, soft_wrap=True)
         return
     table = Table("search", "state", "trials", "best strategy", "objective", "score")
+    for column in table.columns:
+        column.overflow = "fold"
     for line in listing.searches:
         score = "-" if line.best_score is None else f"{line.best_score:.3f}"
         best = line.best_strategy or "-"

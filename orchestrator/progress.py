@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -53,9 +54,12 @@ class SearchProgress:
     ) -> None:
         self._bar.stop()
 
-    def already_done(self, count: int) -> None:
-        """Count trials that an earlier run finished."""
-        self._done = self._done_before = count
+    def search_opened(self, trials: Sequence[LedgerTrial]) -> None:
+        """Count what earlier runs finished."""
+        ended = [trial for trial in trials if trial.status is not TrialStatus.RUNNING]
+        self._done = self._done_before = len(ended)
+        for trial in ended:
+            self._note_best(trial, trial.status)
         self._update()
 
     def trial_started(self, trial: LedgerTrial) -> None:
@@ -69,8 +73,7 @@ class SearchProgress:
         if status is not TrialStatus.RUNNING:
             self._running.discard(trial.number)
             self._done += 1
-        if status is TrialStatus.COMPLETE and score is not None:
-            self._best = max(self._best or (score, name), (score, name))
+        self._note_best(trial, status)
         self._update()
         if not self._console.is_terminal and status is not TrialStatus.RUNNING:
             shown = "no score" if score is None else f"{self._objective} {score:.3f}"
@@ -79,6 +82,12 @@ class SearchProgress:
                 f"{trial.step}, {shown}; {self._detail()}",
                 markup=False, highlight=False, soft_wrap=True,
             )  # fmt: skip
+
+    def _note_best(self, trial: LedgerTrial, status: TrialStatus) -> None:
+        score = trial.metrics.get(self._objective)
+        if status is TrialStatus.COMPLETE and score is not None:
+            found = (score, trial.config.strategy.short_name)
+            self._best = max(self._best or found, found)
 
     def _update(self) -> None:
         self._bar.update(self._task, completed=self._done, detail=self._detail())

@@ -22,12 +22,14 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from orchestrator.config import load_search
 from orchestrator.errors import (
     ManifestError,
     SearchNotFoundError,
     TargetExistsError,
     TrackingError,
 )
+from orchestrator.folders import SearchFolder
 from orchestrator.manifest import ARTIFACT_FILES, check_folder, check_names, manifest_sha256
 from orchestrator.tracking import (
     default_uri,
@@ -80,8 +82,8 @@ def download(
         TrackingError: where the store cannot be reached.
     """
     home = home or Path(os.environ.get("LATENTUNE_HOME") or ".latentune")
-    uri = _store_uri(home, tracking_uri)
     name, alias = _checked(name, alias, version)
+    uri = _store_uri(home, name, tracking_uri)
     with _reaching(uri):
         client = _client(home, uri)
         found = _resolve(client, name, alias, version)
@@ -98,8 +100,11 @@ def download(
         return _fetch(source, uri, target, manifest)
 
 
-def _store_uri(home: Path, flag: str | None) -> str:
-    return tracking_uri(home, flag=flag)
+def _store_uri(home: Path, name: str, flag: str | None) -> str:
+    """The store that the search itself used, where it was run on this machine."""
+    folder = SearchFolder.of(home, name)
+    known = load_search(folder.config).tracking.uri if folder.config.exists() else None
+    return tracking_uri(home, known, flag=flag)
 
 
 def _checked(name: str, alias: str | None, version: int | None) -> tuple[str, str | None]:

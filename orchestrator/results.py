@@ -6,12 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-import optuna
 from pydantic import BaseModel, ConfigDict
 
 from orchestrator.config import SearchConfig, load_search
 from orchestrator.folders import SearchFolder
-from orchestrator.ledger import LedgerTrial, Role, TrialStatus, read_trials, storage_url
+from orchestrator.ledger import LedgerTrial, Role, TrialStatus, read_ledger
 from trainable.artifact import describe_strategy
 
 SCHEMA_VERSION = 1
@@ -126,8 +125,7 @@ def best_trial(trials: Iterable[LedgerTrial], objective: str) -> LedgerTrial | N
 def read_result(folder: SearchFolder, tracking_uri: str) -> SearchResult:
     """How a search stands now, whether its driver runs or not."""
     config = load_search(folder.config)
-    study = optuna.load_study(study_name=config.name, storage=storage_url(folder.path))
-    trials = list(read_trials(study))
+    trials = read_ledger(folder.path, config.name)
     state = saved_state(folder, trials)
     return build_result(config, folder, trials, state=state, tracking_uri=tracking_uri)
 

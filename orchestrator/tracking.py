@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 
 from orchestrator.errors import TrackingError
+from orchestrator.files import write_atomic
 
 CURSOR_NAME = "shipped.json"
 _PACKAGE_PARENT = Path(__file__).resolve().parent.parent
@@ -164,10 +165,4 @@ def read_cursor(search_dir: Path) -> Cursor:
 
 def write_cursor(search_dir: Path, cursor: Cursor) -> None:
     """Replace the search's cursor, atomically and on disk when this returns."""
-    path = search_dir / CURSOR_NAME
-    new = path.with_suffix(".json.new")
-    with new.open("w") as file:
-        json.dump(asdict(cursor), file)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+    write_atomic(search_dir / CURSOR_NAME, json.dumps(asdict(cursor)).encode())

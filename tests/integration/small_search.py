@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,9 @@ class Watching:
     def __init__(self, action: Callable[[LedgerTrial], None] | None = None) -> None:
         self._action = action
         self.reports: list[tuple[int, int, str]] = []
+
+    def search_opened(self, trials: Sequence[LedgerTrial]) -> None:
+        pass
 
     def trial_started(self, trial: LedgerTrial) -> None:
         pass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,9 @@ class Seen:
     def __init__(self) -> None:
         self.started: list[int] = []
         self.reported: list[tuple[int, int, str]] = []
+
+    def search_opened(self, trials: Sequence[LedgerTrial]) -> None:
+        pass
 
     def trial_started(self, trial: LedgerTrial) -> None:
         self.started.append(trial.number)

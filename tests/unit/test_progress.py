@@ -51,10 +51,18 @@ def test_the_best_so_far_stays_the_best(text: io.StringIO) -> None:
 
 def test_an_earlier_run_s_trials_are_done_but_tell_nothing_of_the_pace(text: io.StringIO) -> None:
     with plain(text, total=5) as progress:
-        progress.already_done(3)
+        progress.search_opened(
+            [
+                ledger_trial(0, 0.75),
+                ledger_trial(1, 0.125, status=TrialStatus.PRUNED),
+                ledger_trial(2, None, status=TrialStatus.FAILED),
+                ledger_trial(3, 0.25, status=TrialStatus.RUNNING),
+            ]
+        )
         assert progress._time_left() == "time left unknown"
         progress.trial_reported(ledger_trial(3, 0.5), TrialStatus.COMPLETE)
     assert text.getvalue().startswith("[4/5] trial 3 ")
+    assert "best so far 0.750" in text.getvalue()
 
 
 def test_a_live_line_in_a_terminal(text: io.StringIO) -> None:

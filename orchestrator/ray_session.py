@@ -1,0 +1,85 @@
+"""Ray and Tune around a search: connect, run thin trials, leave all as it was found."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.exceptions import RayActorError
+
+from orchestrator.thin_trial import ThinTrial
+from orchestrator.tune_adapters import LedgerScheduler, LedgerSearcher
+
+_OBJECT_STORE_BYTES = 256 * 2**20  # reports are kilobytes
+_LOST_PROCESS_RETRIES = 3
+# Set before Ray starts, unless the user has set them.
+_ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the driver has its own
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # the ledger is the memory, Tune's snapshot is none
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+@contextmanager
+def ray_session(folder: Path) -> Iterator[Path]:
+    """Connect to RAY_ADDRESS or start a local Ray, and leave it as it was found.
+
+    Args:
+        folder: in it, Tune gets a temporary folder: the value of this context.
+    """
+    for variable, value in _ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
+    began_here = not ray.is_initialized()
+    if began_here:
+        local: dict[str, Any] = {}
+        if not os.environ.get("RAY_ADDRESS"):
+            local = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
+        ray.init(namespace="latentune", log_to_driver=False, logging_level=logging.ERROR, **local)
+    try:
+        with tempfile.TemporaryDirectory(prefix="tune-", dir=folder) as scratch:
+            yield Path(scratch)
+    finally:
+        if began_here:
+            ray.shutdown()
+
+
+def run_trials(
+    searcher: LedgerSearcher, scheduler: LedgerScheduler, concurrent: int, scratch: Path
+) -> None:
+    """Let Tune run thin trials, `concurrent` at a time, until the searcher has no more."""
+    # Tune misses the result files that it was told not to write.
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    tune.Tuner(
+        tune.with_resources(ThinTrial, {"cpu": 0.01}),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=scheduler,
+            num_samples=-1,
+            max_concurrent_trials=concurrent,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name="trials",
+            storage_path=str(scratch),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=_LOST_PROCESS_RETRIES),
+        ),
+    ).fit()
+
+
+def engine_clock(engine: Any) -> dict[str, float]:
+    """Where the engine's time went; zeros if it died after its last trial ended."""
+    try:
+        clock: dict[str, float] = ray.get(engine.clock.remote())
+        return clock
+    except RayActorError:
+        return {"train_s": 0.0, "evaluate_s": 0.0, "trial_steps": 0}
