@@ -23,15 +23,17 @@ from typer.exceptions import TyperException
 
 from orchestrator.errors import (
     EventLogError,
+    LedgerError,
     SearchLockedError,
     SearchNotFoundError,
     TrackingError,
+    TrackingUriError,
 )
 from orchestrator.folders import SearchFolder, all_searches, home_folder
 from trainable.errors import LatentuneError, NumericError
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
-_FAILURES = (TrackingError, EventLogError, NumericError)  # nobody's input was wrong
+_FAILURES = (TrackingError, EventLogError, LedgerError, NumericError)  # nobody's input was wrong
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -50,12 +52,19 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         code = app(standalone_mode=False)
+    except TrackingUriError as error:
+        _fail(str(error), BAD_INPUT)
     except LatentuneError as error:
         _fail(str(error), FAILED if isinstance(error, _FAILURES) else BAD_INPUT)
     except TyperException as error:  # the command line itself is wrong
         _fail(error.format_message(), BAD_INPUT)
-    except (KeyboardInterrupt, typer.Abort):
+    except OSError as error:  # a full disk, a folder without permission
+        _fail(str(error), FAILED)
+    except KeyboardInterrupt:
         _fail("interrupted", INTERRUPTED)
+    except typer.Abort as error:  # typer's word for Ctrl-C, and for a question without an answer
+        interrupted = isinstance(error.__cause__, KeyboardInterrupt)
+        _fail("interrupted" if interrupted else "aborted", INTERRUPTED if interrupted else FAILED)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -81,7 +90,8 @@ def run(
         result = run(config, watcher=progress, interrupt=interrupt)
     print_result(_out, result)
     if result.state == "interrupted":
-        message = f"interrupted; `latentune run {search}` goes on with it"
+        hint = "" if config.budget.time_s is None else " (raise budget.time_s first if it is spent)"
+        message = f"stopped before its end; the same command goes on with it{hint}"
         _fail(message, INTERRUPTED if interrupt.is_set() else 0)
     if result.state == "failed":
         raise typer.Exit(FAILED)

@@ -170,8 +170,6 @@ class Conductor:
         self.ledger.pause(number, step)
         if number in self._to_stop:
             return self._ended(number, self.ledger.stop(number, "stopped by hand"))
-        if self.halted == "time":
-            return self._ended(number, self.ledger.stop(number, "the time budget was spent"))
         with self._lock:
             self._running.pop(number, None)
         return False
@@ -221,6 +219,7 @@ class Conductor:
                 "search": config.name,
                 "trial_uid": uid,
                 "step": trial.step,
+                "scored_at_step": max(trial.reports, default=None),
                 "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             },
         ).save(self._folder.artifact(uid))

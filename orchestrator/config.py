@@ -88,11 +88,15 @@ def load_search(path: str | Path, overrides: Sequence[str] = ()) -> SearchConfig
     return config
 
 
+_MAY_GROW = (("budget", "trials"), ("budget", "time_s"))
+
+
 def config_differences(old: SearchConfig, new: SearchConfig) -> list[str]:
     """What keeps `new` from going on with the search of `old`, one line per field.
 
-    A budget that grew is none. The order of keys counts within `space.axes` alone, where it
-    is the order of triggers and of choices.
+    Trials and time that grew are none; `budget.steps` is the horizon of every trial's schedule,
+    so another one makes another search. The order of keys counts within `space.axes` alone,
+    where it is the order of triggers and of choices.
     """
     before, after = (dict(_leaves(config.model_dump(mode="json"))) for config in (old, new))
     lines = []
@@ -100,7 +104,7 @@ def config_differences(old: SearchConfig, new: SearchConfig) -> list[str]:
         one, other = (leaves.get(path, _Absent) for leaves in (before, after))
         if repr(one) == repr(other):  # 1, 1.0 and true are equal, but not the same
             continue
-        if path[0] != "budget":
+        if path not in _MAY_GROW:
             lines.append(f"{'.'.join(path)}: {_said(one)} -> {_said(other)}")
         elif not _grew(one, other):
             lines.append(f"{'.'.join(path)}: {_said(one)} -> {_said(other)} (it may only grow)")

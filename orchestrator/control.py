@@ -31,17 +31,20 @@ class Requests:
         return (self._control / _SEARCH).exists()
 
     def trials(self) -> list[int]:
-        """The trials that are to end and have not been told yet; each is returned once."""
+        """The trials that are to end; asked again until `clear`, so that no crash loses one."""
         numbers = []
         for request in self._control.glob(f"{_TRIAL}*"):
             number = request.name.removeprefix(_TRIAL)
             if number.isdecimal():
                 numbers.append(int(number))
-                request.unlink()
         return numbers
 
+    def forget_search(self) -> None:
+        """Forget that an earlier run was to pause: this one was started after that."""
+        (self._control / _SEARCH).unlink(missing_ok=True)
+
     def clear(self) -> None:
-        """Forget what was asked of an earlier run."""
+        """Forget all requests: they have been answered."""
         for request in self._control.glob("stop*"):
             request.unlink()
 

@@ -28,7 +28,7 @@ from orchestrator.config import SearchConfig, config_differences, load_search
 from orchestrator.control import Requests
 from orchestrator.driver_lock import driver_lock
 from orchestrator.errors import SearchExistsError
-from orchestrator.events import EventLog
+from orchestrator.events import EventLog, read_events
 from orchestrator.files import write_atomic
 from orchestrator.folders import SearchFolder, home_folder
 from orchestrator.ledger import Ledger, LedgerTrial, TrialStatus, storage_url
@@ -37,7 +37,6 @@ from orchestrator.results import SearchResult, SearchState, TimeSplit, best_tria
 from orchestrator.tracking import read_cursor, start_shipper, tracking_uri, wait_shipped
 from search_spaces import PRESETS, enumerate_configs
 from trainable.artifact import versions
-from trainable.errors import BaseModelError, TaskError
 from trainable.tasks import build_task
 from trainable.trial import TrialConfig
 
@@ -97,12 +96,13 @@ def run(
     new = not folder.path.exists()
     try:
         with driver_lock(folder):
+            Requests(folder).forget_search()
             write_atomic(folder.config, config.to_yaml().encode())
             ledger = open_ledger(config, folder)
             return _Run(config, folder, ledger, uri, watcher or Quiet(), began).go(interrupt)
-    except (BaseModelError, TaskError):
-        if new:
-            shutil.rmtree(folder.path)
+    except BaseException:
+        if new and not _has_begun(folder):  # a corrected file of the same name must not be refused
+            shutil.rmtree(folder.path, ignore_errors=True)
         raise
 
 
@@ -150,17 +150,23 @@ class _Run:
 
     def go(self, interrupt: threading.Event | None) -> SearchResult:
         """Run what is left, then hand over."""
-        requests = Requests(self.folder)
-        requests.clear()
+        interrupt = interrupt or threading.Event()
         self.watcher.search_opened(self.ledger.all())
         with EventLog(self.folder.events) as events:
-            if _is_over(events) and (not self.ledger.has_work() or self._seconds_left() <= 0):
+            if self._seconds_left() <= 0 and self._has_work():
+                return self._finish(events, "interrupted", None, shipper=None)
+            if not self._has_work() and _is_over(events):
                 return self._finish(events, "complete", None, shipper=None)
             # Ray and its parts take a second to import; a search that is over needs none.
             from orchestrator.ray_session import ray_session
 
             with ray_session(self.folder.path) as ray_scratch:
-                return self._execute(events, requests, interrupt or threading.Event(), ray_scratch)
+                return self._execute(events, interrupt, ray_scratch)
+
+    def _has_work(self) -> bool:
+        """Whether a trial is unfinished or still to be asked."""
+        running = any(t.status is TrialStatus.RUNNING for t in self.ledger.all())
+        return running or self.ledger.has_work()
 
     def _seconds_left(self) -> float:
         """What the time budget leaves to this run, counted from its beginning."""
@@ -168,19 +174,19 @@ class _Run:
         return math.inf if time_s is None else time_s - self.ledger.spent_s
 
     def _execute(
-        self,
-        events: EventLog,
-        requests: Requests,
-        interrupt: threading.Event,
-        ray_scratch: Path,
+        self, events: EventLog, interrupt: threading.Event, ray_scratch: Path
     ) -> SearchResult:
         import ray
 
-        from orchestrator.engine_actor import open_engine
+        from orchestrator.engine_actor import ask_engine, close_engine, open_engine
         from orchestrator.ray_session import engine_clock, run_trials
         from orchestrator.tune_adapters import LedgerScheduler, LedgerSearcher
 
         name, engine, base_model = open_engine(*engine_options(self.config))
+        config = self.config
+        task = config.task.model_dump(mode="json")
+        ask_engine(engine.check, task, config.data.seed, config.data.max_tokens)
+        ray.get(engine.lease.remote(config.name))
         events.append("search_started", self._describe(base_model))
         shipper = start_shipper(self.folder.path, self.uri)
         conductor = Conductor(
@@ -196,12 +202,12 @@ class _Run:
         over = threading.Event()
         halting = threading.Thread(
             target=self._watch_for_halt,
-            args=(conductor, engine, requests, interrupt, over),
+            args=(conductor, engine, interrupt, over),
             daemon=True,
         )
         halting.start()
         try:
-            if self.ledger.has_work():
+            if self.ledger.has_work() and not interrupt.is_set():
                 run_trials(
                     LedgerSearcher(conductor),
                     LedgerScheduler(conductor, lambda uid: engine.leave.remote(uid) and None),
@@ -212,10 +218,9 @@ class _Run:
         finally:
             over.set()
             halting.join()
-            ray.kill(engine)
-        left = any(t.status is TrialStatus.RUNNING for t in self.ledger.all())
-        left = left or self.ledger.has_work()
-        state: SearchState = "interrupted" if left and conductor.halted != "time" else "complete"
+            close_engine(engine, config.name)
+            Requests(self.folder).clear()
+        state: SearchState = "interrupted" if self._has_work() else "complete"
         split = TimeSplit(
             total_s=time.monotonic() - self.began,
             train_s=clock["train_s"],
@@ -228,14 +233,16 @@ class _Run:
         self,
         conductor: Conductor,
         engine: Any,
-        requests: Requests,
         interrupt: threading.Event,
         over: threading.Event,
     ) -> None:
         """Pause trials when a person or the time budget says so; runs in a thread of its own."""
+        requests, asked = Requests(self.folder), set[int]()
         deadline = self.began + self._seconds_left()
         while not over.wait(_POLL_S):
-            to_pause = [conductor.stop_trial(number) for number in requests.trials()]
+            new = [number for number in requests.trials() if number not in asked]
+            asked |= set(new)
+            to_pause = [conductor.stop_trial(number) for number in new]
             if conductor.halted is None:
                 reason = (
                     "interrupt" if interrupt.is_set()
@@ -313,6 +320,13 @@ class _Run:
             trial_uid=uid,
             attempt=best.attempts,
         )
+
+
+def _has_begun(folder: SearchFolder) -> bool:
+    """Whether any trial of a search has been told of."""
+    return folder.events.exists() and any(
+        event.type == "trial_started" for event in read_events(folder.events)
+    )
 
 
 def _is_over(events: EventLog) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from orchestrator.errors import SearchLockedError
+from orchestrator.errors import HomeError, SearchLockedError
 from orchestrator.folders import SearchFolder
 
 _READER_HOLDS_S = 1.0  # `is_held` takes the lock for an instant; that is no driver
@@ -23,8 +23,15 @@ def driver_lock(folder: SearchFolder) -> Iterator[None]:
 
     Raises:
         SearchLockedError: if another driver holds it, with its host and process id.
+        HomeError: if the folder cannot be made.
     """
-    folder.path.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HomeError(
+            f"LATENTUNE_HOME: {folder.path} cannot be made ({error.strerror}): set it to a folder "
+            "that you may write"
+        ) from None
     lock = FileLock(folder.lock)
     try:
         lock.acquire(timeout=_READER_HOLDS_S)

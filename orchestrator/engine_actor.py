@@ -15,7 +15,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 
 from orchestrator.assignment import Assignment
 from trainable.errors import LatentuneError
@@ -49,6 +49,16 @@ class EngineActor:
         self._loading = threading.Lock()
         self._loop: EngineLoop | None = None
         self._data: dict[str, EncodedTask] = {}
+        self._leases: set[str] = set()
+
+    def lease(self, search: str) -> None:
+        """Note that a search uses this engine."""
+        self._leases.add(search)
+
+    def release(self, search: str) -> bool:
+        """Note that a search has ended; returns whether no other uses this engine."""
+        self._leases.discard(search)
+        return not self._leases
 
     def describe(self) -> dict[str, Any]:
         """What identifies the model.
@@ -57,6 +67,15 @@ class EngineActor:
             BaseModelError: as `load_base` and the engine's self-test do.
         """
         return self._running.engine.base.describe()
+
+    def check(self, task: Mapping[str, Any], data_seed: int, max_tokens: int | None) -> None:
+        """Refuse a task with rows that no trial of this model could read.
+
+        Raises:
+            TaskError: if a row, without any latent, is too long.
+        """
+        data = self._encoded(task, data_seed)
+        self._running.call(lambda engine: engine.check_context(data, max_tokens))
 
     def join(self, assignment: Assignment, state: bytes | None) -> None:
         """Take a trial in, in place of an earlier attempt of the same uid."""
@@ -168,9 +187,26 @@ def open_engine(
         .remote(dict(base), dict(options))
     )
     try:
-        return name, handle, ray.get(handle.describe.remote())
-    except RayTaskError as error:
-        ray.kill(handle)
-        if isinstance(error.cause, LatentuneError):
-            raise error.cause from None  # without the actor's traceback
+        return name, handle, ask_engine(handle.describe)
+    except LatentuneError:
+        ray.kill(handle)  # it holds no model
         raise
+
+
+def ask_engine(method: Any, *arguments: Any) -> Any:
+    """Call an engine and wait; what it raises comes without the actor's traceback."""
+    try:
+        return ray.get(method.remote(*arguments))
+    except RayTaskError as error:
+        if isinstance(error.cause, LatentuneError):
+            raise error.cause from None
+        raise
+
+
+def close_engine(handle: Any, search: str) -> None:
+    """Give a search's lease back; an engine that no search uses ends."""
+    try:
+        if ray.get(handle.release.remote(search)):
+            ray.kill(handle)
+    except RayActorError:
+        return  # it is gone already

@@ -6,7 +6,11 @@
     ├── SearchNotFoundError (LookupError)       no search of this name
     ├── SearchLockedError (RuntimeError)        a search that another driver holds
     ├── EventLogError (ValueError)              an event log that was damaged
+    ├── HomeError (OSError)                     a LATENTUNE_HOME that cannot be written
+    ├── ClusterError (ConnectionError)          a Ray that cannot be reached
+    ├── LedgerError (RuntimeError)              a study that cannot be read
     ├── TrackingError (RuntimeError)            a tracking store or server that cannot be used
+    │   └── TrackingUriError (ValueError)       ... because of what was asked for
     ├── TargetExistsError (FileExistsError)     a folder to pull into that holds something else
     └── ArtifactError                           (trainable.errors)
         └── ManifestError                       files that are not the registered ones
@@ -66,6 +70,22 @@ class EventLogError(LatentuneError, ValueError):
 
 class TrackingError(LatentuneError, RuntimeError):
     """A tracking store or server that cannot be reached, or refuses what is asked of it."""
+
+
+class TrackingUriError(TrackingError, ValueError):
+    """A tracking URI, host or port that cannot be used as it was given."""
+
+
+class HomeError(LatentuneError, OSError):
+    """A LATENTUNE_HOME that is no folder or cannot be written."""
+
+
+class ClusterError(LatentuneError, ConnectionError):
+    """A Ray cluster that cannot be reached."""
+
+
+class LedgerError(LatentuneError, RuntimeError):
+    """A search's study that cannot be read."""
 
 
 class TargetExistsError(LatentuneError, FileExistsError):

@@ -16,15 +16,22 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.errors import SearchNotFoundError
+from orchestrator.errors import HomeError, SearchNotFoundError
 from orchestrator.search_config import SLUG
 
 HOME_VARIABLE = "LATENTUNE_HOME"
 
 
 def home_folder(home: str | Path | None = None) -> Path:
-    """LATENTUNE_HOME as an absolute path: argument over environment over `./.latentune`."""
-    return Path(home or os.environ.get(HOME_VARIABLE) or ".latentune").absolute()
+    """LATENTUNE_HOME as an absolute path: argument over environment over `./.latentune`.
+
+    Raises:
+        HomeError: if something that is no folder stands there.
+    """
+    path = Path(home or os.environ.get(HOME_VARIABLE) or ".latentune").absolute()
+    if path.exists() and not path.is_dir():
+        raise HomeError(f"{HOME_VARIABLE}={str(path)!r} is no folder: set it to one")
+    return path
 
 
 @dataclass(frozen=True)

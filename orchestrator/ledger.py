@@ -23,8 +23,9 @@ from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
-from orchestrator.errors import SearchNotFoundError
+from orchestrator.errors import LedgerError, SearchNotFoundError
 from search_spaces import Space
 from trainable.errors import StrategyError, TrialError
 from trainable.trial import TrialConfig
@@ -41,7 +42,7 @@ class TrialStatus(StrEnum):
     RUNNING = "running"
     COMPLETE = "complete"
     PRUNED = "pruned"  # stopped early, by its scores
-    STOPPED = "stopped"  # by a person, or by the end of the budget
+    STOPPED = "stopped"  # by a person
     FAILED = "failed"
 
 
@@ -192,7 +193,7 @@ class Ledger:
             self._live(number).set_user_attr("step", step)
 
     def stop(self, number: int, reason: str) -> TrialStatus:
-        """End a running trial at a person's wish or the budget's end; its reports stay."""
+        """End a running trial at a person's wish; its reports stay."""
         return self._end(number, TrialStatus.STOPPED, reason)
 
     def fail(self, number: int, reason: str) -> TrialStatus:
@@ -282,12 +283,18 @@ def read_ledger(search_dir: Path, name: str) -> list[LedgerTrial]:
 
     Raises:
         SearchNotFoundError: if its study does not exist yet.
+        LedgerError: if it is damaged.
     """
     try:
         study = optuna.load_study(study_name=name, storage=storage_url(search_dir))
     except KeyError:
         raise SearchNotFoundError(
             f"search {name!r} is only just being created: try again in a moment"
+        ) from None
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        raise LedgerError(
+            f"the study of search {name!r} in {search_dir / STUDY_FILE} cannot be read: "
+            f"{str(error).splitlines()[0]}"
         ) from None
     return list(read_trials(study))
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from pydantic import BaseModel, ConfigDict
@@ -18,7 +19,10 @@ from orchestrator.ledger import read_ledger
 from orchestrator.results import SCHEMA_VERSION, SearchState, best_trial, saved_state
 from search_spaces import PRESETS, Space, SpaceError
 from search_spaces.errors import Problem, did_you_mean
+from trainable.errors import LatentuneError
 from trainable.trial import TrialConfig
+
+logger = logging.getLogger(__name__)
 
 SAMPLES = 5
 
@@ -31,7 +35,7 @@ class SearchLine(_Record):
     """One search in a listing."""
 
     name: str
-    state: SearchState
+    state: SearchState | Literal["unreadable"]
     trials: int
     objective: str
     best_strategy: str | None
@@ -65,7 +69,18 @@ class SpaceListing(_Record):
 
 def list_searches(folders: Sequence[SearchFolder]) -> SearchListing:
     """Read one line per search."""
-    return SearchListing(searches=[_line(folder) for folder in folders])
+    return SearchListing(searches=[_line_or_trouble(folder) for folder in folders])
+
+
+def _line_or_trouble(folder: SearchFolder) -> SearchLine:
+    try:
+        return _line(folder)
+    except LatentuneError as error:  # one damaged search must not hide the others
+        logger.warning("%s", error)
+        return SearchLine(
+            name=folder.name, state="unreadable", trials=0, objective="-",
+            best_strategy=None, best_score=None,
+        )  # fmt: skip
 
 
 def _line(folder: SearchFolder) -> SearchLine:

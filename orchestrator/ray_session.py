@@ -14,6 +14,7 @@ import ray
 from ray import tune
 from ray.exceptions import RayActorError
 
+from orchestrator.errors import ClusterError
 from orchestrator.thin_trial import ThinTrial
 from orchestrator.tune_adapters import LedgerScheduler, LedgerSearcher
 
@@ -43,7 +44,15 @@ def ray_session(folder: Path) -> Iterator[Path]:
         local: dict[str, Any] = {}
         if not os.environ.get("RAY_ADDRESS"):
             local = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
-        ray.init(namespace="latentune", log_to_driver=False, logging_level=logging.ERROR, **local)
+        try:
+            ray.init(
+                namespace="latentune", log_to_driver=False, logging_level=logging.ERROR, **local
+            )
+        except ConnectionError as error:
+            raise ClusterError(
+                f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')!r} cannot be reached: start that Ray, "
+                f"or unset RAY_ADDRESS to use one of our own ({str(error).splitlines()[0]})"
+            ) from None
     try:
         with tempfile.TemporaryDirectory(prefix="tune-", dir=folder) as scratch:
             yield Path(scratch)

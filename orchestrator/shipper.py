@@ -147,11 +147,14 @@ class Shipper:
         return Retrying(
             retry=retry_if_exception_type(_outages()),
             wait=wait_exponential(multiplier=0.5, max=LONGEST_WAIT_S),
-            stop=self._watch.is_over,
+            stop=self._is_over,
             sleep=self._watch.sleep,
             before_sleep=self._after_failure,
             reraise=True,
         )
+
+    def _is_over(self, state: RetryCallState) -> bool:
+        return self._watch.is_over(state) or not self._search_dir.is_dir()  # `latentune rm`
 
     def _after_failure(self, state: RetryCallState) -> None:
         error = without_credentials(str(state.outcome and state.outcome.exception()), self._uri)

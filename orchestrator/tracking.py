@@ -20,10 +20,11 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from orchestrator.errors import TrackingError
+from orchestrator.errors import TrackingUriError
 from orchestrator.files import write_atomic
 
 CURSOR_NAME = "shipped.json"
+_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
 _PACKAGE_PARENT = Path(__file__).resolve().parent.parent
 
 
@@ -49,13 +50,19 @@ def tracking_uri(home: Path, config_uri: str | None = None, *, flag: str | None 
         flag: from the command line.
 
     Raises:
-        TrackingError: for a folder: MLflow keeps no runs in folders any more.
+        TrackingUriError: for a folder, in which MLflow keeps no runs any more, or a scheme that
+            it does not know.
     """
     uri = flag or os.environ.get("MLFLOW_TRACKING_URI") or config_uri or default_uri(home)
     if urlsplit(uri).scheme in ("", "file"):
-        raise TrackingError(
-            f"tracking URI {uri!r} is a folder, and MLflow 3.17 refuses to keep runs in one; "
+        raise TrackingUriError(
+            f"tracking.uri={uri!r} is a folder, and MLflow 3.17 refuses to keep runs in one; "
             "use a database (sqlite:////absolute/path/mlflow.db) or a server (http://host:5000)"
+        )
+    if urlsplit(uri).scheme.split("+")[0] not in _SCHEMES:
+        raise TrackingUriError(
+            f"tracking.uri={without_credentials(uri, uri)!r} is of no kind that MLflow knows; one "
+            f"of {', '.join(_SCHEMES)}"
         )
     return uri
 

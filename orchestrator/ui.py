@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from orchestrator.errors import TrackingError
+from orchestrator.errors import TrackingError, TrackingUriError
 from orchestrator.tracking import artifact_root, ensure_store, is_server, tracking_uri
 
 READY_S = 120.0
@@ -99,7 +99,7 @@ def serve_ui(
 
 def _refuse_open_host(host: str) -> None:
     if host not in _LOOPBACK:
-        raise TrackingError(
+        raise TrackingUriError(
             f"host {host!r} would open the UI, without a password, to other machines; use "
             "127.0.0.1 and an SSH tunnel, or an MLflow server of your own (MLFLOW_TRACKING_URI)"
         )
@@ -112,7 +112,7 @@ def _refuse_busy_port(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise TrackingError(
+            raise TrackingUriError(
                 f"port {port} on {host} cannot be used ({error.strerror}): "
                 "choose another, for example --port 5001"
             ) from None

@@ -170,6 +170,8 @@ def model_card(artifact: Artifact) -> str:
         "",
         "## What it reached",
         "",
+        f"Scored after {artifact.provenance.get('scored_at_step', 'all')} steps.",
+        "",
         "| metric | value |",
         "|---|---|",
         *(f"| {name} | {_number(value)} |" for name, value in sorted(artifact.metrics.items())),

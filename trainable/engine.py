@@ -19,7 +19,14 @@ from torch.nn import functional
 
 from trainable.base_model.loading import BaseModel
 from trainable.batch import PreparedRow, labelled_logits, micro_batches, prepare
-from trainable.data import SEARCH_SPLITS, EncodedTask, ExampleStream, Split, mean_by_distance
+from trainable.data import (
+    SEARCH_SPLITS,
+    TEST_SPLITS,
+    EncodedTask,
+    ExampleStream,
+    Split,
+    mean_by_distance,
+)
 from trainable.delimiters import decoded_vocabulary, matching_ids
 from trainable.errors import TaskError, TrialError, UnknownTrialError
 from trainable.latents import init_latents
@@ -196,18 +203,32 @@ class Engine:
             self._matches |= matching_ids(self._texts, missing)
         return LayoutRules.build(strategy, self._matches, self.base.tokenizer.bos_token_id)
 
-    def _check_lengths(self, spec: TrialSpec, rules: LayoutRules, data: EncodedTask) -> None:
+    def check_context(self, data: EncodedTask, max_tokens: int | None = None) -> None:
+        """Refuse rows that no strategy could carry, in any split.
+
+        Raises:
+            TaskError: if a row, without any latent, is too long for the model or `max_tokens`.
+        """
         context = getattr(self.base.model.config.get_text_config(), "max_position_embeddings", None)
-        for split in ("train", *SEARCH_SPLITS):
-            rows = data.rows(split)
-            longest = max(len(row.ids) for row in rows)
+        for split in ("train", *SEARCH_SPLITS, *TEST_SPLITS):
+            longest = max(len(row.ids) for row in data.rows(split))
             if context is not None and longest > context:
                 raise TaskError(
-                    f"a row of {split} has {longest} tokens, the base model's context is "
-                    f"{context}: shorten the task's rows or take another base model"
+                    f"task: a row of {split} has {longest} tokens, the base model's context is "
+                    f"{context}: shorten the task's rows or take another base_model.path"
                 )
-            if spec.max_tokens is None:
-                continue
+            if max_tokens is not None and longest > max_tokens:
+                raise TaskError(
+                    f"data.max_tokens={max_tokens}: a row of {split} has {longest} tokens before "
+                    "any latent: raise it or shorten the task's rows"
+                )
+
+    def _check_lengths(self, spec: TrialSpec, rules: LayoutRules, data: EncodedTask) -> None:
+        self.check_context(data, spec.max_tokens)
+        if spec.max_tokens is None:
+            return
+        for split in ("train", *SEARCH_SPLITS):
+            rows = data.rows(split)
             longest = max(len(whole_layout(rules, row.ids, row.query_length)) for row in rows)
             if longest > spec.max_tokens:
                 raise TaskError(

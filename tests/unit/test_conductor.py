@@ -233,14 +233,13 @@ def test_a_paused_trial_goes_on_in_the_next_run(tmp_path: Path) -> None:
         ]
 
 
-def test_the_time_budget_ends_what_runs(search: Search) -> None:
+def test_the_time_budget_pauses_what_runs(search: Search) -> None:
     given = search.assign()
     assert search.conductor.halt("time") == [given.uid]
     assert not search.report(given, 1, metrics={}, paused=True)
-    ended = search.ended()[given.uid]
-    assert (ended["state"], ended["reason"]) == ("stopped", "the time budget was spent")
-    assert search.ledger.trial(0).status is TrialStatus.STOPPED
-    assert ended["artifact"] == f"artifacts/{NAME}-0"
+    assert search.ended() == {}  # a raised budget goes on with it
+    assert search.ledger.trial(0).status is TrialStatus.RUNNING
+    assert search.ledger.trial(0).step == 1
 
 
 def test_one_trial_is_stopped_where_it_stands(search: Search) -> None:

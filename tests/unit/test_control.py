@@ -31,20 +31,23 @@ def test_a_search_stays_asked_to_stop_until_cleared(requests: Requests) -> None:
     assert not requests.search()
 
 
-def test_each_trial_is_named_once(requests: Requests) -> None:
+def test_each_trial_is_named_once_until_it_was_answered(requests: Requests) -> None:
     for number in (3, 12, 3):
         requests.stop_trial(number)
     assert sorted(requests.trials()) == [3, 12]
-    assert requests.trials() == []
+    assert sorted(requests.trials()) == [3, 12]
     assert not requests.search()
+    requests.clear()
+    assert requests.trials() == []
 
 
-def test_a_new_run_forgets_what_was_asked_of_the_last(requests: Requests) -> None:
+def test_a_new_run_is_not_to_pause_but_still_to_stop_the_trial(requests: Requests) -> None:
+    requests.forget_search()
     requests.stop_trial(3)
     requests.stop_search()
-    requests.clear()
+    requests.forget_search()
     assert not requests.search()
-    assert requests.trials() == []
+    assert requests.trials() == [3]
 
 
 def test_a_file_of_somebody_else_is_no_request(requests: Requests, tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     LlamaModel,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedTokenizerFast,
     T5Config,
 )
@@ -132,3 +134,34 @@ def test_weights_that_lack_a_tensor_are_refused(copy: Path) -> None:
 def test_an_unknown_dtype(tiny_folder: Path) -> None:
     with pytest.raises(BaseModelError, match=r"base_model\.dtype='float7'.*float32"):
         load_base(str(tiny_folder), dtype="float7")
+
+
+def test_a_gpu_that_is_not_there(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(BaseModelError, match=r"base_model.device='cuda'.*use `auto` or `cpu`"):
+        load_base(str(tiny_folder), device="cuda")
+
+
+def test_sliding_windows_are_refused_before_a_search_not_after_it(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    config = MistralConfig(
+        vocab_size=len(tokenizer),
+        sliding_window=4,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+    )
+    MistralForCausalLM(config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    with pytest.raises(BaseModelError, match="full attention"):
+        load_base(str(tmp_path / "model"))
+
+
+def test_a_tokenizer_with_more_ids_than_the_model_has_embeddings(copy: Path) -> None:
+    found = json.loads((copy / "tokenizer.json").read_text())
+    found["model"]["vocab"]["long"] = 10_000
+    (copy / "tokenizer.json").write_text(json.dumps(found))
+    refused(copy, "10000", "embeddings", load=True)

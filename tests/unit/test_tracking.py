@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import TrackingError
+from orchestrator.errors import TrackingError, TrackingUriError
 from orchestrator.tracking import (
     Cursor,
     artifact_root,
@@ -43,3 +43,9 @@ def test_a_cursor_reads_back_and_damage_means_from_the_start(tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["shipped.json"]
     (tmp_path / "shipped.json").write_text('{"next_seq": 7')
     assert read_cursor(tmp_path) == Cursor()
+
+
+def test_a_scheme_that_mlflow_does_not_know_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrackingUriError, match=r"tracking.uri='bogus://x'.*sqlite"):
+        tracking_uri(tmp_path, "bogus://x")
+    assert tracking_uri(tmp_path, "postgresql+psycopg2://db/x") == "postgresql+psycopg2://db/x"

@@ -18,6 +18,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from trainable.decoding import refuse_sliding_window
 from trainable.errors import BaseModelError
 from trainable.fingerprint import model_fingerprint, tokenizer_hash
 
@@ -102,8 +103,14 @@ def load_base(
     source = source_of(path)
     model = _load_weights(path, revision, dtype, attn_implementation)
     _check_vocabulary(path, model, tokenizer)
+    refuse_sliding_window(model)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BaseModelError(
+            "base_model.device='cuda', but torch sees no GPU here: use `auto` or `cpu`, or install "
+            "a torch with CUDA"
+        )
     model.to(torch.device(device)).eval().requires_grad_(False)  # type: ignore[arg-type]
     return BaseModel(
         model=model,

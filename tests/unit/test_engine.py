@@ -1,0 +1,31 @@
+"""What an engine refuses before it trains."""
+
+from __future__ import annotations
+
+import pytest
+
+from trainable.base_model.loading import BaseModel
+from trainable.data import EncodedTask
+from trainable.engine import Engine
+from trainable.errors import TaskError
+from trainable.tasks import build_task
+
+
+def encoded(base: BaseModel, **options: object) -> EncodedTask:
+    task = {"kind": "generation", "train_rows": 8, "val_rows": 2, "test_rows": 2, **options}
+    return EncodedTask(build_task(task, seed=0), base.tokenizer)
+
+
+def test_rows_beyond_the_context_are_refused_in_any_split(tiny_base: BaseModel) -> None:
+    context = tiny_base.model.config.max_position_embeddings
+    fits = {"train_lengths": (2, 3), "val_ood_lengths": (4,), "test_ood_lengths": (5,)}
+    Engine(tiny_base).check_context(encoded(tiny_base, **fits))
+    for split, name in (("val_ood", "val_ood_lengths"), ("test_ood", "test_ood_lengths")):
+        longer = encoded(tiny_base, **fits | {name: (4, context)})
+        with pytest.raises(TaskError, match=f"a row of {split} has .* context is {context}"):
+            Engine(tiny_base).check_context(longer)
+
+
+def test_rows_beyond_max_tokens_are_refused(tiny_base: BaseModel) -> None:
+    with pytest.raises(TaskError, match=r"data.max_tokens=5: a row of train has .* raise it"):
+        Engine(tiny_base).check_context(encoded(tiny_base), max_tokens=5)
