@@ -392,7 +392,7 @@ def test_ctrl_c_and_again_gives_exactly_the_trials(shell: Shell, tiny_folder: Pa
     code, text = press_ctrl_c(process)
     assert code == 130, text
     assert "stopping: running trials save their state" in text
-    assert f"interrupted; `latentune run {file}` goes on with it" in text
+    assert "the same command goes on with it" in text
     assert "Traceback" not in text
     first = SearchResult.model_validate_json(shell("status", "small", "--json")[1])
     assert first.state == "interrupted"
