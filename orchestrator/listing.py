@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.table import Table
 
 from orchestrator.config import load_search
 from orchestrator.folders import SearchFolder
 from orchestrator.ledger import read_ledger
-from orchestrator.results import SCHEMA_VERSION, SearchState, best_trial, saved_state
+from orchestrator.results import SCHEMA_VERSION, Record, SearchState, best_trial, saved_state
 from search_spaces import PRESETS, Space, SpaceError
 from search_spaces.errors import Problem, did_you_mean
 from trainable.errors import LatentuneError
@@ -27,11 +26,7 @@ logger = logging.getLogger(__name__)
 SAMPLES = 5
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class SearchLine(_Record):
+class SearchLine(Record):
     """One search in a listing."""
 
     name: str
@@ -42,14 +37,14 @@ class SearchLine(_Record):
     best_score: float | None
 
 
-class SearchListing(_Record):
+class SearchListing(Record):
     """All searches under a home."""
 
     schema_version: int = SCHEMA_VERSION
     searches: list[SearchLine]
 
 
-class SpaceRecord(_Record):
+class SpaceRecord(Record):
     """A space: `size` is null where it is infinite."""
 
     schema_version: int = SCHEMA_VERSION
@@ -60,7 +55,7 @@ class SpaceRecord(_Record):
     samples: list[dict[str, Any]]
 
 
-class SpaceListing(_Record):
+class SpaceListing(Record):
     """All presets."""
 
     schema_version: int = SCHEMA_VERSION

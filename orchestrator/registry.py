@@ -29,8 +29,9 @@ from orchestrator.errors import (
     TargetExistsError,
     TrackingError,
 )
-from orchestrator.folders import SearchFolder
+from orchestrator.folders import SearchFolder, home_folder
 from orchestrator.manifest import ARTIFACT_FILES, check_folder, check_names, manifest_sha256
+from orchestrator.search_config import SLUG
 from orchestrator.tracking import (
     default_uri,
     ensure_store,
@@ -48,7 +49,6 @@ logger = logging.getLogger(__name__)
 CHAMPION = "champion"
 CANDIDATE = "candidate"
 MANIFEST_TAG = "manifest_sha256"
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PROBE_S = 10.0
 
@@ -81,7 +81,7 @@ def download(
         TargetExistsError: where `to` holds anything else.
         TrackingError: where the store cannot be reached.
     """
-    home = home or Path(os.environ.get("LATENTUNE_HOME") or ".latentune")
+    home = home_folder(home)
     name, alias = _checked(name, alias, version)
     uri = _store_uri(home, name, tracking_uri)
     with _reaching(uri):
@@ -114,7 +114,7 @@ def _checked(name: str, alias: str | None, version: int | None) -> tuple[str, st
     alias = alias or given or None
     if alias and version is not None:
         raise SearchNotFoundError(f"alias {alias!r} contradicts version {version}: give one")
-    if not _NAME.fullmatch(name):
+    if not re.fullmatch(SLUG, name):
         raise SearchNotFoundError(
             f"{name!r} is no search name: expected [a-z0-9][a-z0-9._-]{{0,63}}, "
             "for example generation-quickstart"

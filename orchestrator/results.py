@@ -20,11 +20,13 @@ IN_DISTRIBUTION, OUT_OF_DISTRIBUTION = "val_id/exact_match", "val_ood/exact_matc
 SearchState = Literal["complete", "interrupted", "failed", "running"]
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """What `--json` prints: frozen, and no unknown field."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class TrialRecord(_Record):
+class TrialRecord(Record):
     """One trial, for a table."""
 
     uid: str
@@ -39,7 +41,7 @@ class TrialRecord(_Record):
     reason: str | None
 
 
-class TimeSplit(_Record):
+class TimeSplit(Record):
     """Where the seconds of one run went."""
 
     total_s: float
@@ -53,7 +55,7 @@ class TimeSplit(_Record):
         return self.total_s - self.train_s - self.evaluate_s
 
 
-class SearchResult(_Record):
+class SearchResult(Record):
     """How a search stands after a run.
 
     Args:

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.results import SCHEMA_VERSION
+from orchestrator.results import SCHEMA_VERSION, Record
 from trainable.artifact import Artifact
 from trainable.base_model.loading import BUNDLED, load_base
 from trainable.data import EncodedTask, Split, Task
@@ -21,10 +20,8 @@ from trainable.latents import LatentTokens
 from trainable.tasks import build_task
 
 
-class Evaluation(BaseModel):
+class Evaluation(Record):
     """Scores of one artifact folder, by free-running greedy decoding."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: int = SCHEMA_VERSION
     folder: str
