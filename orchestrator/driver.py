@@ -178,48 +178,47 @@ class _Run:
     ) -> SearchResult:
         import ray
 
-        from orchestrator.engine_actor import ask_engine, close_engine, open_engine
+        from orchestrator.engine_actor import ask_engine, leased_engine
         from orchestrator.ray_session import engine_clock, run_trials
         from orchestrator.tune_adapters import LedgerScheduler, LedgerSearcher
 
-        name, engine, base_model = open_engine(*engine_options(self.config))
         config = self.config
-        task = config.task.model_dump(mode="json")
-        ask_engine(engine.check, task, config.data.seed, config.data.max_tokens)
-        ray.get(engine.lease.remote(config.name))
-        events.append("search_started", self._describe(base_model))
-        shipper = start_shipper(self.folder.path, self.uri)
-        conductor = Conductor(
-            self.config,
-            self.folder,
-            self.ledger,
-            events,
-            EngineInfo(name, base_model),
-            self.watcher,
-        )
-        conductor.settle()
-        ray.get(engine.unpause.remote([self.folder.uid(t.number) for t in self.ledger.all()]))
-        over = threading.Event()
-        halting = threading.Thread(
-            target=self._watch_for_halt,
-            args=(conductor, engine, interrupt, over),
-            daemon=True,
-        )
-        halting.start()
-        try:
-            if self.ledger.has_work() and not interrupt.is_set():
-                run_trials(
-                    LedgerSearcher(conductor),
-                    LedgerScheduler(conductor, lambda uid: engine.leave.remote(uid) and None),
-                    self.config.engine.concurrent_trials,
-                    ray_scratch,
-                )
-            clock = engine_clock(engine)
-        finally:
-            over.set()
-            halting.join()
-            close_engine(engine, config.name)
-            Requests(self.folder).clear()
+        engine_of_ours = leased_engine(*engine_options(config), config.name)
+        with engine_of_ours as (name, engine, base_model):
+            task = config.task.model_dump(mode="json")
+            ask_engine(engine.check, task, config.data.seed, config.data.max_tokens)
+            events.append("search_started", self._describe(base_model))
+            shipper = start_shipper(self.folder.path, self.uri)
+            conductor = Conductor(
+                self.config,
+                self.folder,
+                self.ledger,
+                events,
+                EngineInfo(name, base_model),
+                self.watcher,
+            )
+            conductor.settle()
+            ray.get(engine.unpause.remote([self.folder.uid(t.number) for t in self.ledger.all()]))
+            over = threading.Event()
+            halting = threading.Thread(
+                target=self._watch_for_halt,
+                args=(conductor, engine, interrupt, over),
+                daemon=True,
+            )
+            halting.start()
+            try:
+                if self.ledger.has_work() and not interrupt.is_set():
+                    run_trials(
+                        LedgerSearcher(conductor),
+                        LedgerScheduler(conductor, lambda uid: engine.leave.remote(uid) and None),
+                        self.config.engine.concurrent_trials,
+                        ray_scratch,
+                    )
+                clock = engine_clock(engine)
+            finally:
+                over.set()
+                halting.join()
+                Requests(self.folder).clear()
         state: SearchState = "interrupted" if self._has_work() else "complete"
         split = TimeSplit(
             total_s=time.monotonic() - self.began,

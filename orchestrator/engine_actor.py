@@ -10,7 +10,8 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -203,10 +204,20 @@ def ask_engine(method: Any, *arguments: Any) -> Any:
         raise
 
 
-def close_engine(handle: Any, search: str) -> None:
-    """Give a search's lease back; an engine that no search uses ends."""
+@contextmanager
+def leased_engine(
+    base: Mapping[str, Any], options: Mapping[str, Any], search: str
+) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """An engine for as long as a search needs it; one that no search uses any more ends.
+
+    Yields:
+        As `open_engine` returns. Raises what it raises.
+    """
+    name, handle, base_model = open_engine(base, options)
     try:
-        if ray.get(handle.release.remote(search)):
-            ray.kill(handle)
-    except RayActorError:
-        return  # it is gone already
+        ray.get(handle.lease.remote(search))
+        yield name, handle, base_model
+    finally:
+        with suppress(RayActorError):  # it may be gone already
+            if ray.get(handle.release.remote(search)):
+                ray.kill(handle)
