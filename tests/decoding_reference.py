@@ -93,7 +93,7 @@ class NaiveLM(PreTrainedModel, GenerationMixin):
         )
         logits: torch.Tensor = self.frozen(
             inputs_embeds=embeds_TD[None],
-            position_ids=torch.tensor([[slot.i for slot in slots]]),
+            position_ids=torch.tensor([[slot.position for slot in slots]]),
             attention_mask=torch.ones(1, len(slots), dtype=torch.long),
             use_cache=False,
         ).logits

@@ -26,8 +26,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from trainable.errors import ArtifactError, StrategyError, TrialError
-from trainable.strategy import Specialization, Trigger, TriggerKind
+from trainable.strategy import PositionRule, Specialization
 from trainable.trial import TrialConfig
+from trainable.trigger import Region, Side, Trigger, TriggerKind
 
 FORMAT_VERSION = 1
 CONFIG_FILE, LATENTS_FILE, CARD_FILE = "latent_config.json", "latents.safetensors", "README.md"
@@ -191,25 +192,35 @@ def model_card(artifact: Artifact) -> str:
 
 
 def describe_strategy(config: TrialConfig) -> str:
-    """The strategy in words, as one or two sentences."""
+    """The strategy in words, as one to three sentences."""
     strategy = config.strategy
     if not strategy.triggers:
         return "No latent tokens: the frozen model as it is."
     parts = [f"{t.m} latent token{'s' * (t.m > 1)} {_place(t)}" for t in strategy.triggers.values()]
-    roles = ""
-    if len(strategy.triggers) > 1:
-        shared = strategy.specialization is Specialization.SHARED
-        roles = " All sites share one group." if shared else " Each trigger has its own group."
-    return ", and ".join(parts) + "." + roles
+    roles = {
+        Specialization.SHARED: "All sites share one group." if len(parts) > 1 else "",
+        Specialization.BY_TRIGGER: "Each trigger has its own group." if len(parts) > 1 else "",
+        Specialization.BY_REGION: "Query and response have a group each.",
+        Specialization.CYCLE: f"Successive sites take {strategy.groups} groups in turn.",
+    }[strategy.specialization]
+    positions = {
+        PositionRule.FOLLOWING: "",
+        PositionRule.PRECEDING: "Latents take the position id of the token in front of them.",
+        PositionRule.OWN: "Latents have position ids of their own.",
+    }[strategy.position_rule]
+    return " ".join(text for text in (", and ".join(parts) + ".", roles, positions) if text)
 
 
 def _place(trigger: Trigger) -> str:
-    return {
+    side = "right after" if trigger.side is Side.AFTER else "before"
+    place = {
         TriggerKind.START: "at the start of the query",
         TriggerKind.END: "at the end of the query",
-        TriggerKind.DELIMITER: f"before each token that matches `{trigger.pattern}`",
+        TriggerKind.DELIMITER: f"{side} each token that matches `{trigger.pattern}`",
         TriggerKind.EVERY: f"after every {trigger.k} tokens",
+        TriggerKind.RANDOM: f"before a random {100 * (trigger.rate or 0):g} % of the tokens",
     }[trigger.kind]
+    return place if trigger.region in (None, Region.BOTH) else f"{place} of the {trigger.region}"
 
 
 def versions() -> dict[str, str]:

@@ -21,7 +21,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from trainable.data import EncodedRow
-from trainable.layout import NOT_LATENT, Ints, Layout, LayoutRules, whole_layout
+from trainable.layout import NOT_LATENT, Layout, whole_layout
+from trainable.layout_rules import Ints, LayoutRules
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,8 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from trainable.artifact import Artifact
 from trainable.delimiters import decoded_vocabulary, matching_ids
 from trainable.errors import BaseModelError, StrategyError
-from trainable.layout import NOT_LATENT, Layout, LayoutRules, LayoutState, advance, start_state
+from trainable.layout import NOT_LATENT, Layout, advance, start_state
+from trainable.layout_rules import LayoutRules, LayoutState
 
 _MODES = (
     GenerationMode.GREEDY_SEARCH,
@@ -253,9 +254,7 @@ class LatentLM(PreTrainedModel, GenerationMixin):
         return [ids[real] for ids, real in zip(ids_BN, real_BN, strict=True)]
 
     def _empty_cache(self, rows: Sequence[np.ndarray[Any, Any]]) -> LatentCache:
-        states = [
-            start_state(self.rules, int(ids[0]) if len(ids) else None, len(ids)) for ids in rows
-        ]
+        states = [start_state(self.rules, ids) for ids in rows]
         return LatentCache(DynamicCache(config=self.frozen.config), states, self.latents.device)
 
     def _supports_default_dynamic_cache(self) -> bool:  # type: ignore[override]

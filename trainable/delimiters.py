@@ -1,8 +1,16 @@
 r"""Which ids of a vocabulary a delimiter pattern matches.
 
-The pattern is searched in the decoded text of each single id, once. With byte-pair
-vocabularies a comma hides in ids such as `",\n"` or `"),"`; all of them match `,`.
-Special ids never match, nor do ids whose text holds U+FFFD (pieces of a character).
+The rule: an id matches where `re.search(pattern, text)` finds something in the id's own
+text. Its text is what the tokenizer decodes that single id to, with nothing tidied up.
+
+    tokenizer       ids that hold a comma        their texts
+    byte-level BPE  `,`  `Ġ,`  `"),`  `,Ċ`       `,`  ` ,`  `"),`  `,\n`     all match `,`
+    Unigram         `,`  `▁,`                    `,`  `,`  (the decoder drops a leading space)
+    WordPiece       `,`  `##,`                   `,`  `##,`
+
+So `,` matches every id that holds a comma, `^,$` those that are nothing else, and an id
+with two commas makes one site. Special ids never match, nor do ids whose text holds U+FFFD
+(pieces of a character). `latentune plan` shows what a pattern matches.
 """
 
 from __future__ import annotations
@@ -24,7 +32,10 @@ def decoded_vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> list[st
     """The text of each id below `size`; empty for specials, unknown ids and character pieces."""
     specials = set(tokenizer.all_special_ids)
     known = min(size, len(tokenizer))
-    texts = ["" if i in specials else str(tokenizer.decode([i])) for i in range(known)]
+    texts = [
+        "" if i in specials else str(tokenizer.decode([i], clean_up_tokenization_spaces=False))
+        for i in range(known)
+    ]
     return ["" if REPLACEMENT in text else text for text in texts] + [""] * (size - known)
 
 

@@ -30,11 +30,12 @@ from trainable.data import (
 from trainable.delimiters import decoded_vocabulary, matching_ids
 from trainable.errors import TaskError, TrialError, UnknownTrialError
 from trainable.latents import init_latents
-from trainable.layout import Bools, LayoutRules, whole_layout
+from trainable.layout import whole_layout
+from trainable.layout_rules import Bools, LayoutRules
 from trainable.resident import ResidentTrial
 from trainable.selftest import check_attention
 from trainable.state import TrialState
-from trainable.strategy import InsertionStrategy
+from trainable.strategy import InsertionStrategy, PositionRule
 from trainable.trial import TrialConfig
 
 MICRO_BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
@@ -72,6 +73,9 @@ class Engine:
     def __init__(self, base: BaseModel, *, micro_batch_tokens: int | None = None) -> None:
         check_attention(base.model)
         self.base = base
+        self.context: int | None = getattr(
+            base.model.config.get_text_config(), "max_position_embeddings", None
+        )
         self.micro_batch_tokens = micro_batch_tokens or MICRO_BATCH_TOKENS[base.model.device.type]
         self._trials: dict[str, ResidentTrial] = {}
         self._matches: dict[str, Bools] = {}
@@ -209,13 +213,12 @@ class Engine:
         Raises:
             TaskError: if a row, without any latent, is too long for the model or `max_tokens`.
         """
-        context = getattr(self.base.model.config.get_text_config(), "max_position_embeddings", None)
         for split in ("train", *SEARCH_SPLITS, *TEST_SPLITS):
             longest = max(len(row.ids) for row in data.rows(split))
-            if context is not None and longest > context:
+            if self.context is not None and longest > self.context:
                 raise TaskError(
                     f"task: a row of {split} has {longest} tokens, the base model's context is "
-                    f"{context}: shorten the task's rows or take another base_model.path"
+                    f"{self.context}: shorten the task's rows or take another base_model.path"
                 )
             if max_tokens is not None and longest > max_tokens:
                 raise TaskError(
@@ -225,12 +228,19 @@ class Engine:
 
     def _check_lengths(self, spec: TrialSpec, rules: LayoutRules, data: EncodedTask) -> None:
         self.check_context(data, spec.max_tokens)
-        if spec.max_tokens is None:
+        own_positions = rules.position_rule is PositionRule.OWN
+        if spec.max_tokens is None and not own_positions:
             return
         for split in ("train", *SEARCH_SPLITS):
             rows = data.rows(split)
             longest = max(len(whole_layout(rules, row.ids, row.query_length)) for row in rows)
-            if longest > spec.max_tokens:
+            if own_positions and self.context is not None and longest > self.context:
+                raise TaskError(
+                    f"strategy.position_rule: own needs {longest} positions for a row of {split}, "
+                    f"the base model's context is {self.context}: use following, shorten the "
+                    f"task's rows, or insert less than {spec.config.strategy.short_name}"
+                )
+            if spec.max_tokens is not None and longest > spec.max_tokens:
                 raise TaskError(
                     f"a row of {split} has {longest} tokens with its latents, above "
                     f"data.max_tokens={spec.max_tokens}: raise it, shorten the task's rows, or "

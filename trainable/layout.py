@@ -12,140 +12,29 @@ training layout; called token by token it gives the chunks that decoding feeds. 
 behind the last verbal token are `pending`: latents that already stand before a token not
 yet known. Training drops them; a prompt's prefill feeds them.
 
-Shape suffixes: T slots, N verbal tokens, R triggers, V vocabulary.
+Shape suffixes: T slots, N verbal tokens, C columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from trainable.errors import StrategyError
-from trainable.strategy import InsertionStrategy, Readout, Trigger, TriggerKind
-
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
+from trainable.layout_rules import (
+    NO_TOKEN,
+    Ints,
+    LayoutRules,
+    LayoutState,
+    Places,
+    digest,
+)
+from trainable.strategy import PositionRule
 
 NOT_LATENT = -1
 NO_TARGET = -1
-
-
-@dataclass(frozen=True)
-class Splice:
-    """One trigger, ready for index arithmetic.
-
-    Args:
-        trigger: the rule.
-        first_row: where its group starts among the rows of the [L, D] parameter.
-        matches_V: for `delimiter`, the ids before which it places a site.
-    """
-
-    trigger: Trigger
-    first_row: int
-    matches_V: Bools | None
-
-    def sites(self, index_N: Ints, ids_N: Ints | None, first: int, query_length: int) -> Bools:
-        """Whether a site stands before each of the verbal tokens `index_N`, as [N] booleans.
-
-        Args:
-            index_N: places in the verbal sequence.
-            ids_N: the token ids at those places; None where they are not known yet.
-            first: the first place that may have a site before it (1 behind BOS, else 0).
-            query_length: q.
-        """
-        kind = self.trigger.kind
-        if kind is TriggerKind.START:
-            return np.equal(index_N, first)
-        if kind is TriggerKind.END:
-            return np.equal(index_N, query_length)
-        if kind is TriggerKind.EVERY:
-            assert self.trigger.k is not None
-            behind_N = index_N - first
-            due_N: Bools = (behind_N > 0) & (behind_N % self.trigger.k == 0)
-            return due_N
-        assert self.matches_V is not None
-        assert ids_N is not None, "a delimiter's sites depend on the token itself"
-        matches_N: Bools = self.matches_V[ids_N]
-        return matches_N
-
-
-@dataclass(frozen=True)
-class LayoutRules:
-    """A strategy resolved against a vocabulary: all that `advance` needs to know.
-
-    Args:
-        latent_first: triggers with readout `latent`, as declared.
-        verbal_after: triggers with readout `verbal`, as declared.
-        bos_id: the id before which nothing is placed, or None.
-    """
-
-    latent_first: tuple[Splice, ...]
-    verbal_after: tuple[Splice, ...]
-    bos_id: int | None
-
-    @classmethod
-    def build(
-        cls,
-        strategy: InsertionStrategy,
-        matches: Mapping[str, Bools],
-        bos_id: int | None,
-    ) -> LayoutRules:
-        """Resolve a strategy.
-
-        Args:
-            matches: for each `delimiter` pattern, the vocabulary's matching ids as [V] booleans.
-            bos_id: the tokenizer's BOS, or None.
-        """
-        starts = np.concatenate([[0], np.cumsum(strategy.group_sizes)])
-        groups = strategy.group_of_trigger
-        splices = [
-            Splice(trigger, int(starts[groups[name]]), matches.get(trigger.pattern or ""))
-            for name, trigger in strategy.triggers.items()
-        ]
-        return cls(
-            tuple(s for s in splices if s.trigger.readout is Readout.LATENT),
-            tuple(s for s in splices if s.trigger.readout is Readout.VERBAL),
-            bos_id,
-        )
-
-    def in_splice_order(self, empty_query: bool) -> LayoutRules:
-        """The rules in the order that a sequence needs: as declared, but for one case.
-
-        With an empty query `start` and `end` meet, and `start` goes first.
-        """
-        if not empty_query:
-            return self
-        return replace(
-            self,
-            latent_first=tuple(sorted(self.latent_first, key=_is_no_start)),
-            verbal_after=tuple(sorted(self.verbal_after, key=_is_no_start)),
-        )
-
-
-def _is_no_start(splice: Splice) -> bool:
-    return splice.trigger.kind is not TriggerKind.START
-
-
-@dataclass(frozen=True)
-class LayoutState:
-    """How far a sequence has been laid out.
-
-    Args:
-        query_length: q, BOS included.
-        first: the first place that may have a site before it; known with the first token.
-        length: verbal tokens laid out so far.
-        begun: the latents that stand before s_0 have been laid out.
-        ended: the row is finished; it makes no more sites.
-    """
-
-    query_length: int
-    first: int = 0
-    length: int = 0
-    begun: bool = False
-    ended: bool = False
 
 
 @dataclass(frozen=True)
@@ -201,15 +90,20 @@ class Layout:
         return predictors
 
 
-def start_state(rules: LayoutRules, first_id: int | None, query_length: int) -> LayoutState:
+def start_state(rules: LayoutRules, query_ids: Sequence[int] | Ints) -> LayoutState:
     """The state before any token.
 
     Args:
-        first_id: s_0, or None for a sequence without any token yet known.
-        query_length: q, BOS included.
+        query_ids: s_0 … s_{q-1}, BOS included. They decide where sites may begin, and `random`
+            sites.
     """
-    has_bos = rules.bos_id is not None and first_id == rules.bos_id
-    return LayoutState(query_length=query_length, first=int(has_bos))
+    ids_N = np.asarray(query_ids, dtype=np.int64)
+    has_bos = len(ids_N) > 0 and rules.bos_id is not None and int(ids_N[0]) == rules.bos_id
+    return LayoutState(
+        query_length=len(ids_N),
+        query_digest=digest(ids_N) if rules.reads_digest else 0,
+        first=int(has_bos),
+    )
 
 
 def advance(
@@ -227,50 +121,93 @@ def advance(
     """
     rules = rules.in_splice_order(empty_query=state.query_length <= state.first)
     ids_N = np.asarray(ids, dtype=np.int64)
-    begin, end = state.length, state.length + len(ids_N)
-    index_N = np.arange(begin, end)
+    end = state.length + len(ids_N)
+    index_N = np.arange(state.length, end)
+    before = Places(index_N, ids_N, np.concatenate([[state.last_id], ids_N])[: len(ids_N)])
+    behind = Places(index_N + 1, None, ids_N)
     # One line per token: verbal-readout groups before s_i | s_i | latent-readout before s_{i+1}.
-    columns = [*rules.verbal_after, None, *rules.latent_first]
-    counts_NC = np.zeros((len(ids_N), len(columns)), dtype=np.int64)
-    counts_NC[:, len(rules.verbal_after)] = 1
-    if not state.ended:
-        for column, splice in enumerate(columns):
-            if splice is not None:
-                ahead = column > len(rules.verbal_after)
-                sites_N = splice.sites(
-                    index_N + ahead, None if ahead else ids_N, state.first, state.query_length
-                )
-                counts_NC[:, column] = sites_N * splice.trigger.m
+    counts_NC, rows_NC = _lines(rules, state, before, behind)
+    begin = state.length
     if not state.begun:  # the latents that stand before s_0 follow no token: a line of their own
-        line_C = np.zeros((1, len(columns)), dtype=np.int64)
-        for column, splice in enumerate(rules.latent_first, start=len(rules.verbal_after) + 1):
-            sites = splice.sites(np.zeros(1, np.int64), None, state.first, state.query_length)
-            line_C[0, column] = int(sites[0]) * splice.trigger.m
-        counts_NC = np.concatenate([line_C, counts_NC])
+        nowhere = np.zeros(0, dtype=np.int64)
+        opening = Places(np.zeros(1, np.int64), None, np.array([NO_TOKEN]))
+        counts_1C, rows_1C = _lines(rules, state, Places(nowhere, nowhere, nowhere), opening)
+        counts_NC = np.concatenate([counts_1C, counts_NC])
+        rows_NC = np.concatenate([rows_1C, rows_NC])
         begin = -1
-    layout = _spell_out(counts_NC, columns, begin, len(rules.verbal_after))
-    pending = int((layout.verbal_T == end).sum())
-    return replace(layout, pending=pending), replace(state, length=end, begun=True)
+    token_column = len(rules.verbal_after)
+    is_site_NC = counts_NC > 0
+    is_site_NC[:, token_column] = False
+    if rules.cycle is not None:
+        pair_NC = state.pairs + np.cumsum(is_site_NC).reshape(is_site_NC.shape) - 1
+        rows_NC = pair_NC % rules.cycle * counts_NC  # one m for all
+    layout = _spell_out(counts_NC, rows_NC, begin, token_column)
+    layout = replace(
+        layout,
+        position_T=_positions(rules.position_rule, layout, state.slots),
+        pending=int((layout.verbal_T == end).sum()),
+    )
+    return layout, replace(
+        state,
+        length=end,
+        slots=state.slots + len(layout),
+        pairs=state.pairs + int(is_site_NC.sum()),
+        last_id=int(ids_N[-1]) if len(ids_N) else state.last_id,
+        begun=True,
+    )
 
 
 def whole_layout(rules: LayoutRules, ids: Sequence[int] | Ints, query_length: int) -> Layout:
-    """The layout of a whole sequence, pending slots included."""
-    state = start_state(rules, int(ids[0]) if len(ids) else None, query_length)
-    return advance(rules, state, ids)[0]
+    """The layout of a sequence that holds its whole query, pending slots included."""
+    return advance(rules, start_state(rules, ids[:query_length]), ids)[0]
 
 
-def _spell_out(
-    counts_NC: Ints, columns: Sequence[Splice | None], begin: int, token_column: int
-) -> Layout:
+def _lines(
+    rules: LayoutRules, state: LayoutState, before: Places, behind: Places
+) -> tuple[Ints, Ints]:
+    """Per token and column: how many slots stand there, and their group's first row.
+
+    The columns are the triggers that are spliced before the token, the token itself, and the
+    triggers that already stand before its successor.
+    """
+    lines = max(len(before.index_N), len(behind.index_N))
+    columns = len(rules.verbal_after) + 1 + len(rules.latent_first)
+    counts_NC = np.zeros((lines, columns), dtype=np.int64)
+    rows_NC = np.zeros_like(counts_NC)
+    counts_NC[: len(before.index_N), len(rules.verbal_after)] = 1
+    if state.ended:
+        return counts_NC, rows_NC
+    asked = [(splice, before) for splice in rules.verbal_after]
+    asked += [(splice, behind) for splice in rules.latent_first]
+    for place, (splice, places) in enumerate(asked):
+        column = place + (place >= len(rules.verbal_after))
+        stands_N, in_query_N = splice.sites(places, state)
+        counts_NC[: len(stands_N), column] = stands_N * splice.trigger.m
+        rows_NC[: len(stands_N), column] = np.where(
+            in_query_N, splice.query_row, splice.response_row
+        )
+    return counts_NC, rows_NC
+
+
+def _spell_out(counts_NC: Ints, rows_NC: Ints, begin: int, token_column: int) -> Layout:
     """Turn counts per token and column into slots; line 0 belongs to verbal token `begin`."""
     counts = counts_NC.ravel()
     cell_T = np.repeat(np.arange(counts.size), counts)
     within_T = np.arange(len(cell_T)) - np.repeat(np.cumsum(counts) - counts, counts)
-    line_T, column_T = np.divmod(cell_T, len(columns))
+    line_T, column_T = np.divmod(cell_T, counts_NC.shape[1])
     is_token_T = column_T == token_column
     is_ahead_T = column_T > token_column
-    first_row_C = np.array([0 if s is None else s.first_row for s in columns], dtype=np.int64)
     verbal_T = begin + line_T + is_ahead_T
-    latent_T = np.where(is_token_T, NOT_LATENT, first_row_C[column_T] + within_T)
+    latent_T = np.where(is_token_T, NOT_LATENT, rows_NC.ravel()[cell_T] + within_T)
     target_T = np.where(is_token_T, verbal_T + 1, np.where(is_ahead_T, verbal_T, NO_TARGET))
-    return Layout(verbal_T, latent_T, verbal_T.copy(), target_T, pending=0)
+    return Layout(verbal_T, latent_T, verbal_T, target_T, pending=0)
+
+
+def _positions(rule: PositionRule, layout: Layout, slots_before: int) -> Ints:
+    if rule is PositionRule.OWN:
+        return slots_before + np.arange(len(layout))
+    if rule is PositionRule.PRECEDING:
+        is_latent_T = layout.latent_T != NOT_LATENT
+        preceding_T: Ints = np.maximum(layout.verbal_T - is_latent_T, 0)
+        return preceding_T
+    return layout.verbal_T

@@ -9,7 +9,7 @@ import torch
 
 from trainable.data import EncodedTask, ExampleStream
 from trainable.errors import ArtifactError, NumericError
-from trainable.layout import LayoutRules
+from trainable.layout_rules import LayoutRules
 from trainable.state import TrialState
 from trainable.trial import OptimConfig, TrialConfig
 

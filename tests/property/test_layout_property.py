@@ -9,18 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.reference import Slot, reference_layout
+from tests.strategies import insertion_strategies
 from trainable.errors import StrategyError
-from trainable.layout import (
-    NO_TARGET,
-    NOT_LATENT,
-    Bools,
-    Layout,
-    LayoutRules,
-    advance,
-    start_state,
-    whole_layout,
-)
-from trainable.strategy import InsertionStrategy, Readout, Specialization, Trigger, TriggerKind
+from trainable.layout import NO_TARGET, NOT_LATENT, Layout, advance, start_state, whole_layout
+from trainable.layout_rules import Bools, LayoutRules
+from trainable.strategy import InsertionStrategy, PositionRule
 
 BOS = 0
 VOCABULARY = 7
@@ -44,50 +37,26 @@ class Case:
 
 
 @st.composite
-def triggers(draw: st.DrawFn, m: int | None) -> Trigger:
-    kind = draw(st.sampled_from(TriggerKind))
-    readouts = [None, Readout.VERBAL]
-    if kind is not TriggerKind.DELIMITER:
-        readouts.append(Readout.LATENT)
-    return Trigger(
-        kind=kind,
-        m=draw(st.integers(1, 3)) if m is None else m,
-        k=draw(st.integers(1, 5)) if kind is TriggerKind.EVERY else None,
-        pattern=draw(st.sampled_from(sorted(MATCHES))) if kind is TriggerKind.DELIMITER else None,
-        readout=draw(st.sampled_from(readouts)),
-    )
-
-
-@st.composite
-def insertion_strategies(draw: st.DrawFn) -> InsertionStrategy:
-    specialization = draw(st.sampled_from(Specialization))
-    m = draw(st.integers(1, 3)) if specialization is Specialization.SHARED else None
-    drawn = draw(st.lists(triggers(m), max_size=4))
-    return InsertionStrategy(
-        triggers={f"t{place}": trigger for place, trigger in enumerate(drawn)},
-        specialization=specialization,
-    )
-
-
-@st.composite
 def cases(draw: st.DrawFn) -> Case:
     bos_id = draw(st.sampled_from([None, BOS]))
     query = draw(st.lists(st.integers(1, VOCABULARY - 1), max_size=8))
     if bos_id is not None and draw(st.booleans()):
         query = [BOS, *query]
     response = draw(st.lists(st.integers(1, VOCABULARY - 1), min_size=1, max_size=10))
-    return Case(draw(insertion_strategies()), bos_id, query + response, len(query))
+    return Case(draw(insertion_strategies(sorted(MATCHES))), bos_id, query + response, len(query))
 
 
 def slots_of(layout: Layout) -> list[Slot]:
     return [
-        Slot(int(i), None if row == NOT_LATENT else int(row))
-        for i, row in zip(layout.verbal_T, layout.latent_T, strict=True)
+        Slot(int(i), None if row == NOT_LATENT else int(row), int(position))
+        for i, row, position in zip(
+            layout.verbal_T, layout.latent_T, layout.position_T, strict=True
+        )
     ]
 
 
 def laid_out_one_by_one(case: Case, length: int) -> list[Slot]:
-    state = start_state(case.rules, case.ids[0], case.query_length)
+    state = start_state(case.rules, case.ids[: case.query_length])
     slots: list[Slot] = []
     for token in case.ids[:length]:
         piece, state = advance(case.rules, state, [token])
@@ -125,7 +94,8 @@ def test_whole_layout_is_the_reference(case: Case) -> None:
 @given(cases())
 def test_incremental_is_whole_at_every_length(case: Case) -> None:
     for length in range(1, len(case.ids) + 1):
-        whole = whole_layout(case.rules, case.ids[:length], case.query_length)
+        at_once = start_state(case.rules, case.ids[: case.query_length])
+        whole, _ = advance(case.rules, at_once, case.ids[:length])
         assert laid_out_one_by_one(case, length) == slots_of(whole)
 
 
@@ -134,7 +104,7 @@ def test_incremental_is_whole_at_every_length(case: Case) -> None:
 def test_any_cut_into_pieces_is_whole(case: Case, data: st.DataObject) -> None:
     n = len(case.ids)
     cuts = sorted(data.draw(st.lists(st.integers(0, n), max_size=4)))
-    state = start_state(case.rules, case.ids[0], case.query_length)
+    state = start_state(case.rules, case.ids[: case.query_length])
     slots: list[Slot] = []
     for begin, end in zip([0, *cuts], [*cuts, n], strict=True):
         piece, state = advance(case.rules, state, case.ids[begin:end])
@@ -155,13 +125,31 @@ def test_without_latents_the_verbal_sequence_remains(case: Case) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(cases())
-def test_latents_take_the_position_of_the_token_behind_them(case: Case) -> None:
+def test_position_ids_follow_the_rule(case: Case) -> None:
     layout = whole_layout(case.rules, case.ids, case.query_length)
+    if case.strategy.position_rule is PositionRule.OWN:
+        assert layout.position_T.tolist() == list(range(len(layout)))
+        return
+    following = case.strategy.position_rule is PositionRule.FOLLOWING
     behind = len(case.ids)  # pending latents stand before s_n
     for slot in reversed(range(len(layout))):
         if layout.latent_T[slot] == NOT_LATENT:
             behind = int(layout.verbal_T[slot])
-        assert layout.position_T[slot] == behind
+            assert layout.position_T[slot] == behind
+        else:
+            assert layout.position_T[slot] == (behind if following else max(behind - 1, 0))
+
+
+@settings(max_examples=300, deadline=None)
+@given(cases())
+def test_no_label_on_a_latent(case: Case) -> None:
+    layout = whole_layout(case.rules, case.ids, case.query_length).without_pending()
+    # What a slot predicts is always the place of a verbal token behind it, and never a latent's.
+    slot_of_token = np.flatnonzero(layout.latent_T == NOT_LATENT)
+    for slot, target in enumerate(layout.target_T):
+        if target != NO_TARGET and target < len(case.ids):
+            assert layout.latent_T[slot_of_token[target]] == NOT_LATENT
+            assert slot < slot_of_token[target]
 
 
 @settings(max_examples=300, deadline=None)
@@ -183,10 +171,11 @@ def test_every_response_token_has_one_predictor_before_it(case: Case) -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(insertion_strategies())
+@given(insertion_strategies(sorted(MATCHES)))
 def test_a_strategy_survives_plain_data(strategy: InsertionStrategy) -> None:
     again = InsertionStrategy.from_dict(strategy.to_dict())
     assert again == strategy
     assert list(again.triggers) == list(strategy.triggers)
     assert again.short_name == strategy.short_name
+    assert again.to_dict() == strategy.to_dict()
     assert sum(again.group_sizes) == again.latent_count

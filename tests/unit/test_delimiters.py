@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
-from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.decoders import Metaspace as MetaspaceDecoder
+from tokenizers.decoders import WordPiece as WordPieceDecoder
+from tokenizers.models import BPE, Unigram, WordPiece
+from tokenizers.pre_tokenizers import ByteLevel, Metaspace, WhitespaceSplit
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
@@ -89,3 +91,66 @@ def test_a_pattern_that_matches_most_of_the_vocabulary_is_a_warning(
         assert not caplog.records
         matching_ids(texts, ["."])
     assert "over half" in caplog.text
+
+
+def texts_that_match(tokenizer: PreTrainedTokenizerFast, pattern: str) -> set[str]:
+    """The vocabulary's own pieces whose ids match."""
+    texts = decoded_vocabulary(tokenizer, len(tokenizer))
+    found = np.flatnonzero(matching_ids(texts, [pattern])[pattern])
+    return set(tokenizer.convert_ids_to_tokens(found.tolist()))
+
+
+@pytest.fixture(scope="module")
+def unigram_tokenizer() -> PreTrainedTokenizerFast:
+    """As Llama 2's and T5's: spaces are pieces, and a word's first piece carries its space."""
+    pieces = ["<unk>", "▁", "a", "b", ",", "▁,", "▁a,", "),", "▁,b", "(", ")", ";"]
+    model = Unigram([(piece, -1.0) for piece in pieces], unk_id=0)
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = Metaspace()
+    tokenizer.decoder = MetaspaceDecoder()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **{"unk_token": "<unk>"})
+
+
+@pytest.fixture(scope="module")
+def wordpiece_tokenizer() -> PreTrainedTokenizerFast:
+    """As BERT's: pieces inside a word carry ##."""
+    pieces = ["[UNK]", "a", "b", ",", "##,", "##,b", "##b", "(", "a,", ";", "##;"]
+    unknown = {"unk_token": "[UNK]"}
+    tokenizer = Tokenizer(WordPiece({piece: i for i, piece in enumerate(pieces)}, **unknown))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    tokenizer.decoder = WordPieceDecoder(cleanup=True)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **unknown)
+
+
+def test_byte_level_bpe(byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    matched = texts_that_match(byte_tokenizer, ",")
+    assert "," in matched
+    assert any("Ċ" in piece for piece in matched), matched  # a comma and the line's end in one id
+    assert texts_that_match(byte_tokenizer, "^,$") == {","}
+    assert texts_that_match(byte_tokenizer, r",\n$") <= matched
+    assert all(piece.endswith(",Ċ") for piece in texts_that_match(byte_tokenizer, r",\n$"))
+
+
+def test_unigram(unigram_tokenizer: PreTrainedTokenizerFast) -> None:
+    assert texts_that_match(unigram_tokenizer, ",") == {",", "▁,", "▁a,", "),", "▁,b"}
+    assert texts_that_match(unigram_tokenizer, "^,$") == {",", "▁,"}
+    assert texts_that_match(unigram_tokenizer, "^ ") == set()  # the decoder drops that space
+
+
+def test_wordpiece(wordpiece_tokenizer: PreTrainedTokenizerFast) -> None:
+    assert texts_that_match(wordpiece_tokenizer, ",") == {",", "##,", "##,b", "a,"}
+    assert texts_that_match(wordpiece_tokenizer, "^(##)?,$") == {",", "##,"}
+
+
+@pytest.mark.parametrize("name", ["byte_tokenizer", "unigram_tokenizer", "wordpiece_tokenizer"])
+def test_what_matches_is_what_a_text_is_tokenised_into(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    tokenizer: PreTrainedTokenizerFast = request.getfixturevalue(name)
+    texts = decoded_vocabulary(tokenizer, len(tokenizer))
+    matches_V = matching_ids(texts, [","])[","]
+    for text in ("a,b", "a ,b", "b , a", "(a),b"):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        known = [i for i in ids if i != tokenizer.unk_token_id]
+        pieces = tokenizer.convert_ids_to_tokens(known)
+        assert [bool(matches_V[i]) for i in known] == ["," in piece for piece in pieces]

@@ -6,9 +6,11 @@ import pytest
 
 from trainable.base_model.loading import BaseModel
 from trainable.data import EncodedTask
-from trainable.engine import Engine
+from trainable.engine import Engine, TrialSpec
 from trainable.errors import TaskError
+from trainable.strategy import InsertionStrategy
 from trainable.tasks import build_task
+from trainable.trial import TrialConfig
 
 
 def encoded(base: BaseModel, **options: object) -> EncodedTask:
@@ -29,3 +31,19 @@ def test_rows_beyond_the_context_are_refused_in_any_split(tiny_base: BaseModel) 
 def test_rows_beyond_max_tokens_are_refused(tiny_base: BaseModel) -> None:
     with pytest.raises(TaskError, match=r"data.max_tokens=5: a row of train has .* raise it"):
         Engine(tiny_base).check_context(encoded(tiny_base), max_tokens=5)
+
+
+@pytest.mark.parametrize("position_rule", ["following", "own"])
+def test_own_positions_must_fit_the_context(tiny_base: BaseModel, position_rule: str) -> None:
+    context = tiny_base.model.config.max_position_embeddings
+    strategy = InsertionStrategy.from_dict(
+        {"triggers": {"start": {"kind": "start", "m": context}}, "position_rule": position_rule}
+    )
+    spec = TrialSpec(uid="t", config=TrialConfig(strategy=strategy), budget_steps=1)
+    engine = Engine(tiny_base)
+    if position_rule == "following":
+        engine.join(spec, encoded(tiny_base))
+        return
+    with pytest.raises(TaskError, match=rf"position_rule: own needs .* context is {context}"):
+        engine.join(spec, encoded(tiny_base))
+    assert engine.trials() == []

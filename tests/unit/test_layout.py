@@ -12,15 +12,8 @@ import numpy as np
 import pytest
 
 from trainable.errors import StrategyError
-from trainable.layout import (
-    NOT_LATENT,
-    Bools,
-    Layout,
-    LayoutRules,
-    advance,
-    start_state,
-    whole_layout,
-)
+from trainable.layout import NOT_LATENT, Layout, advance, start_state, whole_layout
+from trainable.layout_rules import Bools, LayoutRules
 from trainable.strategy import InsertionStrategy
 
 WORDS = ["<s>", "</s>", "a", "b", ",", ";"]
@@ -32,9 +25,12 @@ BOS = 0
 
 
 def rules_of(
-    triggers: dict[str, Any], specialization: str = "by_trigger", bos: int | None = BOS
+    triggers: dict[str, Any],
+    specialization: str = "by_trigger",
+    bos: int | None = BOS,
+    **fields: Any,
 ) -> LayoutRules:
-    data = {"triggers": triggers, "specialization": specialization}
+    data = {"triggers": triggers, "specialization": specialization, **fields}
     return LayoutRules.build(InsertionStrategy.from_dict(data), MATCHES, bos)
 
 
@@ -191,6 +187,78 @@ def test_two_delimiters_have_their_own_ids() -> None:
     assert lay_out(rules, "<s> a ; b", ", a")[0] == "<s> a [1] ; b [0] , a"
 
 
+AFTER = {"kind": "delimiter", "side": "after", "m": 1}
+
+
+def test_after_a_delimiter_its_latents_are_spliced_once_the_next_token_is_known() -> None:
+    text, positions, predictors = lay_out(rules_of({"c": AFTER}), "<s> a , b", "a , b")
+    assert text == "<s> a , [0] b a , [0] b"
+    assert positions == [0, 1, 2, 3, 3, 4, 5, 6, 6]
+    assert predictors == [4, 5, 6]  # b, a, and the comma over [0]
+
+
+def test_after_a_delimiter_with_latent_readout_the_latent_predicts() -> None:
+    rules = rules_of({"c": AFTER | {"readout": "latent"}})
+    text, _, predictors = lay_out(rules, "<s> ,", "b , ,")
+    assert text == "<s> , [0] b , [0] , | [0]"
+    assert predictors == [2, 3, 5]
+
+
+def test_the_region_of_a_site_behind_the_last_query_token() -> None:
+    # Behind the comma of the query stands s_q: the delimiter's site is of the query all the same,
+    # that of `every` is of the response.
+    query_only = {"c": AFTER | {"region": "query"}, "e": EVERY | {"k": 1, "region": "query"}}
+    assert lay_out(rules_of(query_only), "<s> a ,", "b , a")[0] == "<s> a [1] , [0] b , a"
+    response_only = {
+        "c": AFTER | {"region": "response"},
+        "e": EVERY | {"k": 1, "region": "response"},
+    }
+    assert lay_out(rules_of(response_only), "<s> a ,", "b , a")[0] == (
+        "<s> a , [1] b [1] , [0 1] a"
+    )
+
+
+def test_region_of_a_delimiter_is_that_of_the_match() -> None:
+    before = {"c": COMMA | {"region": "response"}}
+    assert lay_out(rules_of(before), "<s> a ,", ", b")[0] == "<s> a , [0] , b"
+
+
+def test_random_sites_depend_on_the_query_and_never_stand_before_bos() -> None:
+    rules = rules_of({"r": {"kind": "random", "rate": 1.0}})
+    assert lay_out(rules, "<s> a", "b")[0] == "<s> [0] a [0] b"
+    rare = rules_of({"r": {"kind": "random", "rate": 0.25}})
+    response = " ".join(["a"] * 2000)
+    share = lay_out(rare, "<s> a", response)[0].count("[0]") / 2001
+    assert share == pytest.approx(0.25, abs=0.03)
+    layouts = {lay_out(rare, f"<s> {word}", "a b " * 20)[0][6:] for word in ("a", "b", ", ;")}
+    assert len(layouts) == 3
+    other_seed = rules_of({"r": {"kind": "random", "rate": 0.25, "seed": 1}})
+    assert lay_out(other_seed, "<s> a", response)[0] != lay_out(rare, "<s> a", response)[0]
+
+
+def test_by_region_rows() -> None:
+    rules = rules_of({"s": START, "c": COMMA | {"m": 2}, "a": AFTER | {"m": 2}}, "by_region")
+    text, _, _ = lay_out(rules, "<s> ,", "b ,")
+    assert text == "<s> [0 1 0 1] , [0 1] b [2 3] ,"
+
+
+def test_cycle_counts_sites_in_splice_order() -> None:
+    rules = rules_of({"e": EVERY, "c": COMMA}, "cycle", groups=3)
+    text, _, _ = lay_out(rules, "<s> a , ,", "a , b")
+    # sites: comma | every, comma | every | comma: rows 0, 1, 2, ... go round
+    assert text == "<s> a [0] , [1 2] , a [0 1] , b"
+
+
+def test_positions_preceding_and_own() -> None:
+    triggers = {"s": START, "c": COMMA, "e": END}
+    assert lay_out(rules_of(triggers, position_rule="preceding"), "<s> ,", "b")[1] == (
+        [0, 0, 0, 0, 1, 1, 1, 2]
+    )
+    assert lay_out(rules_of(triggers, position_rule="own"), "<s> ,", "b")[1] == list(range(8))
+    nothing_before = rules_of({"s": START}, bos=None, position_rule="preceding")
+    assert lay_out(nothing_before, "a", "b")[1] == [0, 0, 0, 1]
+
+
 def test_no_triggers_is_the_verbal_sequence() -> None:
     assert lay_out(rules_of({}), "<s> a", "b") == ("<s> a b", [0, 1, 2], [1])
 
@@ -208,7 +276,7 @@ def test_start_predicts_the_first_token_of_an_empty_prompt() -> None:
 
 def test_an_empty_prompt_is_begun_once() -> None:
     rules = rules_of({"s": START}, bos=None)
-    prompt, state = advance(rules, start_state(rules, None, 0), [])
+    prompt, state = advance(rules, start_state(rules, []), [])
     assert written(prompt, "") == "| [0 1]"
     step, state = advance(rules, state, ids_of("a"))
     assert written(step, "a") == "a"
@@ -219,7 +287,7 @@ def test_an_ended_row_makes_no_more_sites() -> None:
     from dataclasses import replace
 
     rules = rules_of({"c": COMMA, "e": EVERY | {"readout": "latent"}})
-    _, state = advance(rules, start_state(rules, BOS, 2), ids_of("<s> a </s>"))
+    _, state = advance(rules, start_state(rules, ids_of("<s> a")), ids_of("<s> a </s>"))
     piece, _ = advance(rules, replace(state, ended=True), ids_of(", , ,"))
     assert piece.latent_count == 0
     assert piece.verbal_T.tolist() == [3, 4, 5]
@@ -227,7 +295,7 @@ def test_an_ended_row_makes_no_more_sites() -> None:
 
 def test_pieces_go_on_where_the_last_one_stopped() -> None:
     rules = rules_of({"s": START, "c": COMMA, "e": END})
-    prompt, state = advance(rules, start_state(rules, BOS, 3), ids_of("<s> a ,"))
+    prompt, state = advance(rules, start_state(rules, ids_of("<s> a ,")), ids_of("<s> a ,"))
     assert written(prompt, "<s> a ,") == "<s> [0 1] a [2] , | [3 4]"
     step, state = advance(rules, state, ids_of("b"))
     assert (step.position_T.tolist(), step.pending) == ([3], 0)
