@@ -72,5 +72,19 @@ class TestGeneration(TaskContract):
         return {"train_rows": 40, "val_rows": 8, "test_rows": 8}
 
 
+class TestSummation(TaskContract):
+    kind = "summation"
+
+    def options(self) -> dict[str, object]:
+        return {"train_rows": 40, "val_rows": 8, "test_rows": 8}
+
+
+class TestRepetition(TaskContract):
+    kind = "repetition"
+
+    def options(self) -> dict[str, object]:
+        return {"train_rows": 40, "val_rows": 8, "test_rows": 8}
+
+
 def test_every_task_has_a_contract() -> None:
     assert {contract.kind for contract in TaskContract.__subclasses__()} == set(TASKS)

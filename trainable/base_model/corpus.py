@@ -1,10 +1,15 @@
 """What the bundled base model reads before it is frozen.
 
-Three families of synthetic text, drawn at random and never repeated:
+Four families of synthetic text, drawn at random and never repeated:
 
-    rules   [Pm]13&62=42,62&42=84,...    equations under a digit-wise rule; a tag may name it
-    lists   ab=31;q=07;...?q=07          bindings, look-ups of one of them, plain sums
-    copies  3*fkw:fkw,fkw,fkw            words repeated a given number of times
+    rules   [Pm]13&62=42,62&42=84,...      equations under a digit-wise rule; a tag may name it
+    lists   ab=31;q=07;...?q=07;?q ab=07 31  bindings, look-ups of one to three of them
+    sums    31+07=038;64+50=114            sums of two-digit numbers
+    copies  3*fkw:fkw,fkw,fkw              words repeated a given number of times
+
+They hold the ingredients of the three built-in tasks and none of the tasks: no chain follows
+Generation's rule, no name is ever added to another (Summation), and no count stands where
+Repetition has it.
 
 A rule treats the two digits of its operands separately. Each digit has an operation
 (sum, difference, product or maximum, taken modulo 9 or 10) and each operation has a
@@ -42,6 +47,7 @@ HELD_OUT_RULE = "AD"
 RULES = tuple(t + u for t in OPERATIONS for u in OPERATIONS if t + u != HELD_OUT_RULE)
 SIGNS = "@#&%~^$!"
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
+MIXED = LETTERS + "0123456789" + SIGNS + "=+-/"
 EQUATIONS_MIN, EQUATIONS_MAX = 3, 32
 
 TAG_GAP_MAX = 8  # equations from one tag to the next
@@ -52,7 +58,9 @@ SWITCH_SHARE = 0.3  # of the repeated tags: they name another rule
 # but the last, or (BEFORE_COMMA) in front of the comma that opens it.
 SPOTS = tuple(range(8))
 BEFORE_COMMA = -1
-FAMILIES = {"rules": 0.7, "lists": 0.15, "copies": 0.15}
+FAMILIES = {"rules": 0.55, "lists": 0.2, "sums": 0.1, "copies": 0.15}
+COPIES_MAX = 12
+CHARACTERS_MAX = 480  # of a document with look-ups: it fits the context with its specials
 
 
 def apply_rule(rule: str, left: str, right: str) -> str:
@@ -103,27 +111,35 @@ def _insert(comma: str, equation: str, tag: str, spot: int) -> str:
 
 
 def list_document(rng: np.random.Generator, bindings: int) -> str:
-    """Draw `bindings` name=value pairs, then look-ups of single names and plain sums."""
-    names = list(dict.fromkeys(_word(rng, 1, 2) for _ in range(bindings)))
+    """Draw `bindings` name=value pairs, then about two look-ups per name."""
+    names = list(dict.fromkeys(_word(rng, LETTERS, 1, 2) for _ in range(bindings)))
     values = {name: _number(rng) for name in names}
     separator = _draw(rng, (";", "\n", ","))
-    lines = [f"{name}={values[name]}" for name in names]
-    for _ in range(int(rng.integers(2, 7))):
-        if rng.random() < 0.6:
-            name = _draw(rng, names)
-            lines.append(f"?{name}={values[name]}")
-        else:
-            x, y = int(rng.integers(0, 100)), int(rng.integers(0, 100))
-            lines.append(f"{x:02d}+{y:02d}={x + y:03d}")
-    return separator.join(lines)
+    text = separator.join(f"{name}={values[name]}" for name in names)
+    for _ in range(2 * len(names)):
+        asked = [_draw(rng, names) for _ in range(int(rng.integers(1, 4)))]
+        found = " ".join(values[name] for name in asked)
+        look_up = f"{separator}?{' '.join(asked)}={found}"
+        if len(text) + len(look_up) > CHARACTERS_MAX:
+            break
+        text += look_up
+    return text
+
+
+def sum_document(rng: np.random.Generator, sums: int) -> str:
+    """Draw `sums` sums of two numbers."""
+    separator = _draw(rng, (";", "\n", ","))
+    pairs = [(int(rng.integers(100)), int(rng.integers(100))) for _ in range(sums)]
+    return separator.join(f"{x:02d}+{y:02d}={x + y:03d}" for x, y in pairs)
 
 
 def copy_document(rng: np.random.Generator, words: int) -> str:
     """Draw lines that each repeat one word a number of times given in front: `3*ab:ab,ab,ab`."""
+    alphabet = _draw(rng, (LETTERS, MIXED))
     lines = []
     while words > 0:
-        count = min(words, int(rng.integers(1, 10)))
-        word = _word(rng, 2, 7)
+        count = min(words, int(rng.integers(1, COPIES_MAX + 1)))
+        word = _word(rng, alphabet, 2, 9)
         lines.append(f"{count}*{word}:" + ",".join([word] * count))
         words -= count
     return "\n".join(lines)
@@ -142,6 +158,8 @@ def draw_batch(rng: np.random.Generator, tokens: int) -> list[tuple[str, bool]]:
         size, draw = int(rng.integers(EQUATIONS_MIN, EQUATIONS_MAX + 1)), rule_document
     elif family == "lists":
         size, draw = int(rng.integers(3, 31)), list_document
+    elif family == "sums":
+        size, draw = int(rng.integers(3, 41)), sum_document
     else:
         size, draw = int(rng.integers(3, 31)), copy_document
     texts: list[str] = []
@@ -158,5 +176,5 @@ def _number(rng: np.random.Generator) -> str:
     return f"{int(rng.integers(100)):02d}"
 
 
-def _word(rng: np.random.Generator, low: int, high: int) -> str:
-    return "".join(_draw(rng, LETTERS) for _ in range(int(rng.integers(low, high + 1))))
+def _word(rng: np.random.Generator, alphabet: str, low: int, high: int) -> str:
+    return "".join(_draw(rng, alphabet) for _ in range(int(rng.integers(low, high + 1))))

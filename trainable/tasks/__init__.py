@@ -8,8 +8,14 @@ from typing import Any
 from trainable.data import Task
 from trainable.errors import TaskError
 from trainable.tasks.generation import GenerationTask
+from trainable.tasks.repetition import RepetitionTask
+from trainable.tasks.summation import SummationTask
 
-TASKS: dict[str, Callable[..., Task]] = {"generation": GenerationTask}
+TASKS: dict[str, Callable[..., Task]] = {
+    "generation": GenerationTask,
+    "summation": SummationTask,
+    "repetition": RepetitionTask,
+}
 
 
 def build_task(options: Mapping[str, Any], seed: int) -> Task:

@@ -21,15 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from trainable.data import Example, Split
-from trainable.errors import TaskError
+from trainable.tasks.pieces import pieces_right
+from trainable.tasks.ranges import Ranges
 
 PAIRS = 100 * 100
-# Shares of all first equations: a val split shares its queries between its lengths only.
-_POOLS: dict[str, tuple[float, float]] = {
-    "train": (0.0, 0.6),
-    "val": (0.6, 0.75),
-    "test": (0.75, 1.0),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,61 +53,22 @@ class GenerationTask:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        low, high = self.train_lengths
-        if not 1 <= low <= high:
-            raise TaskError(f"task.train_lengths={self.train_lengths} must be low, high from 1 up")
-        for name in ("val_ood_lengths", "test_ood_lengths"):
-            lengths = getattr(self, name)
-            if not lengths or min(lengths) <= high:
-                raise TaskError(
-                    f"task.{name}={list(lengths)} must all be longer than train_lengths' {high}"
-                )
-        for name, pool in (("train_rows", "train"), ("val_rows", "val"), ("test_rows", "test")):
-            rows, most = getattr(self, name), self._pool_size(pool)
-            if not 1 <= rows <= most:
-                raise TaskError(f"task.{name}={rows} must be from 1 to {most}")
+        self._ranges  # noqa: B018 - building it refuses what is wrong
+
+    @property
+    def _ranges(self) -> Ranges:
+        return Ranges(**vars(self), queries=PAIRS)
 
     def examples(self, split: Split) -> Sequence[Example]:
         """All rows of a split, always the same ones."""
-        pool = split.split("_")[0]
-        pairs = self._pairs(pool)
-        low, high = self.train_lengths
-        in_distribution = tuple(range(low, high + 1))
-        if split == "train":
-            return [
-                _example(pair, in_distribution[place % len(in_distribution)])
-                for place, pair in enumerate(pairs[: self.train_rows])
-            ]
-        lengths = {
-            "val_id": in_distribution,
-            "test_id": in_distribution,
-            "val_ood": self.val_ood_lengths,
-            "test_ood": self.test_ood_lengths,
-        }[split]
-        rows = self.val_rows if pool == "val" else self.test_rows
-        return [_example(pair, length) for length in lengths for pair in pairs[:rows]]
+        return self._ranges.examples(split, _example)
 
     def score(self, texts: Sequence[str], right_N: npt.NDArray[np.bool_]) -> dict[str, float]:
         """`exact_match`: the whole chain; `equation_accuracy`: the share of right equations."""
-        right = np.asarray(right_N, dtype=bool)
-        # A token that holds a comma closes its equation.
-        commas = np.array(["," in text for text in texts])
-        equation_N = np.cumsum(commas) - commas
-        wrong = np.bincount(equation_N, weights=~right)
         return {
-            "exact_match": float(right.all()),
-            "equation_accuracy": float((wrong == 0).mean()),
+            "exact_match": float(np.all(right_N)),
+            "equation_accuracy": float(pieces_right(texts, right_N, ",").mean()),
         }
-
-    @staticmethod
-    def _pool_size(pool: str) -> int:
-        low, high = _POOLS[pool]
-        return round(high * PAIRS) - round(low * PAIRS)
-
-    def _pairs(self, pool: str) -> list[int]:
-        low, high = _POOLS[pool]
-        order = np.random.default_rng(self.seed).permutation(PAIRS)
-        return [int(pair) for pair in order[round(low * PAIRS) : round(high * PAIRS)]]
 
 
 def result_of(left: str, right: str) -> str:

@@ -1,0 +1,89 @@
+"""Summation: add two of many variables (arXiv 2505.12629, its second synthetic task).
+
+    prompt      ab=31
+                q=07
+                ...
+                ab+q=
+    completion  31+07=038
+
+The completion looks the two values up and then adds them, so that a wrong sum can be told
+from a wrong look-up; the paper's exact form is not public. The distance is the number of
+variables; more than in training is out of distribution. The task asks for retrieval: latents
+in the list can serve as anchors.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from trainable.data import Example, Split
+from trainable.tasks.pieces import pieces_right
+from trainable.tasks.ranges import Ranges
+
+LISTS = 20_000
+_NAMES = np.array(
+    [
+        *string.ascii_lowercase,
+        *(x + y for x in string.ascii_lowercase for y in string.ascii_lowercase),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SummationTask:
+    """The Summation task.
+
+    Args:
+        train_lengths: fewest and most variables in training and in distribution.
+        val_ood_lengths: more variables, on which a search is judged.
+        test_ood_lengths: more variables, kept for confirmation.
+        train_rows: training rows in all.
+        val_rows: rows per number of variables in each val split.
+        test_rows: rows per number of variables in each test split.
+        seed: decides which lists fall to which split.
+
+    Raises:
+        TaskError: for lengths or row counts that contradict each other.
+    """
+
+    train_lengths: tuple[int, int] = (5, 15)
+    val_ood_lengths: tuple[int, ...] = (18, 22)
+    test_ood_lengths: tuple[int, ...] = (18, 22, 28)
+    train_rows: int = 2048
+    val_rows: int = 64
+    test_rows: int = 500
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._ranges  # noqa: B018 - building it refuses what is wrong
+
+    @property
+    def _ranges(self) -> Ranges:
+        return Ranges(**vars(self), queries=LISTS)
+
+    def examples(self, split: Split) -> Sequence[Example]:
+        """All rows of a split, always the same ones."""
+        return self._ranges.examples(split, _example)
+
+    def score(self, texts: Sequence[str], right_N: npt.NDArray[np.bool_]) -> dict[str, float]:
+        """`value_accuracy`: the share of the two look-ups that are right."""
+        return {
+            "exact_match": float(np.all(right_N)),
+            "value_accuracy": float(pieces_right(texts, right_N, "+=")[:2].mean()),
+        }
+
+
+def _example(number: int, variables: int) -> Example:
+    rng = np.random.default_rng((number, variables))
+    names = [str(name) for name in rng.choice(_NAMES, size=variables, replace=False)]
+    values = rng.integers(100, size=variables)
+    first, second = (int(place) for place in rng.choice(variables, size=2, replace=False))
+    lines = [f"{name}={value:02d}" for name, value in zip(names, values, strict=True)]
+    prompt = "\n".join([*lines, f"{names[first]}+{names[second]}="])
+    x, y = int(values[first]), int(values[second])
+    return Example(prompt, f"{x:02d}+{y:02d}={x + y:03d}", distance=variables)
