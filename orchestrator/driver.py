@@ -129,6 +129,7 @@ def open_ledger(config: SearchConfig, folder: SearchFolder) -> Ledger:
         stopping_metric=stopping.metric or config.objective,
         trials=config.budget.trials,
         steps=config.budget.steps,
+        grid=config.grid(),
     )
 
 

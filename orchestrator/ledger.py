@@ -89,6 +89,7 @@ class Ledger:
         stopping_metric: the metric that early stopping ranks by.
         trials: how many trials of the space, baselines not counted.
         steps: optimiser steps of a full trial.
+        grid: what is tried in place of the sampler's draws, in order: the params of each trial.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Ledger:
         stopping_metric: str,
         trials: int,
         steps: int,
+        grid: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.space = space
         self.objective = objective
@@ -111,6 +113,7 @@ class Ledger:
         self.trials = trials
         self.steps = steps
         self._baselines = list(baselines)
+        self._grid = list(grid)
         self._pruner = pruner
         self._study = optuna.create_study(
             storage=storage,
@@ -142,7 +145,7 @@ class Ledger:
         return bool(
             self._unfinished
             or by_role.count(Role.BASELINE) < len(self._baselines)
-            or by_role.count(Role.SEARCH) < self.trials
+            or self._drawn() < self.trials
         )
 
     def ask(self) -> LedgerTrial | None:
@@ -153,7 +156,7 @@ class Ledger:
         baselines_done = by_role.count(Role.BASELINE)
         if baselines_done < len(self._baselines):
             return self._enter(self._baselines[baselines_done], Role.BASELINE)
-        if by_role.count(Role.SEARCH) < self.trials:
+        if self._drawn() < self.trials:
             return self._draw()
         return None
 
@@ -211,7 +214,7 @@ class Ledger:
     def _draw(self) -> LedgerTrial:
         """Ask the sampler until a draw is legal; illegal ones are told as failed."""
         for _ in range(MAX_ILLEGAL_DRAWS):
-            trial = self._study.ask()
+            trial = self._ask()
             try:
                 config = TrialConfig.from_dict(self.space.sample(trial))
             except (StrategyError, TrialError) as error:
@@ -223,6 +226,16 @@ class Ledger:
             f"the space gave no legal configuration in {MAX_ILLEGAL_DRAWS} draws: see "
             "`latentune spaces` and its constraints"
         )
+
+    def _ask(self) -> optuna.Trial:
+        waiting = (TrialState.WAITING,)  # one that a driver put there and died before it asked
+        if self._grid and not self._study.get_trials(deepcopy=False, states=waiting):
+            self._study.enqueue_trial(dict(self._grid[self._drawn()]))
+        return self._study.ask()
+
+    def _drawn(self) -> int:
+        """Trials of the space so far."""
+        return [trial.role for trial in self.all()].count(Role.SEARCH)
 
     def _enter(
         self, config: TrialConfig, role: Role, trial: optuna.Trial | None = None

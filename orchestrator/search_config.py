@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -27,6 +27,7 @@ from orchestrator.sections import (
     refused,
 )
 from orchestrator.yaml_source import dump_yaml
+from search_spaces import SpaceError, legal_points
 from search_spaces.errors import Problem, shown
 
 SLUG = r"[a-z0-9][a-z0-9._-]{0,63}"
@@ -71,9 +72,23 @@ class SearchConfig(Section):
     @model_validator(mode="after")
     def _agrees(self) -> SearchConfig:
         problems = contradictions(lambda path: operator.attrgetter(path)(self))
+        problems += self._grid_problems()
         if problems:
             raise ConfigError(problems)
         return self
+
+    def _grid_problems(self) -> list[Problem]:
+        if self.sampler.kind != "grid":
+            return []
+        try:
+            points = len(self.grid())
+        except SpaceError as error:
+            wrong, remedy = error.problems[0].wrong, error.problems[0].remedy
+            return [_problem("sampler.kind", "grid", wrong, remedy)]
+        if self.budget.trials <= points:
+            return []
+        wrong = f"the grid has {points} configurations, each tried once"
+        return [_problem("budget.trials", self.budget.trials, wrong, f"write {points} or less")]
 
     def rungs(self) -> list[int]:
         """The steps at which a trial is judged, ascending; the last is the whole budget."""
@@ -84,6 +99,10 @@ class SearchConfig(Section):
             rungs.append(rung)
             rung *= stopping.factor
         return [*rungs, steps]
+
+    def grid(self) -> list[Mapping[str, Any]]:
+        """The params of every legal configuration in order, for the sampler `grid`; else none."""
+        return legal_points(self.space.build()) if self.sampler.kind == "grid" else []
 
     def to_yaml(self) -> str:
         """The whole configuration, defaults included, as `load_search` reads it."""

@@ -190,7 +190,9 @@ class BudgetConfig(Section):
 class SamplerConfig(Section):
     """How the next configuration is chosen."""
 
-    kind: Literal["tpe", "random"] = Field(default="tpe", description="the sampler")
+    kind: Literal["tpe", "random", "grid"] = Field(
+        default="tpe", description="the sampler; `grid` tries every configuration once, in order"
+    )
     seed: Seed = Field(default=0, description="the sampler's seed")
     startup_trials: Annotated[int, Strict(), Field(ge=0)] = Field(
         default=8, description="the number of random trials before `tpe` models them"

@@ -1,6 +1,6 @@
 """Declarative search spaces: what is searched, as plain data. Never imports torch."""
 
-from search_spaces.drawing import Configuration, check_legal, enumerate_configs
+from search_spaces.drawing import Configuration, check_legal, enumerate_configs, legal_points
 from search_spaces.errors import Problem, SpaceError
 from search_spaces.presets import PRESETS
 from search_spaces.space import Axis, Space
@@ -14,4 +14,5 @@ __all__ = [
     "SpaceError",
     "check_legal",
     "enumerate_configs",
+    "legal_points",
 ]

@@ -72,6 +72,23 @@ def enumerate_configs(space: Space) -> Iterator[Configuration]:
         turns = trial.next_turns()
 
 
+def legal_points(space: Space) -> list[Mapping[str, Any]]:
+    """The params of every legal configuration of a finite space, in declared order.
+
+    Raises:
+        SpaceError: for an infinite space.
+    """
+    return [point.params for point in enumerate_configs(space) if _is_legal(point.config)]
+
+
+def _is_legal(config: Mapping[str, Any]) -> bool:
+    try:
+        TrialConfig.from_dict(config)
+    except LatentuneError:
+        return False
+    return True
+
+
 class _RandomTrial:
     """Suggests at random, like Optuna's random sampler but without a study."""
 

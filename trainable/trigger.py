@@ -177,7 +177,8 @@ class Trigger:
             after = self.side is Side.AFTER
             if self.pattern == ",":
                 return f"{'aftercomma' if after else 'comma'}{self.m}"
-            return f"{'after' if after else 'delimiter'}({self.pattern}){self.m}"
+            pattern = str(self.pattern).replace("\n", r"\n").replace("\t", r"\t")
+            return f"{'after' if after else 'delimiter'}({pattern}){self.m}"
         return f"{self.kind}{self.m}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -51,6 +52,7 @@ def open_ledger(
     stopping: bool = True,
     stopping_metric: str = OBJECTIVE,
     seed: int = 0,
+    grid: Sequence[Mapping[str, Any]] = (),
 ) -> Ledger:
     """The ledger of a search; one that exists is opened again."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -70,6 +72,7 @@ def open_ledger(
         stopping_metric=stopping_metric,
         trials=trials,
         steps=RUNGS[-1],
+        grid=grid,
     )
 
 

@@ -253,7 +253,7 @@ def test_rungs_grow_by_the_factor_up_to_the_budget(
         ),
         ({"stopping": {"min_steps": 541}}, "stopping.min_steps (line 8): got 541, expected at mo"),
         ({"stopping": {"factor": 1}}, "stopping.factor (line 8): got 1"),
-        ({"sampler": {"kind": "tp"}}, "got 'tp', expected 'tpe' or 'random'; did you mean `tpe`?"),
+        ({"sampler": {"kind": "tp"}}, "got 'tp', expected 'tpe', 'random' or 'grid'; did you mean `tpe`?"),
         ({"engine": {"threads": 0}}, "engine.threads (line 8): got 0"),
         (
             {"confirm": {"enabled": True}},
@@ -495,3 +495,27 @@ def test_editors_get_a_schema() -> None:
     assert {"type": "string"} in schema["properties"]["space"]["anyOf"]
     trials = schema["$defs"]["BudgetConfig"]["properties"]["trials"]
     assert (trials["minimum"], trials["description"]) == (1, "the number of trials")
+
+
+# --- the grid
+
+
+M_AXIS = {"strategy": {"triggers": {"start": {"kind": "start", "m": {"choice": [1, 2, 4]}}}}}
+
+
+def test_a_grid_has_every_legal_configuration_in_order(file: Path) -> None:
+    changed = {"space": {"axes": M_AXIS}, "sampler": {"kind": "grid"}, "budget": {"trials": 3}}
+    config = load_search(written(file, **changed))
+    assert [point["strategy.triggers.start.m"] for point in config.grid()] == [1, 2, 4]
+    assert load_search(written(file, **changed | {"sampler": None})).grid() == []
+
+
+def test_a_grid_is_finite_and_not_smaller_than_the_budget(file: Path) -> None:
+    changed = {"space": {"axes": M_AXIS}, "sampler": {"kind": "grid"}, "budget": {"trials": 4}}
+    problem = only_problem(written(file, **changed))
+    assert "budget.trials" in problem
+    assert "the grid has 3 configurations" in problem
+    assert "write 3 or less" in problem
+    problem = only_problem(written(file, sampler={"kind": "grid"}))
+    assert "sampler.kind" in problem
+    assert "infinite" in problem

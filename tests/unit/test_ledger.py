@@ -11,6 +11,7 @@ import pytest
 from optuna.trial import TrialState
 
 from orchestrator.ledger import Ledger, LedgerTrial, Role, TrialStatus
+from search_spaces import Space, legal_points
 from tests.unit.ledgers import OBJECTIVE, RUNGS, open_ledger
 from trainable.errors import TrialError
 
@@ -87,6 +88,36 @@ def test_a_space_without_a_legal_draw_is_refused(
     with pytest.raises(TrialError, match="no legal configuration in 3 draws"):
         ledger.ask()
     assert ledger.all() == []
+
+
+GRID_AXES = {"strategy": {"triggers": {"start": {"kind": "start", "m": {"choice": [4, 1, 2]}}}}}
+
+
+def grid_ledger(folder: Path, trials: int = 3) -> Ledger:
+    points = legal_points(Space(GRID_AXES))
+    return open_ledger(folder, axes=GRID_AXES, trials=trials, grid=points)
+
+
+def test_a_grid_is_tried_in_its_order_and_once(tmp_path: Path) -> None:
+    ledger = grid_ledger(tmp_path)
+    assert [ask(ledger).config.strategy.short_name for _ in range(3)] == (
+        ["start4", "start1", "start2"]
+    )
+    assert ledger.ask() is None
+
+
+@pytest.mark.parametrize("died", ["before it asked", "before it entered"])
+def test_a_grid_goes_on_where_its_driver_died(tmp_path: Path, died: str) -> None:
+    ledger = grid_ledger(tmp_path)
+    names = [ask(ledger).config.strategy.short_name]
+    ledger.study.enqueue_trial({"strategy.triggers.start.m": 1})
+    if died == "before it entered":
+        ledger.study.ask()
+    again = grid_ledger(tmp_path)
+    assert ask(again).config.strategy.short_name == names[0]  # the one that was left running
+    names += [ask(again).config.strategy.short_name for _ in range(2)]
+    assert names == ["start4", "start1", "start2"]
+    assert again.ask() is None
 
 
 # --- what a report decides

@@ -176,6 +176,7 @@ def test_cycle_has_as_many_groups_as_asked() -> None:
         ("shared", {"c": {"kind": "delimiter"}}, "comma1"),
         ("shared", {"c": {"kind": "delimiter", "pattern": ";", "m": 2}}, "delimiter(;)2"),
         ("shared", {"c": {"kind": "delimiter", "side": "after"}}, "aftercomma1"),
+        ("shared", {"c": {"kind": "delimiter", "pattern": "\n"}}, r"delimiter(\n)1"),
         ("shared", {"c": {"kind": "delimiter", "pattern": "=", "side": "after"}}, "after(=)1"),
         ("shared", {"r": {"kind": "random", "rate": 0.125, "m": 2}}, "random0.125x2"),
         ("shared", {"r": {"kind": "random", "rate": 1, "seed": 3}}, "random1#3x1"),

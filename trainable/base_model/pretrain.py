@@ -25,7 +25,7 @@ from trainable.base_model.tokenizer import MAX_TOKENS, build_tokenizer
 logger = logging.getLogger(__name__)
 
 SEED = 20261121
-STEPS = 4_500
+STEPS = 5_200
 BATCH_TOKENS = 4_096
 PEAK_LR, WARMUP_STEPS = 3e-3, 100
 IGNORED = -100
