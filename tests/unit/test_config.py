@@ -253,7 +253,10 @@ def test_rungs_grow_by_the_factor_up_to_the_budget(
         ),
         ({"stopping": {"min_steps": 541}}, "stopping.min_steps (line 8): got 541, expected at mo"),
         ({"stopping": {"factor": 1}}, "stopping.factor (line 8): got 1"),
-        ({"sampler": {"kind": "tp"}}, "got 'tp', expected 'tpe', 'random' or 'grid'; did you mean `tpe`?"),
+        (
+            {"sampler": {"kind": "tp"}},
+            "got 'tp', expected 'tpe', 'random' or 'grid'; did you mean `tpe`?",
+        ),
         ({"engine": {"threads": 0}}, "engine.threads (line 8): got 0"),
         (
             {"confirm": {"enabled": True}},
