@@ -160,6 +160,18 @@ def test_all_shares_of_a_token_are_one(
     assert (shares.share_KHNS[-1, :, 1:3, 0] > 0).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_dtypes(
+    dtype: torch.dtype, tokenizer: PreTrainedTokenizerFast, row: EncodedRow
+) -> None:
+    exact = read(tiny("Llama"), tokenizer, row)
+    shares = read(tiny("Llama").to(dtype), tokenizer, row)  # type: ignore[arg-type]
+    tolerance = 0.1 if dtype == torch.bfloat16 else 1e-5
+    assert shares.share_KHNS.dtype == np.float32
+    np.testing.assert_allclose(shares.share_KHNS, exact.share_KHNS, atol=tolerance)
+    np.testing.assert_allclose(shares.uniform_KNS, exact.uniform_KNS, rtol=1e-6)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_model_is_as_before(
     family: str, tokenizer: PreTrainedTokenizerFast, row: EncodedRow
