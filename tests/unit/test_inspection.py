@@ -285,14 +285,14 @@ def random_shares(
     return shares, Subject("some1", "some-0", tokens, 1, triggers)
 
 
-WORDS = ["$x$", "\n", " the", "日本", "\x07", "", "ﬁ", "\ufffd"]
+WORDS = ["$\\q$", "\n", " the", "日本", "\x07", "", "ﬁ", "\ufffd"]
 
 
 @pytest.mark.parametrize(
     ("layers", "tokens", "sites", "triggers"),
     [
         (1, ["a", "b"], 1, ["comma"]),
-        (9, WORDS * 3, 6, ["a", "$b$", None]),
+        (9, WORDS * 3, 6, ["a", "$\\b$", None]),
         (2, ["x"] * 400, 120, ["every"]),
     ],
     ids=["smallest", "strange tokens", "long"],
