@@ -208,6 +208,37 @@ def evaluate(
 
 
 @app.command()
+def inspect(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A pulled artifact folder.")],
+    prompt: Annotated[str, typer.Argument(help="What the model goes on from.")],
+    completion: Annotated[
+        str | None, typer.Option(help="What comes behind it; default: what the model makes of it.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=0)] = 64,
+    to: Annotated[Path | None, typer.Option(help="The folder to write.")] = None,
+    base_model: Annotated[
+        str | None, typer.Option(help="Where the base model is now, if it has moved.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show what share of its attention each token pays to each group of latents."""
+    from orchestrator.inspection import inspect_folder, print_inspection
+
+    found = inspect_folder(
+        folder,
+        prompt,
+        completion=completion,
+        max_new_tokens=max_new_tokens,
+        to=to,
+        base_model=base_model,
+    )
+    if json:
+        _print_json(found)
+    else:
+        print_inspection(_out, found)
+
+
+@app.command()
 def ui(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,

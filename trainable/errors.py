@@ -7,6 +7,7 @@
     ├── TaskError (ValueError)          a task that yields no usable rows
     ├── ArtifactError (ValueError)      an artifact folder that cannot be trusted
     │   └── FingerprintError            ... or that belongs to another base model
+    ├── AttentionError (ValueError)     a sequence or model whose attention cannot be shown
     ├── NumericError (ArithmeticError)  a trial whose loss or latents are not finite
     └── UnknownTrialError (KeyError)    a trial that this engine does not hold
 
@@ -42,6 +43,10 @@ class ArtifactError(LatentuneError, ValueError):
 
 class FingerprintError(ArtifactError):
     """Latents attached to a base model other than the one they were trained on."""
+
+
+class AttentionError(LatentuneError, ValueError):
+    """A sequence or a model whose attention cannot be shown."""
 
 
 class NumericError(LatentuneError, ArithmeticError):
