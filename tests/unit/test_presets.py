@@ -10,7 +10,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import FixedTrial
 
 from search_spaces import PRESETS, check_legal, enumerate_configs
+from trainable.strategy import PositionRule, Specialization
 from trainable.trial import TrialConfig
+from trainable.trigger import Readout, Region, Side, TriggerKind
 
 ALONE = CategoricalDistribution([1, 2, 4, 8])
 PAIR = CategoricalDistribution([1, 2, 4])
@@ -113,3 +115,19 @@ def test_baselines_are_the_frozen_model_and_both_ends() -> None:
     }
     assert {config.optim for config in found.values()} == {TrialConfig().optim}
     assert TrialConfig().optim.lr == 0.02
+
+
+def test_full_reaches_every_axis_of_the_method() -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    space = PRESETS["full"]()
+    configs = [TrialConfig.from_dict(space.sample(study.ask())) for _ in range(500)]
+    strategies = [config.strategy for config in configs]
+    triggers = [trigger for s in strategies for trigger in s.triggers.values()]
+    assert {s.specialization for s in strategies} == set(Specialization)
+    assert {s.position_rule for s in strategies} == set(PositionRule)
+    assert {s.groups for s in strategies} == {None, 2, 3, 4}
+    assert {t.kind for t in triggers} == set(TriggerKind) - {TriggerKind.RANDOM}
+    assert {t.side for t in triggers} == {None, *Side}
+    assert {t.region for t in triggers} == {None, *Region}
+    assert {t.readout for t in triggers} == set(Readout)
+    assert {t.m for t in triggers} == {1, 2, 4, 8, 16}
