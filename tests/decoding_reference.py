@@ -172,6 +172,7 @@ class NaiveLM(PreTrainedModel, GenerationMixin):
     def __init__(self, base: BaseModel, strategy: InsertionStrategy, prompt_width: int) -> None:
         super().__init__(base.model.config)
         self.base = base
+        self.frozen = base.model  # a module of its own, so that it has a device
         self.strategy = strategy
         self.prompt_width = prompt_width
         self.latents = torch.from_numpy(artifact_of(base, strategy).latents)
@@ -212,16 +213,19 @@ def naive_matches(
     strategy: InsertionStrategy, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, list[bool]]:
     """For each delimiter: whether each id of the character vocabulary matches it."""
-    specials = set(tokenizer.all_special_ids)
+    patterns = [t.pattern for t in strategy.triggers.values() if t.pattern is not None]
+    specials = frozenset(tokenizer.all_special_ids)
+    return {pattern: _matches(pattern, tokenizer, specials) for pattern in patterns}
+
+
+@cache
+def _matches(
+    pattern: str, tokenizer: PreTrainedTokenizerBase, specials: frozenset[int]
+) -> list[bool]:
     texts = [str(tokenizer.decode([i])) for i in range(len(tokenizer))]
-    return {
-        t.pattern: [
-            i not in specials and re.search(t.pattern, text) is not None
-            for i, text in enumerate(texts)
-        ]
-        for t in strategy.triggers.values()
-        if t.pattern is not None
-    }
+    return [
+        i not in specials and re.search(pattern, text) is not None for i, text in enumerate(texts)
+    ]
 
 
 def greedy(naive: NaiveLM, ids: list[int], new_tokens: int, eos: int | None) -> list[int]:

@@ -85,10 +85,11 @@ class Attention:
         behind_BTS = count_BS[:, -chunk:, None] - count_BS[:, None]
 
         def mask(kind: str) -> torch.Tensor:
-            near_BTS = behind_BTS < self.window if kind == SLIDING else True
-            mask_BTS = torch.zeros_like(earlier_BTS, dtype=dtype)
-            mask_BTS.masked_fill_(~(earlier_BTS & near_BTS | itself_TS), torch.finfo(dtype).min)
-            return mask_BTS[:, None]
+            seen_BTS = earlier_BTS
+            if kind == SLIDING and self.window is not None:
+                seen_BTS = earlier_BTS & (behind_BTS < self.window)
+            mask_BTS = torch.zeros_like(seen_BTS, dtype=dtype)
+            return mask_BTS.masked_fill_(~(seen_BTS | itself_TS), torch.finfo(dtype).min)[:, None]
 
         if self.by_kind:
             return {kind: mask(kind) for kind in self.kinds}

@@ -210,18 +210,21 @@ class LatentLM(PreTrainedModel, GenerationMixin):
         ids_BN = input_ids.cpu()
         rows = _real_tokens(ids_BN, attention_mask)
         cache = past_key_values or self._empty_cache(rows)
+        layouts = [
+            row.branch() for row in cache.rows
+        ]  # should the call be refused, nothing happened
         pieces = []
-        for row, ids in zip(cache.rows, rows, strict=True):
-            pieces.append(row.feed(ids))
+        for layout, ids in zip(layouts, rows, strict=True):
+            pieces.append(layout.feed(ids))
             if ids and ids[-1] in eos_ids:
-                row.end_response()
+                layout.end_response()
         if cache.get_seq_length() == 0 and not all(map(len, pieces)):
             raise StrategyError(
                 "a prompt has no tokens, the tokenizer adds no BOS, and no trigger puts latents "
                 "there: nothing predicts the first token; give the prompt a token"
             )
         embeds_BTD, position_BT, real_BT = self._chunk(rows, pieces)
-        cache.extend(ids_BN, real_BT, min(map(len, pieces)) < real_BT.shape[1])
+        cache.extend(layouts, ids_BN, real_BT, min(map(len, pieces)) < real_BT.shape[1])
         output = self.frozen(
             inputs_embeds=embeds_BTD,
             position_ids=position_BT,

@@ -9,8 +9,6 @@ Shape suffixes: B rows, N verbal tokens, S slots in the cache.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
-from typing import Any
 
 import torch
 from transformers import DynamicCache, PreTrainedConfig
@@ -54,8 +52,18 @@ class LatentCache:
         """Verbal tokens seen, left padding included."""
         return self.ids_BN.shape[1]
 
-    def extend(self, ids_BN: torch.Tensor, real_BT: torch.Tensor, has_holes: bool) -> None:
-        """Note what is fed next: verbal tokens, and which slots of their chunk are real."""
+    def extend(
+        self, rows: list[RowLayout], ids_BN: torch.Tensor, real_BT: torch.Tensor, has_holes: bool
+    ) -> None:
+        """Note what is fed next.
+
+        Args:
+            rows: each row's layout behind it.
+            ids_BN: verbal tokens.
+            real_BT: which slots of their chunk are real.
+            has_holes: whether any is not.
+        """
+        self.rows = rows
         self.ids_BN = torch.cat([self.ids_BN, ids_BN], dim=1)
         self.mask_BS = torch.cat([self.mask_BS, real_BT], dim=1)
         self.has_holes |= has_holes
@@ -82,8 +90,8 @@ class LatentCache:
             )
         if len(ids_BN) != len(self.rows):
             raise ValueError(
-                f"past_key_values has {len(self.rows)} rows, this call {len(ids_BN)} (num_beams and "
-                "num_return_sequences count): go on with the rows that filled it"
+                f"past_key_values has {len(self.rows)} rows, this call {len(ids_BN)} (num_beams "
+                "and num_return_sequences count): go on with the rows that filled it"
             )
         if new is None:
             return

@@ -116,7 +116,5 @@ class RowLayout:
 def _ends(ahead: Layout, length: int) -> list[int]:
     """Where what the 0 .. K first tokens decide ends: behind the last slot that may predict s_i."""
     slots = np.flatnonzero(ahead.target_T != NO_TARGET)
-    last = np.searchsorted(
-        ahead.target_T[slots], length + 1 + np.arange(LOOK_AHEAD), side="right"
-    )
+    last = np.searchsorted(ahead.target_T[slots], length + 1 + np.arange(LOOK_AHEAD), side="right")
     return [0, *(slots[last - 1] + 1).tolist()]

@@ -30,11 +30,11 @@ from trainable.engine import Engine, TrialSpec
 from trainable.strategy import InsertionStrategy
 from trainable.trial import TrialConfig
 
-SEEDS = (1, 2, 3)
-MANY_SEEDS = range(4, 24)
+SEEDS = (1, 2)
+MANY_SEEDS = range(3, 24)
 NONE = InsertionStrategy()
 PROMPTS = ("44@47=", "", "a,b;1,2,3,4,5,6", ",", "Zz=7,8,9")
-NEW_TOKENS = 18
+NEW_TOKENS = 14
 
 by_kernel = pytest.mark.parametrize(("name", "kernel"), WITH_KERNELS)
 by_seed = pytest.mark.parametrize("seed", SEEDS)
@@ -69,9 +69,7 @@ def test_engine_logits_over_many_strategies(name: str, kernel: str, seed: int) -
 @torch.no_grad()
 def compare_decoding(base: BaseModel, seed: int, tolerance: float) -> None:
     strategy = random_strategy(seed)
-    batch = base.tokenizer(
-        list(PROMPTS), padding=True, padding_side="left", return_tensors="pt"
-    )
+    batch = base.tokenizer(list(PROMPTS), padding=True, padding_side="left", return_tensors="pt")
     output = attached(base, strategy).generate(
         input_ids=batch["input_ids"],
         attention_mask=batch["attention_mask"],
@@ -150,14 +148,13 @@ def test_gradients_of_a_padded_batch(name: str, kernel: str) -> None:
         latents = latents_of(base, strategy).double().requires_grad_()
         logits_JV = logits_of(base, strategy, latents, rows)
         functional.cross_entropy(logits_JV, labels_J).backward()
+        assert latents.grad is not None
         gradients.append(latents.grad)
     assert difference(*gradients) < (1e-8 if kernel == "sdpa" else 1e-6)
 
 
 @by_kernel
-def test_training_leaves_the_weights_alone(
-    name: str, kernel: str, tiny_data: EncodedTask
-) -> None:
+def test_training_leaves_the_weights_alone(name: str, kernel: str, tiny_data: EncodedTask) -> None:
     base = family(name, kernel)
     before = {key: values.clone() for key, values in base.model.state_dict().items()}
     engine = Engine(base)
