@@ -1,8 +1,13 @@
-"""Decoding without a cache: the whole layout is recomputed at every token."""
+"""The frozen model over a whole layout, one row at a time: no cache, no padding, masks by hand.
+
+`NaiveLM` decodes with it: the whole layout is recomputed at every token.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -10,10 +15,14 @@ import torch
 from transformers import GenerationMixin, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from tests.reference import reference_layout
+from tests.reference import Reference, Slot, reference_layout
 from trainable.artifact import Artifact
 from trainable.base_model.loading import BaseModel
+from trainable.batch import labelled_logits, prepare
+from trainable.data import EncodedRow
 from trainable.decoding import LatentLM
+from trainable.delimiters import decoded_vocabulary, matching_ids
+from trainable.layout_rules import LayoutRules
 from trainable.strategy import InsertionStrategy
 from trainable.trial import TrialConfig
 
@@ -22,11 +31,11 @@ LATENT_SEED = 3
 
 def artifact_of(base: BaseModel, strategy: InsertionStrategy) -> Artifact:
     """Random latents at the embeddings' own scale, for a strategy."""
-    weights: torch.Tensor = base.model.get_input_embeddings().weight  # type: ignore[assignment]
+    table_VD = base.embeddings(torch.arange(len(base.tokenizer)))
     rng = np.random.default_rng(LATENT_SEED)
-    noise_LD = rng.normal(size=(strategy.latent_count, weights.shape[1]))
+    noise_LD = rng.normal(size=(strategy.latent_count, table_VD.shape[1]))
     return Artifact(
-        latents=(float(weights.std()) * noise_LD).astype(np.float32),
+        latents=(float(table_VD.std()) * noise_LD).astype(np.float32),
         config=TrialConfig(strategy=strategy),
         base_model=base.describe(),
     )
@@ -34,6 +43,115 @@ def artifact_of(base: BaseModel, strategy: InsertionStrategy) -> Artifact:
 
 def attached(base: BaseModel, strategy: InsertionStrategy) -> LatentLM:
     return LatentLM.build(base.model, base.tokenizer, artifact_of(base, strategy))
+
+
+def hand_made_masks(base: BaseModel, length: int) -> torch.Tensor | dict[str, torch.Tensor]:
+    """Who sees whom in `length` slots without holes, as numbers to be added to the scores."""
+    config, dtype = base.model.config, base.model.dtype
+    if getattr(config, "layer_types", None):
+        windows = {"full_attention": None, "sliding_attention": config.sliding_window}
+        return {kind: _mask(length, windows[kind], dtype) for kind in config.layer_types}
+    return _mask(length, getattr(config, "sliding_window", None), dtype)
+
+
+@cache
+def _mask(length: int, window: int | None, dtype: torch.dtype) -> torch.Tensor:
+    reach, hidden = window or length, torch.finfo(dtype).min
+    rows = [
+        [0.0 if 0 <= query - key < reach else hidden for key in range(length)]
+        for query in range(length)
+    ]
+    return torch.tensor([[rows]], dtype=dtype)
+
+
+def slot_logits(
+    base: BaseModel, latents_LD: torch.Tensor, slots: Sequence[Slot], ids: Sequence[int]
+) -> torch.Tensor:
+    """The frozen model's logits over spelled-out slots, [T, V]; differentiable in the latents."""
+    embeddings = base.model.get_input_embeddings()
+    embeds_TD = torch.stack(
+        [
+            embeddings(torch.tensor(ids[slot.i]))
+            if slot.row is None
+            else latents_LD[slot.row].to(base.model.dtype)
+            for slot in slots
+        ]
+    )
+    logits: torch.Tensor = base.model(
+        inputs_embeds=embeds_TD[None],
+        position_ids=torch.tensor([[slot.position for slot in slots]]),
+        attention_mask=hand_made_masks(base, len(slots)),
+        use_cache=False,
+    ).logits
+    return logits[0]
+
+
+def reference_of(
+    base: BaseModel, strategy: InsertionStrategy, ids: Sequence[int], q: int
+) -> Reference:
+    """The layout by `tests.reference`, for this base model's tokenizer."""
+    matches = naive_matches(strategy, base.tokenizer)
+    return reference_layout(strategy, matches, base.tokenizer.bos_token_id, ids, q)
+
+
+def reference_logits(
+    base: BaseModel,
+    strategy: InsertionStrategy,
+    latents_LD: torch.Tensor,
+    rows: Sequence[EncodedRow],
+) -> torch.Tensor:
+    """The logits at every label of rows, [J, V], each row by itself."""
+    found = []
+    for row in rows:
+        ids, q = row.ids.tolist(), row.query_length
+        spelled = reference_of(base, strategy, ids, q)
+        logits_TV = slot_logits(base, latents_LD, spelled.slots, ids)
+        found.append(logits_TV[[spelled.predictor[i] for i in range(q, len(ids))]])
+    return torch.cat(found)
+
+
+def step_logits(
+    base: BaseModel, strategy: InsertionStrategy, ids: Sequence[int], q: int
+) -> torch.Tensor:
+    """The logits behind s_{n-1}, for n from q to the last, [steps, V].
+
+    One forward serves them all: what is laid out for n tokens, with what is pending, begins what
+    is laid out for more.
+    """
+    whole = reference_of(base, strategy, ids, q)
+    slots = whole.slots + whole.pending
+    ends = []
+    for n in range(q, len(ids) + 1):
+        spelled = reference_of(base, strategy, ids[:n], q)
+        begun = spelled.slots + spelled.pending
+        assert begun == slots[: len(begun)]
+        ends.append(len(begun) - 1)
+    return slot_logits(base, latents_of(base, strategy), slots, ids)[ends]
+
+
+def engine_logits(
+    base: BaseModel,
+    strategy: InsertionStrategy,
+    latents_LD: torch.Tensor,
+    rows: Sequence[EncodedRow],
+) -> torch.Tensor:
+    """The same as training and scoring see them: all rows in one padded batch."""
+    patterns = [t.pattern for t in strategy.triggers.values() if t.pattern is not None]
+    texts = decoded_vocabulary(base.tokenizer, len(base.tokenizer))
+    matches = matching_ids(texts, patterns)
+    rules = LayoutRules.build(strategy, matches, base.tokenizer.bos_token_id)
+    return labelled_logits(base.model, [prepare(0, row, rules) for row in rows], [latents_LD])[0]
+
+
+def latents_of(base: BaseModel, strategy: InsertionStrategy) -> torch.Tensor:
+    """The latents that `attached` decodes with."""
+    return torch.from_numpy(artifact_of(base, strategy).latents)
+
+
+def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """The length of the difference, relative to that of what is expected."""
+    assert found.shape == expected.shape
+    return float((found - expected).norm() / expected.norm())
 
 
 class NaiveLM(PreTrainedModel, GenerationMixin):
@@ -48,7 +166,8 @@ class NaiveLM(PreTrainedModel, GenerationMixin):
 
     def __init__(self, base: BaseModel, strategy: InsertionStrategy, prompt_width: int) -> None:
         super().__init__(base.model.config)
-        self.frozen = base.model
+        self.base = base
+        self.frozen = base.model  # a module of its own, so that it has a device
         self.strategy = strategy
         self.prompt_width = prompt_width
         self.latents = torch.from_numpy(artifact_of(base, strategy).latents)
@@ -82,38 +201,26 @@ class NaiveLM(PreTrainedModel, GenerationMixin):
         """The logits of the token behind `ids`, [V], from one forward over the whole layout."""
         layout = reference_layout(self.strategy, self.matches, self.bos_id, ids, q)
         slots = layout.slots + layout.pending
-        embeddings = self.frozen.get_input_embeddings()
-        embeds_TD = torch.stack(
-            [
-                embeddings(torch.tensor(ids[slot.i]))
-                if slot.row is None
-                else self.latents[slot.row]
-                for slot in slots
-            ]
-        )
-        logits: torch.Tensor = self.frozen(
-            inputs_embeds=embeds_TD[None],
-            position_ids=torch.tensor([[slot.position for slot in slots]]),
-            attention_mask=torch.ones(1, len(slots), dtype=torch.long),
-            use_cache=False,
-        ).logits
-        return logits[0, -1]
+        return slot_logits(self.base, self.latents, slots, ids)[-1]
 
 
 def naive_matches(
     strategy: InsertionStrategy, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, list[bool]]:
     """For each delimiter: whether each id of the character vocabulary matches it."""
-    specials = set(tokenizer.all_special_ids)
+    patterns = [t.pattern for t in strategy.triggers.values() if t.pattern is not None]
+    specials = frozenset(tokenizer.all_special_ids)
+    return {pattern: _matches(pattern, tokenizer, specials) for pattern in patterns}
+
+
+@cache
+def _matches(
+    pattern: str, tokenizer: PreTrainedTokenizerBase, specials: frozenset[int]
+) -> list[bool]:
     texts = [str(tokenizer.decode([i])) for i in range(len(tokenizer))]
-    return {
-        t.pattern: [
-            i not in specials and re.search(t.pattern, text) is not None
-            for i, text in enumerate(texts)
-        ]
-        for t in strategy.triggers.values()
-        if t.pattern is not None
-    }
+    return [
+        i not in specials and re.search(pattern, text) is not None for i, text in enumerate(texts)
+    ]
 
 
 def greedy(naive: NaiveLM, ids: list[int], new_tokens: int, eos: int | None) -> list[int]:

@@ -116,7 +116,8 @@ def labelled_logits(
     """Run the frozen model once and read its logits where there is a label, and only there.
 
     Returns:
-        logits [J, V] in float32, labels [J] and owners [J], row after row.
+        logits [J, V] in float32 (float64 of a float64 model), labels [J] and owners [J], row
+        after row.
     """
     embeds_BTD, position_BT = embed(rows, latents, model.get_input_embeddings())
     width = embeds_BTD.shape[1]
@@ -132,7 +133,7 @@ def labelled_logits(
             use_cache=False,
         ).logits
     return (
-        logits_JV.float(),
+        logits_JV.to(torch.promote_types(logits_JV.dtype, torch.float32)),
         torch.from_numpy(labels).to(device),
         torch.from_numpy(owners).to(device),
     )

@@ -15,15 +15,16 @@ Shape suffixes: B rows, N new verbal tokens, T slots of a chunk, S slots in the 
 
 from __future__ import annotations
 
+import copy
+import inspect
 from collections.abc import Sequence
-from dataclasses import replace
+from itertools import compress
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from transformers import (
-    DynamicCache,
     GenerationConfig,
     GenerationMixin,
     PreTrainedModel,
@@ -33,10 +34,15 @@ from transformers.generation.configuration_utils import GenerationMode
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from trainable.artifact import Artifact
+from trainable.attention_masks import Attention, refuse_attention
 from trainable.delimiters import decoded_vocabulary, matching_ids
-from trainable.errors import BaseModelError, StrategyError
-from trainable.layout import NOT_LATENT, Layout, advance, start_state
-from trainable.layout_rules import LayoutRules, LayoutState
+from trainable.errors import StrategyError
+from trainable.latent_cache import LatentCache, whole_slots
+from trainable.layout import NOT_LATENT, start_state
+from trainable.layout_rules import LayoutRules
+from trainable.positions import context_of, has_hard_context
+from trainable.row_layout import Outlook, Piece, RowLayout
+from trainable.selftest import check_decoding
 
 _MODES = (
     GenerationMode.GREEDY_SEARCH,
@@ -46,38 +52,16 @@ _MODES = (
 )
 
 
-class LatentCache:
-    """What has been fed: the model's own cache, which of its slots are real, and each row's state.
-
-    To `generate()` it is as long as the verbal sequence; to the model, as long as its slots.
-    """
-
-    is_compileable = False
-
-    def __init__(
-        self, slots: DynamicCache, states: list[LayoutState], device: torch.device
-    ) -> None:
-        self.slots = slots
-        self.states = states
-        self.mask_BS = torch.zeros(len(states), 0, dtype=torch.long, device=device)
-        self.verbal_length = 0
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Verbal tokens seen, left padding included."""
-        return self.verbal_length
-
-    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
-        """Let row i go on from row `beam_idx[i]`."""
-        self.slots.reorder_cache(beam_idx.long())  # type: ignore[arg-type]
-        self.mask_BS = self.mask_BS[beam_idx.to(self.mask_BS.device)]
-        self.states = [self.states[row] for row in beam_idx.tolist()]
-
-
 class LatentLM(PreTrainedModel, GenerationMixin):
     """A frozen causal language model and the latents that it was given.
 
     Built by `LatentTokens.attach`. `generate` takes and returns what the base model's takes
     and returns.
+
+    Args:
+        rules: the strategy, resolved against the vocabulary.
+        latents: [L, D].
+        context: positions from here on are refused; None for no limit.
     """
 
     main_input_name = "input_ids"
@@ -91,43 +75,74 @@ class LatentLM(PreTrainedModel, GenerationMixin):
         tokenizer: PreTrainedTokenizerBase,
         rules: LayoutRules,
         latents: torch.Tensor,
+        context: int | None = None,
     ) -> None:
         super().__init__(frozen.config)
         self.frozen = frozen
         self.tokenizer = tokenizer
         self.rules = rules
         self.latents = nn.Parameter(latents, requires_grad=False)
-        self.generation_config = frozen.generation_config
+        self.context = context
+        self.generation_config = copy.deepcopy(frozen.generation_config)
+        self._attention = Attention.of(frozen)
+        self._outlook = Outlook.of(rules)
+        knows = inspect.signature(frozen.forward).parameters
+        self._last_logits = {"logits_to_keep": 1} if "logits_to_keep" in knows else {}
 
     @classmethod
     def build(
-        cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, artifact: Artifact
+        cls,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        artifact: Artifact,
+        *,
+        refuse_beyond_context: bool | None = None,
     ) -> LatentLM:
         """Join a model and an artifact's latents.
 
+        Args:
+            refuse_beyond_context: whether a position beyond the model's context is an error.
+                Default: where the model has an embedding per position, and where the strategy
+                counts latents as positions; elsewhere the model goes on as it does without latents.
+
         Raises:
-            BaseModelError: if the model has sliding-window layers: holes in the cache would use up
-                their window.
+            BaseModelError: if the model has layers that latents cannot live in, or does not
+                attend as decoding needs.
         """
-        refuse_sliding_window(model)
+        refuse_attention(model)
+        check_decoding(model.eval())
         strategy = artifact.config.strategy
+        if refuse_beyond_context is None:
+            refuse_beyond_context = has_hard_context(model, strategy)
         size = model.config.get_text_config().vocab_size
         patterns = [t.pattern for t in strategy.triggers.values() if t.pattern is not None]
         texts = decoded_vocabulary(tokenizer, size) if patterns else []
         rules = LayoutRules.build(strategy, matching_ids(texts, patterns), tokenizer.bos_token_id)
-        latents = torch.from_numpy(artifact.latents).to(model.device)
-        return cls(model.eval(), tokenizer, rules, latents)
+        device = next(model.get_input_embeddings().parameters()).device
+        latents = torch.from_numpy(artifact.latents).to(device)
+        context = context_of(model) if refuse_beyond_context else None
+        return cls(model, tokenizer, rules, latents, context)
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """As `GenerationMixin.generate`.
+        """As `GenerationMixin.generate`, but `past_key_values` must be a `LatentCache`.
+
+        Such a cache comes with `return_dict_in_generate=True`. Handed back with all ids so far,
+        decoding goes on as one longer call would have; what was the query stays the query.
 
         Raises:
             ValueError: for what cannot carry latents, wherever it is set: assisted decoding, a
-                cache of another kind, chunked prefill, `inputs_embeds`, or no cache at all.
+                cache of another kind or of another call, chunked prefill, `inputs_embeds`, or no
+                cache at all; and for a position beyond the context, where that is hard.
         """
-        for name in ("assistant_model", "inputs_embeds", "past_key_values"):
+        for name in ("assistant_model", "inputs_embeds"):
             if kwargs.get(name) is not None:
                 raise ValueError(f"{name} cannot carry latent tokens; leave it out")
+        cache = kwargs.get("past_key_values")
+        if cache is not None and not isinstance(cache, LatentCache):
+            raise ValueError(
+                f"past_key_values is a {type(cache).__name__}, which cannot carry latent tokens: "
+                "leave it out, or give the cache that an earlier call returned"
+            )
         return super().generate(*args, **kwargs)  # type: ignore[misc]
 
     def _prepare_cache_for_generation(  # type: ignore[override]
@@ -153,15 +168,18 @@ class LatentLM(PreTrainedModel, GenerationMixin):
         past_key_values: LatentCache | None = None,
         attention_mask: torch.Tensor | None = None,
         eos_ids: Sequence[int | None] = (),
+        is_first_iteration: bool = False,
         **_: Any,
     ) -> dict[str, Any]:
         """Hand `forward` the verbal tokens that it has not seen."""
+        if is_first_iteration and past_key_values is not None:
+            past_key_values.refuse_other(self, input_ids, next_sequence_length)
         if next_sequence_length is not None:
             input_ids = input_ids[:, -next_sequence_length:]
         return {
             "input_ids": input_ids,
             "past_key_values": past_key_values,
-            "attention_mask": attention_mask,
+            "attention_mask": attention_mask if is_first_iteration else None,  # no more padding
             "eos_ids": eos_ids,
         }
 
@@ -178,7 +196,8 @@ class LatentLM(PreTrainedModel, GenerationMixin):
 
         Args:
             input_ids: [B, N], the new verbal tokens; a prompt's padding stands on the left.
-            attention_mask: [B, all verbal tokens], 0 on padding.
+            attention_mask: [B, all verbal tokens], 0 on padding; None where there is none among
+                the new ones.
             past_key_values: from the call before; None begins, and makes all of `input_ids` query.
             eos_ids: the ids that end a row; it makes no more sites.
 
@@ -187,31 +206,35 @@ class LatentLM(PreTrainedModel, GenerationMixin):
 
         Raises:
             StrategyError: if a row has neither a token nor a latent to go on from.
+            ValueError: if a position is beyond a context that is hard.
         """
-        rows = self._real_tokens(input_ids, attention_mask)
+        ids_BN = input_ids.cpu()
+        rows = _real_tokens(ids_BN, attention_mask)
         cache = past_key_values or self._empty_cache(rows)
+        layouts = [
+            row.branch() for row in cache.rows
+        ]  # should the call be refused, nothing happened
         pieces = []
-        for line, ids in enumerate(rows):
-            piece, state = advance(self.rules, cache.states[line], ids)
-            pieces.append(piece)
-            cache.states[line] = replace(state, ended=state.ended or _ends(state, ids, eos_ids))
-        if not all(
-            len(piece) or state.length for piece, state in zip(pieces, cache.states, strict=True)
-        ):
+        for layout, ids in zip(layouts, rows, strict=True):
+            pieces.append(layout.feed(ids))
+            if ids and ids[-1] in eos_ids:
+                layout.end_response()
+        if cache.get_seq_length() == 0 and not all(map(len, pieces)):
             raise StrategyError(
                 "a prompt has no tokens, the tokenizer adds no BOS, and no trigger puts latents "
                 "there: nothing predicts the first token; give the prompt a token"
             )
-        embeds_BTD, position_BT, mask_BT = self._chunk(rows, pieces)
-        cache.mask_BS = torch.cat([cache.mask_BS, mask_BT], dim=1)
-        cache.verbal_length += input_ids.shape[1]
+        embeds_BTD, position_BT, real_BT = self._chunk(rows, pieces)
+        cache.extend(layouts, ids_BN, real_BT, min(map(len, pieces)) < real_BT.shape[1])
         output = self.frozen(
             inputs_embeds=embeds_BTD,
             position_ids=position_BT,
-            attention_mask=cache.mask_BS,
+            attention_mask=self._attention.decoding_mask(
+                cache.mask_BS, real_BT.shape[1], embeds_BTD.dtype, has_holes=cache.has_holes
+            ),
             past_key_values=cache.slots,
             use_cache=True,
-            logits_to_keep=1,
+            **self._last_logits,
         )
         return CausalLMOutputWithPast(
             logits=output.logits[:, -1:],
@@ -219,51 +242,50 @@ class LatentLM(PreTrainedModel, GenerationMixin):
         )
 
     def _chunk(
-        self, rows: Sequence[np.ndarray[Any, Any]], pieces: Sequence[Layout]
+        self, rows: Sequence[Sequence[int]], pieces: Sequence[Piece]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Align pieces on the right. Returns embeddings [B, T, D], positions and mask [B, T]."""
         shape = (len(pieces), max(map(len, pieces)))
-        ids_BT, position_BT, mask_BT = (np.zeros(shape, dtype=np.int64) for _ in range(3))
-        latent_BT = np.full(shape, NOT_LATENT, dtype=np.int64)
+        table_4BT = np.zeros((4, *shape), dtype=np.int64)  # one array, so one way to the device
+        ids_BT, latent_BT, position_BT, real_BT = table_4BT
+        latent_BT[:] = NOT_LATENT
         for line, (ids, piece) in enumerate(zip(rows, pieces, strict=True)):
-            begin = shape[1] - len(piece)
-            is_token_T = piece.latent_T == NOT_LATENT
-            ids_BT[line, begin:][is_token_T] = ids
-            latent_BT[line, begin:] = piece.latent_T
-            position_BT[line, begin:] = piece.position_T
-            mask_BT[line, begin:] = 1
-        device = self.latents.device
-        embeds_BTD = self.get_input_embeddings()(torch.from_numpy(ids_BT).to(device))
-        latent_slots_BT = torch.from_numpy(latent_BT).to(device)
-        is_latent_BT = latent_slots_BT != NOT_LATENT
-        embeds_BTD[is_latent_BT] = self.latents[latent_slots_BT[is_latent_BT]].to(embeds_BTD.dtype)
-        return (
-            embeds_BTD,
-            torch.from_numpy(position_BT).to(device),
-            torch.from_numpy(mask_BT).to(device),
-        )
+            here = slice(shape[1] - len(piece), None)
+            ids_BT[line, here][piece.latent_T == NOT_LATENT] = ids
+            latent_BT[line, here] = piece.latent_T
+            position_BT[line, here] = piece.position_T
+            real_BT[line, here] = 1
+        self._refuse_positions(int(position_BT.max()))
+        on_device = torch.from_numpy(table_4BT).to(self.latents.device)
+        embeds_BTD = self.get_input_embeddings()(on_device[0])
+        if latent_BT.max() != NOT_LATENT:
+            spliced_BTD = self.latents[on_device[1].clamp(min=0)].to(embeds_BTD.dtype)
+            is_latent_BT1 = (on_device[1] != NOT_LATENT)[..., None]
+            embeds_BTD = torch.where(is_latent_BT1, spliced_BTD, embeds_BTD)
+        return embeds_BTD, on_device[2], on_device[3]
 
-    @staticmethod
-    def _real_tokens(
-        input_ids: torch.Tensor, attention_mask: torch.Tensor | None
-    ) -> list[np.ndarray[Any, Any]]:
-        ids_BN = input_ids.cpu().numpy()
-        if attention_mask is None:
-            return list(ids_BN)
-        real_BN = attention_mask[:, -ids_BN.shape[1] :].cpu().numpy().astype(bool)
-        return [ids[real] for ids, real in zip(ids_BN, real_BN, strict=True)]
+    def _refuse_positions(self, highest: int) -> None:
+        if self.context is not None and highest >= self.context:
+            raise ValueError(
+                f"position {highest} is beyond the base model's context of {self.context} "
+                "positions: give a shorter prompt or fewer max_new_tokens"
+            )
 
-    def _empty_cache(self, rows: Sequence[np.ndarray[Any, Any]]) -> LatentCache:
-        states = [start_state(self.rules, ids) for ids in rows]
-        return LatentCache(DynamicCache(config=self.frozen.config), states, self.latents.device)
+    def _empty_cache(self, rows: Sequence[Sequence[int]]) -> LatentCache:
+        layouts = [RowLayout(self._outlook, start_state(self.rules, ids)) for ids in rows]
+        return LatentCache(self, whole_slots(self.frozen.config), layouts, self.latents.device)
 
     def _supports_default_dynamic_cache(self) -> bool:  # type: ignore[override]
         return False  # `forward` makes its own cache, a `LatentCache`
 
 
-def _ends(state: LayoutState, ids: np.ndarray[Any, Any], eos_ids: Sequence[int | None]) -> bool:
-    """Whether the last token of a row is an EOS of its response."""
-    return state.length > state.query_length and len(ids) > 0 and int(ids[-1]) in eos_ids
+def _real_tokens(ids_BN: torch.Tensor, attention_mask: torch.Tensor | None) -> list[list[int]]:
+    """Each row's ids without its padding."""
+    rows: list[list[int]] = ids_BN.tolist()
+    if attention_mask is None:
+        return rows
+    real_BN = attention_mask[:, -ids_BN.shape[1] :].tolist()
+    return [list(compress(ids, real)) for ids, real in zip(rows, real_BN, strict=True)]
 
 
 def refuse_options(config: GenerationConfig, mode: GenerationMode) -> None:
@@ -273,23 +295,14 @@ def refuse_options(config: GenerationConfig, mode: GenerationMode) -> None:
     for name in ("cache_implementation", "prefill_chunk_size"):
         if getattr(config, name) is not None:
             raise ValueError(f"{name} cannot carry latent tokens; leave it out")
+    for name in ("output_attentions", "output_hidden_states"):
+        if getattr(config, name):
+            raise ValueError(
+                f"{name}: what the model computes belongs to slots, latents and holes among them, "
+                "not to the tokens that generate() knows; leave it out"
+            )
     if mode not in _MODES:
         raise ValueError(
             f"{mode.value} cannot carry latent tokens: leave out prompt_lookup_num_tokens, "
             "assistant_early_exit and the like"
-        )
-
-
-def refuse_sliding_window(model: PreTrainedModel) -> None:
-    """Raise BaseModelError for a model with sliding-window layers."""
-    config = model.config.get_text_config()
-    layer_types = set(getattr(config, "layer_types", None) or ())
-    sliding = bool(layer_types - {"full_attention"})
-    if not layer_types:
-        sliding = getattr(config, "sliding_window", None) is not None
-    if sliding:
-        raise BaseModelError(
-            f"{type(model).__name__} has layers other than full attention "
-            f"({', '.join(sorted(layer_types)) or 'sliding window'}): decoding with latent tokens "
-            "is not supported on them yet; use a model with full attention"
         )

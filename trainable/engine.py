@@ -267,7 +267,7 @@ class Engine:
             share_J = nll_J / labels_per_trial[owners_J]  # each trial's own mean ...
             if share_J.requires_grad:  # (a batch without any site has no gradient)
                 share_J.sum().backward()  # ... and the sum over trials
-            losses.index_add_(0, owners_J, share_J.detach())
+            losses.index_add_(0, owners_J, share_J.detach().to(losses.dtype))
         return [float(loss) for loss in losses]
 
     def _score(

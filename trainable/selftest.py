@@ -1,8 +1,9 @@
-"""A check at engine start: does this model attend as the method needs?
+"""Checks of a model at hand: does it attend as the method needs?
 
 With repeated position ids some combinations of model, mask and attention kernel silently
 cut attention. So every engine first compares a small forward, run as training runs it,
-with one under a hand-made additive mask.
+with one under a hand-made additive mask; and before latents meet a model to decode with it,
+a chunk behind a cache with a hole in it is compared with the same.
 """
 
 from __future__ import annotations
@@ -10,45 +11,108 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel
 
+from trainable.attention_masks import Attention
 from trainable.errors import BaseModelError
+from trainable.latent_cache import whole_slots
 
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
 _COARSE_TOLERANCE = 0.1  # bfloat16 and float16
+_POSITIONS = (0, 1, 2, 2, 2, 3, 4, 4, 5, 6, 6, 7)
+_CUT = 7  # slots in front of the chunk
+_USE_SDPA = "load it with base_model.attn_implementation: sdpa"
+# What can be found wrong, and the remedy:
+_CUTS_AT_REPEATS = "cuts attention at repeated position ids", _USE_SDPA
+_CUTS_AT_HOLES = "cuts attention behind a cache with holes", _USE_SDPA
+_READS_IDS = (
+    "reads token ids beside their embeddings",
+    "a latent has no id; take a base model that needs embeddings alone",
+)
 
 
 @torch.no_grad()
 def check_attention(model: PreTrainedModel) -> None:
-    """Compare attention under repeated position ids with a hand-made causal mask.
+    """Compare training's forward under repeated position ids with a hand-made causal mask.
 
     Raises:
         BaseModelError: if the logits differ by more than rounding.
     """
-    position_BT = torch.tensor([[0, 1, 2, 2, 2, 3, 4, 4]], device=model.device)
-    width = position_BT.shape[1]
-    generator = torch.Generator().manual_seed(0)
-    vocabulary = model.config.get_text_config().vocab_size
-    ids_BT = torch.randint(vocabulary, (1, width), generator=generator).to(model.device)
+    ids_BT, position_BT = _sequence(model)
     embeds_BTD = model.get_input_embeddings()(ids_BT)
-    lowest = torch.finfo(model.dtype).min
-    mask_BHTT = torch.full((width, width), lowest, dtype=model.dtype, device=model.device)
-    mask_BHTT = mask_BHTT.triu(1)[None, None]
+    by_hand = _by_hand(model, embeds_BTD, position_BT)
     as_trained = model(
         inputs_embeds=embeds_BTD,
         position_ids=position_BT,
         attention_mask=torch.ones_like(position_BT),
         use_cache=False,
     ).logits
-    by_hand = model(
-        inputs_embeds=embeds_BTD,
+    _compare(model, as_trained, by_hand, *_CUTS_AT_REPEATS)
+    from_ids = model(
+        input_ids=ids_BT,
         position_ids=position_BT,
-        attention_mask=mask_BHTT,
+        attention_mask=torch.ones_like(position_BT),
         use_cache=False,
     ).logits
-    error = float((as_trained - by_hand).abs().max()) / max(1.0, float(by_hand.abs().max()))
+    _compare(model, as_trained, from_ids, *_READS_IDS)
+
+
+@torch.no_grad()
+def check_decoding(model: PreTrainedModel) -> None:
+    """Compare a chunk behind a cache, a hole between them, with one forward over all of it.
+
+    Raises:
+        BaseModelError: if the logits differ by more than rounding.
+    """
+    ids_BT, position_BT = _sequence(model)
+    embeds_BTD = model.get_input_embeddings()(ids_BT)
+    by_hand = _by_hand(model, embeds_BTD, position_BT)
+    cache = whole_slots(model.config)
+    attention = Attention.of(model)
+    holed_BS = torch.cat(
+        [torch.ones_like(ids_BT[:, :_CUT]), torch.zeros_like(ids_BT[:, :1]),
+         torch.ones_like(ids_BT[:, _CUT:])], dim=1,
+    )  # fmt: skip
+    for begin, end in ((0, _CUT), (_CUT - 1, ids_BT.shape[1])):  # the hole repeats a slot
+        width = end + (begin > 0)
+        logits = model(
+            inputs_embeds=embeds_BTD[:, begin:end],
+            position_ids=position_BT[:, begin:end],
+            attention_mask=attention.decoding_mask(
+                holed_BS[:, :width], end - begin, embeds_BTD.dtype, has_holes=begin > 0
+            ),
+            past_key_values=cache,
+            use_cache=True,
+        ).logits
+    _compare(model, logits[:, 1:], by_hand[:, _CUT:], *_CUTS_AT_HOLES)
+
+
+def _sequence(model: PreTrainedModel) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and position ids, [1, T]."""
+    position_BT = torch.tensor([_POSITIONS], device=model.device)
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = model.config.get_text_config().vocab_size
+    ids_BT = torch.randint(vocabulary, position_BT.shape, generator=generator)
+    return ids_BT.to(model.device), position_BT
+
+
+def _by_hand(
+    model: PreTrainedModel, embeds_BTD: torch.Tensor, position_BT: torch.Tensor
+) -> torch.Tensor:
+    masks = Attention.of(model).masks(
+        torch.ones_like(position_BT), position_BT.shape[1], embeds_BTD.dtype
+    )
+    logits: torch.Tensor = model(
+        inputs_embeds=embeds_BTD, position_ids=position_BT, attention_mask=masks, use_cache=False
+    ).logits
+    return logits
+
+
+def _compare(
+    model: PreTrainedModel, found: torch.Tensor, expected: torch.Tensor, what: str, remedy: str
+) -> None:
+    error = float((found - expected).abs().max()) / max(1.0, float(expected.abs().max()))
     tolerance = _TOLERANCE.get(model.dtype, _COARSE_TOLERANCE)
     if not error <= tolerance:
         raise BaseModelError(
-            f"{type(model).__name__} with {model.config._attn_implementation} attention cuts "
-            f"attention at repeated position ids (error {error:.2g}, at most {tolerance:g}): load "
-            "it with base_model.attn_implementation: sdpa"
+            f"{type(model).__name__} with {model.config._attn_implementation} attention {what} "
+            f"(error {error:.2g}, at most {tolerance:g}): {remedy}"
         )

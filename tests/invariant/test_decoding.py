@@ -11,8 +11,6 @@ from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
-    MistralConfig,
-    MistralForCausalLM,
     PreTrainedTokenizerFast,
     StaticCache,
     TextStreamer,
@@ -293,6 +291,8 @@ REFUSED: dict[str, Any] = {
     "prompt_lookup_num_tokens": 3,
     "cache_implementation": "static",
     "prefill_chunk_size": 4,
+    "output_attentions": True,
+    "output_hidden_states": True,
 }
 
 
@@ -348,21 +348,13 @@ def test_a_plain_generation_config_works(tiny_base: BaseModel) -> None:
     assert rows[:, width:].tolist() == generate(lm, tiny_base, PROMPTS)
 
 
-def test_a_sliding_window_is_refused(tiny_base: BaseModel) -> None:
-    config = MistralConfig(
-        vocab_size=97,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        sliding_window=8,
-    )
+def test_models_that_cannot_carry_latents_are_refused(
+    tiny_base: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     artifact = artifact_of(tiny_base, STRATEGIES["start"])
-    with pytest.raises(BaseModelError, match="full attention"):
-        LatentLM.build(MistralForCausalLM(config), tiny_base.tokenizer, artifact)
-    config.sliding_window = None
-    LatentLM.build(MistralForCausalLM(config), tiny_base.tokenizer, artifact)
+    monkeypatch.setattr(type(tiny_base.model), "_is_stateful", True)
+    with pytest.raises(BaseModelError, match="recurrent layers"):
+        LatentLM.build(tiny_base.model, tiny_base.tokenizer, artifact)
 
 
 @pytest.mark.parametrize("triggers", [[START], [START, DELIMITER], [START, END]])

@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.random_strategies import insertion_strategies
 from tests.reference import Slot, reference_layout
-from tests.strategies import insertion_strategies
 from trainable.errors import StrategyError
 from trainable.layout import NO_TARGET, NOT_LATENT, Layout, advance, start_state, whole_layout
 from trainable.layout_rules import Bools, LayoutRules

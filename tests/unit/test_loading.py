@@ -11,9 +11,9 @@ import torch
 from transformers import (
     BertConfig,
     BertForMaskedLM,
+    Lfm2Config,
+    Lfm2ForCausalLM,
     LlamaModel,
-    MistralConfig,
-    MistralForCausalLM,
     PreTrainedTokenizerFast,
     T5Config,
 )
@@ -142,21 +142,21 @@ def test_a_gpu_that_is_not_there(tiny_folder: Path, monkeypatch: pytest.MonkeyPa
         load_base(str(tiny_folder), device="cuda")
 
 
-def test_sliding_windows_are_refused_before_a_search_not_after_it(
+def test_layers_without_plain_attention_are_refused_before_a_search_not_after_it(
     tmp_path: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    config = MistralConfig(
+    config = Lfm2Config(
         vocab_size=len(tokenizer),
-        sliding_window=4,
+        layer_types=["conv", "full_attention"],
         hidden_size=16,
         intermediate_size=32,
-        num_hidden_layers=1,
+        num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=2,
     )
-    MistralForCausalLM(config).save_pretrained(tmp_path / "model")
+    Lfm2ForCausalLM(config).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    with pytest.raises(BaseModelError, match="full attention"):
+    with pytest.raises(BaseModelError, match="conv layers"):
         load_base(str(tmp_path / "model"))
 
 

@@ -18,7 +18,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from trainable.decoding import refuse_sliding_window
+from trainable.attention_masks import refuse_attention
 from trainable.errors import BaseModelError
 from trainable.fingerprint import model_fingerprint, tokenizer_hash
 
@@ -103,7 +103,7 @@ def load_base(
     source = source_of(path)
     model = _load_weights(path, revision, dtype, attn_implementation)
     _check_vocabulary(path, model, tokenizer)
-    refuse_sliding_window(model)
+    refuse_attention(model)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
