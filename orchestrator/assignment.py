@@ -7,6 +7,26 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class DataSource:
+    """All that an engine needs to read a search's rows.
+
+    Args:
+        task: the options of `build_task`: the search file's `task` section, and for a task that
+            reads files the digests of their contents.
+        seed: the search's data seed.
+        max_tokens: the longest row allowed, latents included, or None.
+        long_rows: what becomes of longer ones: `refuse` or `drop`.
+        cache: where encoded rows are kept.
+    """
+
+    task: dict[str, Any]
+    seed: int
+    max_tokens: int | None
+    long_rows: str
+    cache: str
+
+
+@dataclass(frozen=True)
 class Assignment:
     """All that a thin trial and an engine need to know of one trial.
 
@@ -15,9 +35,7 @@ class Assignment:
         number: its number in the ledger.
         attempt: counted from 1.
         config: `TrialConfig.to_dict()`.
-        task: the search file's `task` section.
-        data_seed: the search's.
-        max_tokens: the longest row allowed, latents included, or None.
+        data: a `DataSource` as plain data.
         start_step: where it goes on from.
         rungs: the steps at which it reports, ascending; the last is the full budget.
         splits: what it is scored on.
@@ -29,9 +47,7 @@ class Assignment:
     number: int
     attempt: int
     config: dict[str, Any]
-    task: dict[str, Any]
-    data_seed: int
-    max_tokens: int | None
+    data: dict[str, Any]
     start_step: int
     rungs: list[int]
     splits: list[str]

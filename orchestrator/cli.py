@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -188,23 +188,60 @@ def generate(
 @app.command()
 def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A pulled artifact folder.")],
+    data: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="DATA", help="JSONL or Parquet with prompt and completion, or messages."
+        ),
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="The folder for predictions.parquet; default this one.")
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="module:function, called with answer=, reference=, prompt=."),
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Of an answer; default the longest reference + 16.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Answers decoded together.")] = None,
+    baseline: Annotated[
+        bool, typer.Option("--baseline", help="Also score the frozen model alone.")
+    ] = False,
     split: Annotated[
         list[str] | None, typer.Option(help="val_id, val_ood, test_id or test_ood.")
     ] = None,
-    rows: Annotated[int, typer.Option(min=1, help="At most so many rows per distance.")] = 50,
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="At most so many rows per distance; default 50.")
+    ] = None,
     base_model: Annotated[
         str | None, typer.Option(help="Where the base model is now, if it has moved.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Score pulled latents by free-running greedy decoding on their task's own splits."""
-    from orchestrator.usage import evaluate_folder, print_evaluation
+    """Score pulled latents by free-running greedy decoding, on DATA or on their task's splits."""
+    own = {"--to": to, "--metric": metric, "--max-new-tokens": max_new_tokens, "--batch": batch}
+    if data is None:
+        _refuse_options(own | {"--baseline": baseline or None}, "needs DATA, a file with rows")
+        from orchestrator.usage import evaluate_folder, print_evaluation
 
-    found = evaluate_folder(folder, split or ["test_id", "test_ood"], rows, base_model)
-    if json:
-        _print_json(found)
-    else:
-        print_evaluation(_out, found)
+        scores = evaluate_folder(folder, split, rows or 50, base_model)
+        _print_json(scores) if json else print_evaluation(_out, scores)
+        return
+    _refuse_options({"--split": split, "--rows": rows}, "is for the task's own rows, not for DATA")
+    from orchestrator.usage import evaluate_data, print_data_evaluation
+
+    found = evaluate_data(
+        folder,
+        data,
+        to=to or Path(),
+        metrics=metric or [],
+        max_new_tokens=max_new_tokens,
+        rows_at_once=batch or 64,
+        baseline=baseline,
+        base_model=base_model,
+    )
+    _print_json(found) if json else print_data_evaluation(_out, found)
 
 
 @app.command()
@@ -298,6 +335,12 @@ def _interruptible() -> Iterator[threading.Event]:
         yield event
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _refuse_options(options: Mapping[str, object], why: str) -> None:
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise typer.BadParameter(f"{given[0]} {why}")
 
 
 def _print_json(record: BaseModel) -> None:

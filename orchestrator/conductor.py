@@ -13,14 +13,15 @@ import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from orchestrator.assignment import Assignment, TrialReport
+from orchestrator.assignment import Assignment, DataSource, TrialReport
 from orchestrator.checkpoints import state_path
 from orchestrator.events import EventLog
 from orchestrator.folders import SearchFolder
 from orchestrator.ledger import Ledger, LedgerTrial, TrialStatus
+from orchestrator.results import DataRecord
 from orchestrator.search_config import SearchConfig
 from trainable.artifact import Artifact
 from trainable.data import SEARCH_SPLITS
@@ -32,6 +33,10 @@ logger = logging.getLogger(__name__)
 
 class Watcher(Protocol):
     """Whoever wants to see how a search goes."""
+
+    def data_read(self, data: DataRecord) -> None:
+        """The rows are known, and nothing has been trained yet."""
+        ...
 
     def search_opened(self, trials: Sequence[LedgerTrial]) -> None:
         """A run begins; `trials` are those of earlier runs."""
@@ -63,6 +68,7 @@ class Conductor:
         ledger: its study.
         events: its event log.
         engine: who trains.
+        data: what it trains on.
         watcher: who watches.
     """
 
@@ -73,6 +79,7 @@ class Conductor:
         ledger: Ledger,
         events: EventLog,
         engine: EngineInfo,
+        data: DataSource,
         watcher: Watcher,
     ) -> None:
         self.ledger = ledger
@@ -81,6 +88,7 @@ class Conductor:
         self._folder = folder
         self._events = events
         self._engine = engine
+        self._data = data
         self._watcher = watcher
         self._to_stop: set[int] = set()
         self._running: dict[int, str] = {}
@@ -113,12 +121,10 @@ class Conductor:
             number=trial.number,
             attempt=trial.attempts,
             config=trial.config.to_dict(),
-            task=self._config.task.model_dump(mode="json"),
-            data_seed=self._config.data.seed,
-            max_tokens=self._config.data.max_tokens,
+            data=asdict(self._data),
             start_step=trial.step,
             rungs=rungs,
-            splits=list(SEARCH_SPLITS),
+            splits=[s for s in SEARCH_SPLITS if s in self._config.task.splits()],
             engine=self._engine.name,
             folder=str(self._folder.trial(uid)),
         )
@@ -213,7 +219,7 @@ class Conductor:
             latents=state.latents,
             config=trial.config,
             base_model=self._engine.base_model,
-            task={**config.task.model_dump(mode="json"), "data_seed": config.data.seed},
+            task={**self._data.task, "data_seed": self._data.seed},
             metrics=trial.metrics,
             provenance={
                 "search": config.name,

@@ -27,11 +27,16 @@ from orchestrator.sections import (
     ConfirmConfig,
     DataConfig,
     EngineConfig,
-    GenerationTaskConfig,
     SamplerConfig,
     SpaceConfig,
     StoppingConfig,
     TrackingConfig,
+)
+from orchestrator.task_sections import (
+    TASK_SECTIONS,
+    GenerationTaskConfig,
+    RecordsTaskConfig,
+    TaskSection,
 )
 from orchestrator.yaml_source import Location, parse_yaml, read_yaml, refusal
 from search_spaces.errors import Problem, shown
@@ -43,6 +48,7 @@ __all__ = [
     "DataConfig",
     "EngineConfig",
     "GenerationTaskConfig",
+    "RecordsTaskConfig",
     "SamplerConfig",
     "SearchConfig",
     "SpaceConfig",
@@ -59,7 +65,7 @@ def load_search(path: str | Path, overrides: Sequence[str] = ()) -> SearchConfig
     """Read a search file.
 
     Args:
-        path: the YAML file.
+        path: the YAML file; relative paths in it are relative to its folder.
         overrides: `dotted.key=value`, each value in YAML; a later one wins.
 
     Raises:
@@ -77,10 +83,10 @@ def load_search(path: str | Path, overrides: Sequence[str] = ()) -> SearchConfig
     for text in overrides:
         problems += _override(read.data, text, marks)
     try:
-        config = SearchConfig.model_validate(read.data)
+        config = SearchConfig.model_validate(read.data, context=_context(path))
     except ValidationError as error:
         found = field_problems(error, SearchConfig)
-        found += contradictions(_usable(read.data, found))
+        found += contradictions(_usable(read.data, found, _context(path)))
         unread = [p for p in found if not any(_below(p.location, spot) for spot in read.unread)]
         raise ConfigError(problems + [_marked(p, marks) for p in unread], source) from None
     if problems:
@@ -146,22 +152,47 @@ def _override(data: dict[str, Any], text: str, marks: Marks) -> Iterator[Problem
     marks[location] = mark
 
 
-def _usable(data: Mapping[str, Any], problems: Sequence[Problem]) -> Callable[[str], Any]:
+def _context(path: str | Path) -> dict[str, Path]:
+    return {"folder": Path(path).absolute().parent}
+
+
+def _usable(
+    data: Mapping[str, Any], problems: Sequence[Problem], context: dict[str, Path]
+) -> Callable[[str], Any]:
     """Looks values up by dotted path: as written, or the default; None where refused."""
     refused = [problem.location for problem in problems]
 
     def value(path: str) -> Any:
+        task = _usable_task(data.get("task"), refused, context)
+        if path == "task":
+            return task
         location = tuple(path.split("."))
         if any(_below(location, spot) or _below(spot, location) for spot in refused):
             return None
         section, _, key = path.partition(".")
+        if section == "task":
+            return getattr(task, key)
         info = SearchConfig.model_fields[section]
         if not key:
-            return data.get(section, info.default)
+            return data.get(section)
         model: Any = info.annotation
         return data.get(section, {}).get(key, model.model_fields[key].default)
 
     return value
+
+
+def _usable_task(
+    data: Any, refused: Sequence[Location], context: dict[str, Path]
+) -> TaskSection | None:
+    """The task section without the fields that were refused, if that is one."""
+    if not isinstance(data, dict) or data.get("kind") not in TASK_SECTIONS:
+        return None
+    names = {spot[1] for spot in refused if spot[:1] == ("task",) and len(spot) > 1}
+    kept = {key: value for key, value in data.items() if key not in names}
+    try:
+        return TASK_SECTIONS[data["kind"]].model_validate(kept, context=context)
+    except ValidationError:
+        return None
 
 
 def _marked(problem: Problem, marks: Marks) -> Problem:

@@ -33,11 +33,18 @@ from orchestrator.files import write_atomic
 from orchestrator.folders import SearchFolder, home_folder
 from orchestrator.ledger import Ledger, LedgerTrial, TrialStatus, storage_url
 from orchestrator.manifest import manifest_sha256
-from orchestrator.results import SearchResult, SearchState, TimeSplit, best_trial, build_result
+from orchestrator.results import (
+    DataRecord,
+    SearchResult,
+    SearchState,
+    TimeSplit,
+    best_trial,
+    build_result,
+)
+from orchestrator.search_data import SearchData, read_data
 from orchestrator.tracking import read_cursor, start_shipper, tracking_uri, wait_shipped
 from search_spaces import PRESETS, enumerate_configs
 from trainable.artifact import versions
-from trainable.tasks import build_task
 from trainable.trial import TrialConfig
 
 logger = logging.getLogger(__name__)
@@ -49,6 +56,9 @@ _POLL_S = 0.25
 
 class Quiet:
     """A watcher that says nothing."""
+
+    def data_read(self, data: DataRecord) -> None:
+        """Nothing."""
 
     def search_opened(self, trials: Sequence[LedgerTrial]) -> None:
         """Nothing."""
@@ -90,16 +100,21 @@ def run(
     if not isinstance(config, SearchConfig):
         config = load_search(config)
     folder = SearchFolder.of(home_folder(home), config.name)
-    _check_inputs(config)
+    _check_base(config)
     _check_same(config, folder)
+    data = read_data(config, home_folder(home))
+    _refuse_differences(config.name, data.differences(folder))
     uri = tracking_uri(home_folder(home), config.tracking.uri)
     new = not folder.path.exists()
     try:
         with driver_lock(folder):
             Requests(folder).forget_search()
             write_atomic(folder.config, config.to_yaml().encode())
+            if not folder.data.exists():
+                write_atomic(folder.data, data.record.model_dump_json(indent=1).encode())
             ledger = open_ledger(config, folder)
-            return _Run(config, folder, ledger, uri, watcher or Quiet(), began).go(interrupt)
+            run = _Run(config, folder, data, ledger, uri, watcher or Quiet(), began)
+            return run.go(interrupt)
     except BaseException:
         if new and not _has_begun(folder):  # a corrected file of the same name must not be refused
             shutil.rmtree(folder.path, ignore_errors=True)
@@ -144,6 +159,7 @@ class _Run:
 
     config: SearchConfig
     folder: SearchFolder
+    data: SearchData
     ledger: Ledger
     uri: str
     watcher: Watcher
@@ -186,9 +202,10 @@ class _Run:
         config = self.config
         engine_of_ours = leased_engine(*engine_options(config), config.name)
         with engine_of_ours as (name, engine, base_model):
-            task = config.task.model_dump(mode="json")
-            ask_engine(engine.check, task, config.data.seed, config.data.max_tokens)
-            events.append("search_started", self._describe(base_model))
+            record = self.data.checked(ask_engine(engine.check, self.data.source))
+            write_atomic(self.folder.data, record.model_dump_json(indent=1).encode())
+            self.watcher.data_read(record)
+            events.append("search_started", self._describe(base_model, record))
             shipper = start_shipper(self.folder.path, self.uri)
             conductor = Conductor(
                 self.config,
@@ -196,6 +213,7 @@ class _Run:
                 self.ledger,
                 events,
                 EngineInfo(name, base_model),
+                self.data.source,
                 self.watcher,
             )
             conductor.settle()
@@ -256,7 +274,7 @@ class _Run:
             if uids:
                 engine.pause.remote(uids)
 
-    def _describe(self, base_model: dict[str, Any]) -> dict[str, Any]:
+    def _describe(self, base_model: dict[str, Any], data: DataRecord) -> dict[str, Any]:
         return {
             "search": self.config.name,
             "experiment": self.config.tracking.experiment,
@@ -264,6 +282,7 @@ class _Run:
             "config": self.config.model_dump(mode="json"),
             "versions": versions(),
             "base_model": base_model,
+            "data": data.model_dump(mode="json", include={"rows", "dropped", "overlap", "sha256"}),
         }
 
     def _finish(
@@ -346,9 +365,8 @@ def engine_options(config: SearchConfig) -> tuple[dict[str, Any], dict[str, Any]
     return config.base_model.model_dump(mode="json"), options
 
 
-def _check_inputs(config: SearchConfig) -> None:
-    """Refuse, before anything is written, a task or base model that cannot be used."""
-    build_task(config.task.model_dump(mode="json"), config.data.seed)
+def _check_base(config: SearchConfig) -> None:
+    """Refuse, before anything is written, a base model that cannot be used."""
     if config.base_model.path != "bundled":
         # transformers takes seconds to import; the bundled model needs no check.
         from trainable.base_model.loading import check_base
@@ -358,12 +376,15 @@ def _check_inputs(config: SearchConfig) -> None:
 
 def _check_same(config: SearchConfig, folder: SearchFolder) -> None:
     """A search's name stands for one configuration; its budget alone may change."""
-    if not folder.config.exists():
-        return
-    differences = config_differences(load_search(folder.config), config)
+    if folder.config.exists():
+        differences = config_differences(load_search(folder.config), config)
+        _refuse_differences(config.name, differences)
+
+
+def _refuse_differences(name: str, differences: Sequence[str]) -> None:
     if differences:
         listed = "\n".join(f"  {line}" for line in differences)
         raise SearchExistsError(
-            f"search {config.name!r} exists with another configuration:\n{listed}\n"
-            f"give this one another name, or remove the old one with `latentune rm {config.name}`"
+            f"search {name!r} exists with another configuration:\n{listed}\n"
+            f"give this one another name, or remove the old one with `latentune rm {name}`"
         )

@@ -13,12 +13,13 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from orchestrator.assignment import Assignment
+from orchestrator.assignment import Assignment, DataSource
 from trainable.errors import LatentuneError
 
 if TYPE_CHECKING:
@@ -69,14 +70,21 @@ class EngineActor:
         """
         return self._running.engine.base.describe()
 
-    def check(self, task: Mapping[str, Any], data_seed: int, max_tokens: int | None) -> None:
+    def check(self, source: DataSource) -> dict[str, dict[str, int]]:
         """Refuse a task with rows that no trial of this model could read.
+
+        Returns:
+            `rows`: how many there are per split, and `dropped`: how many were left out.
 
         Raises:
             TaskError: if a row, without any latent, is too long.
         """
-        data = self._encoded(task, data_seed)
-        self._running.call(lambda engine: engine.check_context(data, max_tokens))
+        data = self._encoded(source)
+        self._running.call(lambda engine: engine.check_context(data, source.max_tokens))
+        return {
+            "rows": {split: len(data.rows(split)) for split in data.splits},
+            "dropped": {split: data.dropped(split) for split in data.splits},
+        }
 
     def join(self, assignment: Assignment, state: bytes | None) -> None:
         """Take a trial in, in place of an earlier attempt of the same uid."""
@@ -84,17 +92,19 @@ class EngineActor:
         from trainable.state import TrialState
         from trainable.trial import TrialConfig
 
+        source = DataSource(**assignment.data)
         spec = TrialSpec(
             uid=assignment.uid,
             config=TrialConfig.from_dict(assignment.config),
             budget_steps=assignment.rungs[-1],
-            data_seed=assignment.data_seed,
-            max_tokens=assignment.max_tokens,
+            data_seed=source.seed,
+            max_tokens=source.max_tokens,
+            long_rows=source.long_rows,  # type: ignore[arg-type]
         )
         restored = None if state is None else TrialState.from_bytes(state)
 
         def enter(engine: Engine) -> None:
-            engine.join(spec, self._encoded(assignment.task, assignment.data_seed), restored)
+            engine.join(spec, self._encoded(source), restored)
 
         self.leave(spec.uid)  # what waits for the earlier attempt is told
         self._running.call(enter)
@@ -127,14 +137,19 @@ class EngineActor:
         """Where the engine's time went; see `LoopClock`."""
         return asdict(self._running.clock)
 
-    def _encoded(self, task: Mapping[str, Any], seed: int) -> EncodedTask:
-        from trainable.data import EncodedTask
+    def _encoded(self, source: DataSource) -> EncodedTask:
         from trainable.tasks import build_task
 
-        key = json.dumps([task, seed], sort_keys=True)
+        key = json.dumps(asdict(source), sort_keys=True)
         if key not in self._data:
-            tokenizer = self._running.engine.base.tokenizer
-            self._data[key] = EncodedTask(build_task(task, seed), tokenizer)
+            engine = self._running.engine
+            tokenizer, cache = engine.base.tokenizer, Path(source.cache)
+            task = build_task(source.task, source.seed, tokenizer=tokenizer, cache=cache)
+            self._data[key] = engine.encode(
+                task,
+                max_tokens=source.max_tokens,
+                long_rows=source.long_rows,  # type: ignore[arg-type]
+            )
         return self._data[key]
 
     @property

@@ -30,21 +30,25 @@ def field_problems(error: ValidationError, model: type[BaseModel]) -> list[Probl
     """
     problems: list[Problem] = []
     for details in error.errors(include_url=False):
+        if details["type"] == "default_factory_not_called":
+            continue  # because of another problem, which is told
         cause = details.get("ctx", {}).get("error")
         if isinstance(cause, ConfigError):
-            problems += [_within(details["loc"], problem) for problem in cause.problems]
+            location, _, _ = _walk(model, details["loc"])
+            problems += [_within(location, problem) for problem in cause.problems]
         else:
             problems.append(_problem(details, model))
     return problems
 
 
 def _problem(details: ErrorDetails, model: type[BaseModel]) -> Problem:
-    location = details["loc"]
-    owner, info = _field(model, location)
+    location, owner, info = _walk(model, details["loc"])
     path = _dotted(location)
     if details["type"] == "missing":
         wrong, remedy = "the key is missing", f"add {location[-1]}: {_asked(info)}"
         return Problem(path=path, wrong=wrong, remedy=remedy, location=location)
+    if details["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        return _wrong_tag(details, location, info)
     if details["type"] == "extra_forbidden":
         wrong = "the key is unknown"
         remedy = did_you_mean(str(location[-1]), owner.model_fields)
@@ -52,10 +56,11 @@ def _problem(details: ErrorDetails, model: type[BaseModel]) -> Problem:
         wrong = f"expected {details['ctx']['expected']}"
         options = re.findall(r"'([^']*)'", details["ctx"]["expected"])
         remedy = did_you_mean(str(details["input"]), options)
-    elif details["type"] == "model_type":
+    elif details["type"] in ("model_type", "model_attributes_type"):
         wrong = "expected a mapping of fields"
-        section = _model_in(info.annotation) if info else None
-        remedy = f"known: {', '.join(section.model_fields)}" if section else "nest its fields"
+        sections = _models_in(info.annotation) if info else []
+        known = sections[0].model_fields if len(sections) == 1 else None
+        remedy = f"known: {', '.join(known)}" if known else f"give {_asked(info)}"
     else:
         wrong = _SEQUENCE.sub("list such as [8, 12]", details["msg"])
         wrong = wrong.replace("Input should be", "expected")
@@ -84,28 +89,63 @@ def _asked(info: FieldInfo | None) -> str:
     if info.is_required():
         example = f", for example {_plain(info.examples[0])}" if info.examples else ""
         return info.description + example
-    if isinstance(info.default, BaseModel):
+    if isinstance(info.default, BaseModel) or info.default_factory is not None:
         return f"{info.description}, or leave it out"
     return f"{info.description}, or leave it out for {_plain(info.default)}"
 
 
-def _field(model: type[BaseModel], location: Location) -> tuple[type[BaseModel], FieldInfo | None]:
-    """The model that holds the location's last name, and its field; None where unknown."""
-    info: FieldInfo | None = None
-    for key in location:
-        if isinstance(key, int):
-            break
-        inner = _model_in(info.annotation) if info else model
-        if inner is None:
-            break
-        model, info = inner, inner.model_fields.get(key)
-    return model, info
+def _wrong_tag(details: ErrorDetails, location: Location, info: FieldInfo | None) -> Problem:
+    """A section whose `kind` is missing or unknown."""
+    name = details["ctx"]["discriminator"].strip("'")
+    spot = (*location, name)
+    kinds = [_kind(section, name) for section in _models_in(info.annotation)] if info else []
+    if details["type"] == "union_tag_not_found":
+        wrong, remedy = "the key is missing", f"add {name}: one of {', '.join(kinds)}"
+        return Problem(path=_dotted(spot), wrong=wrong, remedy=remedy, location=spot)
+    got = details["input"][name] if isinstance(details["input"], dict) else details["ctx"]["tag"]
+    *first, last = map(repr, kinds)
+    wrong = f"expected {', '.join(first)} or {last}"
+    remedy = did_you_mean(str(got), kinds)
+    return Problem(path=_dotted(spot), got=shown(got), wrong=wrong, remedy=remedy, location=spot)
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
+def _walk(
+    model: type[BaseModel], location: Location
+) -> tuple[Location, type[BaseModel], FieldInfo | None]:
+    """Follow one of pydantic's locations.
+
+    Returns:
+        The location as it stands in the file, where pydantic puts a section's kind in between;
+        the model that holds its last name; and that name's field, None where it is unknown.
+    """
+    written: list[str | int] = []
+    owner, info = model, None
+    inner: type[BaseModel] | None = model  # where the next name is looked up
+    sections: dict[str, type[BaseModel]] = {}  # by kind, where a kind comes next
+    for place, key in enumerate(location):
+        if key in sections:
+            inner, sections = sections[str(key)], {}
+            continue
+        if inner is None or isinstance(key, int):
+            written += location[place:]
+            break
+        owner, info = inner, inner.model_fields.get(key)
+        written.append(key)
+        models = [] if info is None else _models_in(info.annotation)
+        inner = models[0] if models else None if info else owner
+        if info is not None and isinstance(info.discriminator, str):
+            sections = {_kind(one, info.discriminator): one for one in models}
+    return tuple(written), owner, info
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
     candidates = (annotation, *get_args(annotation))
-    models = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
-    return models[0] if models else None
+    return [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+
+
+def _kind(section: type[BaseModel], name: str) -> str:
+    """The one value of a section's discriminating field."""
+    return str(get_args(section.model_fields[name].annotation)[0])
 
 
 def _plain(value: object) -> str:

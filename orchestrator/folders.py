@@ -2,8 +2,9 @@
 
 LATENTUNE_HOME/                  default ./.latentune
   mlflow.db, mlartifacts/        unless a tracking URI says otherwise
+  cache/records/                 data files, tokenised; may be deleted at any time
   searches/NAME/
-    config.yaml  study.db  events.jsonl  lock  result.json  shipped.json
+    config.yaml  data.json  study.db  events.jsonl  lock  result.json  shipped.json
     control/                     requests that the driver polls
     trials/UID/STEP.safetensors  trial states, kilobytes
     artifacts/UID/               what each ended trial hands over
@@ -32,6 +33,11 @@ def home_folder(home: str | Path | None = None) -> Path:
     if path.exists() and not path.is_dir():
         raise HomeError(f"{HOME_VARIABLE}={str(path)!r} is no folder: set it to one")
     return path
+
+
+def cache_folder(home: Path) -> Path:
+    """Where data files are kept tokenised, for all searches."""
+    return home / "cache" / "records"
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,11 @@ class SearchFolder:
     def config(self) -> Path:
         """The configuration that the search was started with."""
         return self.path / "config.yaml"
+
+    @property
+    def data(self) -> Path:
+        """What is known of its rows: counts, overlap, the digests of its files."""
+        return self.path / "data.json"
 
     @property
     def study(self) -> Path:

@@ -28,6 +28,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from orchestrator.errors import LedgerError, SearchNotFoundError
 from search_spaces import Space
 from trainable.errors import StrategyError, TrialError
+from trainable.metrics import direction
 from trainable.trial import TrialConfig
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class LedgerTrial:
     Args:
         step: optimiser steps at its last report or pause.
         metrics: of its last report.
-        reports: step to the metric that early stopping ranks by.
+        reports: step to what early stopping ranks by.
     """
 
     number: int
@@ -85,8 +86,9 @@ class Ledger:
         baselines: configurations that are tried first, by label.
         sampler: Optuna's.
         pruner: Optuna's, or None for no early stopping.
-        objective: the metric to maximise.
-        stopping_metric: the metric that early stopping ranks by.
+        objective: the metric to improve.
+        stopping_metric: the metric that early stopping ranks by. Where it is better the other way
+            than the objective, the study has its negative: a study has one direction.
         trials: how many trials of the space, baselines not counted.
         steps: optimiser steps of a full trial.
         grid: what is tried in place of the sampler's draws, in order: the params of each trial.
@@ -112,6 +114,7 @@ class Ledger:
         self.stopping_metric = stopping_metric
         self.trials = trials
         self.steps = steps
+        self._rank_sign = 1 if direction(objective) == direction(stopping_metric) else -1
         self._baselines = list(baselines)
         self._grid = list(grid)
         self._pruner = pruner
@@ -120,7 +123,7 @@ class Ledger:
             study_name=name,
             sampler=sampler,
             pruner=pruner,
-            direction="maximize",
+            direction=direction(objective),
             load_if_exists=True,
         )
         self._unfinished = self._reconcile()
@@ -182,7 +185,7 @@ class Ledger:
         if step not in frozen.intermediate_values:
             trial.set_user_attr("metrics", dict(metrics))
             trial.set_user_attr("step", step)
-            trial.report(rank, step)
+            trial.report(self._rank_sign * rank, step)
         if step >= self.steps:
             self._study.tell(trial, value)
             return TrialStatus.COMPLETE

@@ -23,6 +23,7 @@ from typing import Any, Literal, NamedTuple
 
 from orchestrator.events import Event
 from orchestrator.tracking import without_credentials
+from trainable.metrics import direction, goodness
 
 logger = logging.getLogger(__name__)
 
@@ -201,6 +202,8 @@ class Outbox:
             "search": self._search,
             "search_id": self._search_id,
             "objective": self._objective,
+            "direction": direction(self._objective),
+            **_texts("data.", payload.get("data") or {}),
             **_texts("version.", payload.get("versions") or {}),
             **_texts("base_model.", {k: base_model[k] for k in sorted(base_model)}),
         }
@@ -255,7 +258,8 @@ class Outbox:
             return  # it may go on; counted when it has finished
         self._finished.add(uid)
         if state == "complete" and score is not None:
-            self._best = score if self._best is None else max(self._best, score)
+            best = score if self._best is None else self._best
+            self._best = max(best, score, key=lambda value: goodness(self._objective, value))
         if self._best is not None:
             point = Point(f"best/{self._objective}", self._best, _ms(event), len(self._finished))
             self._parent.points.append(point)

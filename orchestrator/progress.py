@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from orchestrator.ledger import LedgerTrial, TrialStatus
+from orchestrator.results import DataRecord
+from trainable.metrics import goodness
 
 
 class SearchProgress:
@@ -54,6 +56,11 @@ class SearchProgress:
     ) -> None:
         self._bar.stop()
 
+    def data_read(self, data: DataRecord) -> None:
+        """Say what is known of a person's own rows."""
+        for line in data_lines(data):
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
     def search_opened(self, trials: Sequence[LedgerTrial]) -> None:
         """Count what earlier runs finished."""
         ended = [trial for trial in trials if trial.status is not TrialStatus.RUNNING]
@@ -87,7 +94,8 @@ class SearchProgress:
         score = trial.metrics.get(self._objective)
         if status is TrialStatus.COMPLETE and score is not None:
             found = (score, trial.config.strategy.short_name)
-            self._best = max(self._best or found, found)
+            best = self._best or found
+            self._best = max(best, found, key=lambda one: goodness(self._objective, one[0]))
 
     def _update(self) -> None:
         self._bar.update(self._task, completed=self._done, detail=self._detail())
@@ -102,3 +110,19 @@ class SearchProgress:
             return "time left unknown"
         left_s = (time.monotonic() - self._began) / done * (self._total - self._done)
         return f"about {left_s:.0f} s left"
+
+
+def data_lines(data: DataRecord) -> list[str]:
+    """Rows per split, how much of each stands in train as well, what was dropped, and notes."""
+    lines = []
+    if data.sha256:
+        rows = ", ".join(f"{split} {count}" for split, count in data.rows.items())
+        shared = ", ".join(
+            f"{split} {overlap.prompts} ({overlap.rows} whole rows)"
+            for split, overlap in data.overlap.items()
+        )
+        lines = [f"rows: {rows}", f"of them with a prompt that train has too: {shared}"]
+    if data.dropped:
+        dropped = ", ".join(f"{split} {count}" for split, count in data.dropped.items())
+        lines.append(f"dropped as too long: {dropped}")
+    return [*lines, *data.notes]

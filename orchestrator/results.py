@@ -12,6 +12,7 @@ from orchestrator.config import SearchConfig, load_search
 from orchestrator.folders import SearchFolder
 from orchestrator.ledger import LedgerTrial, Role, TrialStatus, read_ledger
 from trainable.artifact import describe_strategy
+from trainable.metrics import goodness
 
 SCHEMA_VERSION = 1
 EXTRA_TOKENS = "cost/extra_tokens_pct"
@@ -55,10 +56,38 @@ class TimeSplit(Record):
         return self.total_s - self.train_s - self.evaluate_s
 
 
+class OverlapRecord(Record):
+    """How many rows of a split have a prompt that train has, and how many are a row of train."""
+
+    prompts: int
+    rows: int
+
+
+class DataRecord(Record):
+    """What is known of a search's rows.
+
+    Args:
+        rows: per split, without those that were dropped.
+        dropped: per split, rows that are too long without any latent.
+        overlap: per split, what of it stands in train as well.
+        sha256: per split, the digests of its files.
+        notes: what is odd and no error.
+        example: one prompt.
+    """
+
+    rows: dict[str, int]
+    dropped: dict[str, int] = {}
+    overlap: dict[str, OverlapRecord] = {}
+    sha256: dict[str, dict[str, str | None]] = {}
+    notes: list[str] = []
+    example: str | None = None
+
+
 class SearchResult(Record):
     """How a search stands after a run.
 
     Args:
+        data: what is known of its rows; None before they were read.
         best: uid of the best complete trial, by the objective; the candidate.
         artifact: its artifact folder.
         summary: its strategy in words.
@@ -73,6 +102,7 @@ class SearchResult(Record):
     artifact: str | None
     summary: str | None
     trials: list[TrialRecord]
+    data: DataRecord | None = None
     time: TimeSplit | None = None
 
     @property
@@ -107,6 +137,7 @@ def build_result(
         artifact=None if best is None else str(folder.artifact(folder.uid(best.number))),
         summary=None if best is None else describe_strategy(best.config),
         trials=[_record(folder, trial) for trial in by_number.values()],
+        data=read_data_record(folder),
         time=time,
     )
 
@@ -117,11 +148,19 @@ def best_trial(trials: Iterable[LedgerTrial], objective: str) -> LedgerTrial | N
     Equal scores: fewer extra tokens win, then the earlier trial.
     """
     complete = [trial for trial in trials if trial.status is TrialStatus.COMPLETE]
-    return max(
-        complete,
-        key=lambda t: (t.metrics[objective], -t.metrics.get(EXTRA_TOKENS, 0.0), -t.number),
-        default=None,
-    )
+
+    def rank(trial: LedgerTrial) -> tuple[float, float, int]:
+        score = goodness(objective, trial.metrics[objective])
+        return score, -trial.metrics.get(EXTRA_TOKENS, 0.0), -trial.number
+
+    return max(complete, key=rank, default=None)
+
+
+def read_data_record(folder: SearchFolder) -> DataRecord | None:
+    """What is known of a search's rows; None before they were read."""
+    if not folder.data.exists():
+        return None
+    return DataRecord.model_validate_json(folder.data.read_text())
 
 
 def read_result(folder: SearchFolder, tracking_uri: str) -> SearchResult:
@@ -163,7 +202,7 @@ def _rank(trial: TrialRecord, objective: str) -> tuple[bool, bool, float, float,
     return (
         objective in metrics,
         trial.status is TrialStatus.COMPLETE,
-        metrics.get(objective, 0.0),
+        goodness(objective, metrics.get(objective, 0.0)),
         -metrics.get(EXTRA_TOKENS, 0.0),
         -trial.number,
     )

@@ -11,21 +11,20 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from orchestrator.errors import ConfigError
 from orchestrator.sections import (
-    METRICS,
     BaseModelConfig,
     BudgetConfig,
     ConfirmConfig,
     DataConfig,
     EngineConfig,
-    GenerationTaskConfig,
-    Metric,
     SamplerConfig,
     Section,
     SpaceConfig,
     StoppingConfig,
+    Text,
     TrackingConfig,
     refused,
 )
+from orchestrator.task_sections import TaskConfig, default_objective, metric_problem
 from orchestrator.yaml_source import dump_yaml
 from search_spaces import SpaceError, legal_points
 from search_spaces.errors import Problem, shown
@@ -42,15 +41,16 @@ class SearchConfig(Section):
     """Everything that decides a search."""
 
     name: str = Field(description="the search's name", examples=["generation-quickstart"])
-    task: GenerationTaskConfig = Field(
-        description="what is learned", examples=[{"kind": "generation"}]
-    )
+    task: TaskConfig = Field(description="what is learned", examples=[{"kind": "generation"}])
     base_model: BaseModelConfig = Field(default=BaseModelConfig(), description="the frozen model")
     data: DataConfig = Field(default=DataConfig(), description="the stream of examples")
     space: Annotated[
         SpaceConfig, BeforeValidator(as_section, json_schema_input_type=str | SpaceConfig)
     ] = Field(description="what is searched", examples=["quick"])
-    objective: Metric = Field(default=METRICS[0], description="the metric to maximise")
+    objective: Text = Field(
+        default_factory=lambda before: default_objective(before.get("task")),
+        description="the metric that the search improves",
+    )
     budget: BudgetConfig = Field(description="what the search may spend", examples=[{"trials": 24}])
     sampler: SamplerConfig = Field(
         default=SamplerConfig(), description="what chooses configurations"
@@ -113,33 +113,21 @@ def contradictions(value: Callable[[str], Any]) -> list[Problem]:
     """What is wrong between sections that are right in themselves.
 
     Args:
-        value: dotted path to its value, or to None where the value is not known.
+        value: dotted path to its value, or to None where the value is not known; `task` to the
+            section itself.
     """
-    problems = []
+    problems: list[Problem | None] = []
     steps, least = value("budget.steps"), value("stopping.min_steps")
     if value("stopping.kind") == "asha" and None not in (steps, least) and least > steps:
         wrong = f"expected at most budget.steps, which is {steps}"
         remedy = "lower it, raise budget.steps, or write stopping.kind: none"
         problems.append(_problem("stopping.min_steps", least, wrong, remedy))
+    task = value("task")
     for path in ("objective", "stopping.metric"):
-        problems += _unmeasured(path, value(path), value)
-    return problems
-
-
-def _unmeasured(path: str, metric: str | None, value: Callable[[str], Any]) -> list[Problem]:
-    """The problem of a metric at a distance that its split does not have."""
-    distance = re.search(r"/(\d+)$", metric or "")
-    in_distribution = (metric or "").startswith("val_id/")
-    source = "task.train_lengths" if in_distribution else "task.val_ood_lengths"
-    lengths = value(source)
-    if distance is None or lengths is None:
-        return []
-    if in_distribution:
-        lengths = range(lengths[0], lengths[1] + 1)
-    if distance[1] in map(str, lengths):
-        return []
-    remedy = f"choose one of {', '.join(map(str, lengths))}, or add it there"
-    return [_problem(path, metric, f"{source} has no {distance[1]}", remedy)]
+        metric = value(path)
+        if task is not None and metric is not None:
+            problems.append(metric_problem(path, metric, task, lambda name: value(name) is None))
+    return [problem for problem in problems if problem is not None]
 
 
 def _problem(path: str, got: object, wrong: str, remedy: str) -> Problem:

@@ -6,11 +6,9 @@ for wrong values and the JSON schema for editors are made of them.
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -30,80 +28,15 @@ Text: TypeAlias = Annotated[str, Field(min_length=1)]
 Seconds: TypeAlias = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
 
 
-METRICS = (  # that a search may maximise; each also per distance
-    "val_ood/exact_match",
-    "val_ood/equation_accuracy",
-    "val_id/exact_match",
-    "val_id/equation_accuracy",
-)
-
-
 def refused(got: object, wrong: str, remedy: str) -> ConfigError:
     """What a field's validator raises: one problem, whose path pydantic knows."""
     return ConfigError([Problem(path="", got=shown(got), wrong=wrong, remedy=remedy)])
-
-
-def _known_metric(metric: str) -> str:
-    name = re.sub(r"/\d+$", "", metric)
-    if name not in METRICS:
-        raise refused(metric, "a search cannot maximise that", did_you_mean(name, METRICS))
-    return metric
-
-
-Metric: TypeAlias = Annotated[str, AfterValidator(_known_metric)]
 
 
 class Section(BaseModel):
     """What all parts of a configuration share: frozen, and no unknown key."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class GenerationTaskConfig(Section):
-    """The generation task of the paper, on lengths that training never saw."""
-
-    kind: Literal["generation"] = Field(description="the task's name")
-    train_lengths: tuple[Count, Count] = Field(
-        default=(3, 6), description="the shortest and the longest length to train on"
-    )
-    val_ood_lengths: tuple[Count, ...] = Field(
-        default=(8, 12), min_length=1, description="lengths that the search is judged on"
-    )
-    test_ood_lengths: tuple[Count, ...] = Field(
-        default=(8, 12, 18), min_length=1, description="lengths that a winner is confirmed on"
-    )
-    train_rows: Count = Field(default=2048, description="the number of examples to train on")
-    val_rows: Count = Field(default=64, description="the number of validation examples per length")
-    test_rows: Count = Field(default=500, description="the number of test examples per length")
-
-    @field_validator("train_lengths")
-    @classmethod
-    def _ascend(cls, lengths: tuple[int, int]) -> tuple[int, int]:
-        if lengths[0] > lengths[1]:
-            low, high = lengths
-            raise refused(list(lengths), "expected the shortest first", f"write [{high}, {low}]")
-        return lengths
-
-    @field_validator("val_ood_lengths", "test_ood_lengths")
-    @classmethod
-    def _lie_outside(cls, lengths: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
-        longest = info.data.get("train_lengths", (1, 0))[1]
-        inside = [length for length in lengths if length <= longest]
-        if inside:
-            wrong = f"expected lengths above {longest}, the longest in training"
-            raise refused(list(lengths), wrong, f"remove {', '.join(map(str, inside))}")
-        if len(set(lengths)) < len(lengths):
-            raise refused(list(lengths), "a length is there twice", "remove one")
-        return lengths
-
-    @field_validator("test_ood_lengths")
-    @classmethod
-    def _go_further(cls, lengths: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
-        seen = info.data.get("val_ood_lengths", ())
-        if set(lengths) <= set(seen):
-            wrong = "expected at least one length that val_ood_lengths lacks"
-            raise refused(list(lengths), wrong, f"add one, for example {max(seen) + 6}")
-        return lengths
 
 
 class BaseModelConfig(Section):
@@ -130,6 +63,9 @@ class DataConfig(Section):
     seed: Seed = Field(default=0, description="the seed of the examples and of their order")
     max_tokens: Count | None = Field(
         default=None, description="the longest row in tokens, latents included"
+    )
+    long_rows: Literal["refuse", "drop"] = Field(
+        default="refuse", description="what becomes of longer rows; dropped ones are counted"
     )
 
 
@@ -204,7 +140,7 @@ class StoppingConfig(Section):
 
     kind: Literal["asha", "none"] = Field(default="asha", description="the stopping rule")
     min_steps: Count = Field(default=60, description="the optimiser steps that every trial gets")
-    metric: Metric | None = Field(
+    metric: Text | None = Field(
         default=None, description="the metric that trials are ranked by; null is the objective"
     )
     factor: Annotated[int, Strict(), Field(ge=2)] = Field(

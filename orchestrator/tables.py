@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -15,21 +17,20 @@ from orchestrator.results import (
     SearchResult,
     TrialRecord,
 )
+from trainable.metrics import direction
 
 TOP = 5
+PROMPT_CHARACTERS = 60
+_IN_DOUBLE_QUOTES = re.compile(r"[\w\s@%+=:,./?<>;()|&*~#^\[\]{}'-]*")
 
 
 def print_result(console: Console, result: SearchResult) -> None:
     """The end of a run: the best, the baselines, who was cut, where the time went, what next."""
-    _say(
-        console,
-        f"{result.name}: exact match in distribution (ID) and out of it (OOD), extra tokens, "
-        "optimiser steps",
-    )
-    console.print(_trials_table(f"the {TOP} best", result.top(TOP)))
+    _say(console, f"{result.name}: {_columns_in_words(result)}")
+    console.print(_trials_table(f"the {TOP} best", result.top(TOP), result.objective))
     baselines = result.top(len(result.trials), Role.BASELINE)
     if baselines:
-        console.print(_trials_table("baselines", baselines))
+        console.print(_trials_table("baselines", baselines, result.objective))
     _say(console, _winner(result))
     _say(console, _cut_early(result))
     failed = [trial for trial in result.trials if trial.status is TrialStatus.FAILED]
@@ -44,21 +45,23 @@ def print_status(console: Console, result: SearchResult) -> None:
     """How a search stands: its state, and every trial."""
     counts = ", ".join(f"{count} {status}" for status, count in sorted(result.counts.items()))
     _say(console, f"{result.name}: {result.state}; trials: {counts or 'none yet'}")
-    console.print(_trials_table("trials", result.trials))
+    console.print(_trials_table("trials", result.trials, result.objective))
     _say(console, _winner(result))
 
 
-def _trials_table(title: str, trials: Sequence[TrialRecord]) -> Table:
+def _trials_table(title: str, trials: Sequence[TrialRecord], objective: str) -> Table:
+    own = [] if objective in (IN_DISTRIBUTION, OUT_OF_DISTRIBUTION) else [objective]
     table = Table(title=title, title_justify="left")
     table.add_column("trial", justify="right", min_width=5)
     table.add_column("strategy", overflow="fold")
-    for name in ("ID", "OOD", "extra", "steps"):
-        table.add_column(name, justify="right", min_width=5)
+    for name in (*own, "ID", "OOD", "extra", "steps"):
+        table.add_column(name, justify="right", min_width=5, overflow="fold")
     table.add_column("state", min_width=8)
     for trial in trials:
         table.add_row(
             str(trial.number),
             trial.strategy,
+            *(_score(trial, metric) for metric in own),
             _score(trial, IN_DISTRIBUTION),
             _score(trial, OUT_OF_DISTRIBUTION),
             _score(trial, EXTRA_TOKENS, "{:.0f} %"),
@@ -66,6 +69,16 @@ def _trials_table(title: str, trials: Sequence[TrialRecord]) -> Table:
             str(trial.status),
         )
     return table
+
+
+def _columns_in_words(result: SearchResult) -> str:
+    own = ""
+    if result.objective not in (IN_DISTRIBUTION, OUT_OF_DISTRIBUTION):
+        less = "less" if direction(result.objective) == "minimize" else "more"
+        own = f"{result.objective} ({less} is better), "
+    return (
+        f"{own}exact match in distribution (ID) and out of it (OOD), extra tokens, optimiser steps"
+    )
 
 
 def _score(trial: TrialRecord, metric: str, form: str = "{:.3f}") -> str:
@@ -110,8 +123,16 @@ def _next_commands(result: SearchResult) -> str:
         "Next:\n"
         f"  latentune ui                                  # look at the runs in MLflow\n"
         f"  latentune pull {result.name} --to {folder}\n"
-        f'  latentune generate {folder} "44@47="'
+        f"  latentune generate {folder} {_prompt(result)}"
     )
+
+
+def _prompt(result: SearchResult) -> str:
+    """A prompt of the search's own, as a shell takes it; a word for one that is no short line."""
+    example = None if result.data is None else result.data.example
+    if example is None or len(example) > PROMPT_CHARACTERS or not example.isprintable():
+        return '"PROMPT"'
+    return f'"{example}"' if _IN_DOUBLE_QUOTES.fullmatch(example) else shlex.quote(example)
 
 
 def _say(console: Console, text: str) -> None:

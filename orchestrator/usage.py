@@ -2,32 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.files import write_atomic
 from orchestrator.results import SCHEMA_VERSION, Record
+from trainable.answer_metrics import NORMALISED_MATCH, absolute_metric, load_answer_metrics
 from trainable.artifact import Artifact
 from trainable.base_model.loading import BUNDLED, load_base
-from trainable.data import EncodedTask, Split, Task
+from trainable.data import SEARCH_SPLITS, TEST_SPLITS, EncodedTask, Split, Task
 from trainable.decoding import LatentLM
 from trainable.errors import TaskError
 from trainable.evaluation import evaluate_decoding
 from trainable.latents import LatentTokens
+from trainable.predictions import BASELINE_PREFIX, predict
+from trainable.records.problems import RowProblems
+from trainable.records.reading import digest_or_none
+from trainable.records.store import RecordStore
 from trainable.tasks import build_task
+
+PREDICTIONS_FILE = "predictions.parquet"
 
 
 class Evaluation(Record):
-    """Scores of one artifact folder, by free-running greedy decoding."""
+    """Scores of one artifact folder on its own task, by free-running greedy decoding."""
 
     schema_version: int = SCHEMA_VERSION
     folder: str
     strategy: str
     rows_per_distance: int
     metrics: dict[str, float]
+
+
+class DataEvaluation(Record):
+    """Scores of one artifact folder on a person's data.
+
+    Args:
+        predictions: the file with one row per item.
+        metrics: means over all items; and of each distance, where there are several.
+        baseline: the same of the frozen model alone; None where that was not asked.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    folder: str
+    strategy: str
+    data: str
+    rows: int
+    max_new_tokens: int
+    predictions: str
+    extra_tokens_pct: float
+    metrics: dict[str, float]
+    baseline: dict[str, float] | None = None
 
 
 def attach_folder(folder: Path, base_model: str | None) -> tuple[LatentLM, LatentTokens]:
@@ -56,26 +87,86 @@ def generate_text(folder: Path, prompt: str, max_new_tokens: int, base_model: st
 
 
 def evaluate_folder(
-    folder: Path, splits: Sequence[str], rows_per_distance: int, base_model: str | None
+    folder: Path, splits: Sequence[str] | None, rows_per_distance: int, base_model: str | None
 ) -> Evaluation:
     """Score an artifact folder on splits of the task that it was trained for.
+
+    Args:
+        splits: default the test splits, and where the task has none, those of the search.
 
     Raises:
         TaskError: for a split that does not exist.
     """
-    for split in splits:
+    for split in splits or ():
         if split not in get_args(Split):
             raise TaskError(f"--split {split!r} is unknown; one of {', '.join(get_args(Split))}")
     lm, latents = attach_folder(folder, base_model)
-    data = EncodedTask(_task_of(latents.artifact), lm.tokenizer)
+    data = EncodedTask(_task_of(latents.artifact, lm), lm.tokenizer)
     metrics: dict[str, float] = {}
-    for split in splits:
-        metrics |= evaluate_decoding(lm, data, split, rows_per_distance)  # type: ignore[arg-type]
+    for split in splits or _default_splits(data):
+        if split not in data.splits:
+            raise TaskError(f"--split {split}: the task has only {', '.join(data.splits)}")
+        metrics |= evaluate_decoding(lm, data, split, rows_per_distance)
     return Evaluation(
         folder=str(folder),
         strategy=latents.artifact.config.strategy.short_name,
         rows_per_distance=rows_per_distance,
         metrics=metrics,
+    )
+
+
+def evaluate_data(
+    folder: Path,
+    data: Path,
+    *,
+    to: Path,
+    metrics: Sequence[str] = (),
+    max_new_tokens: int | None = None,
+    rows_at_once: int = 64,
+    baseline: bool = False,
+    base_model: str | None = None,
+) -> DataEvaluation:
+    """Score an artifact folder on a person's data and write one row per item.
+
+    Args:
+        data: JSONL or Parquet with prompt and completion, or messages.
+        to: the folder for `predictions.parquet`, which replaces an earlier one.
+        metrics: of one's own, `module:function`. What the artifact names is never imported.
+        max_new_tokens: of an answer; default the longest reference and a margin.
+        rows_at_once: answers that are decoded together.
+        baseline: also score the frozen model alone.
+
+    Raises:
+        BadRowsError: with all rows that cannot be used.
+        TaskError: for a metric that cannot be used.
+    """
+    specs = [absolute_metric(spec, Path.cwd()) for spec in metrics]
+    own = load_answer_metrics([NORMALISED_MATCH, *specs])
+    lm, latents = attach_folder(folder, base_model)
+    problems = RowProblems()
+    records = RecordStore(lm.tokenizer, None).table({str(data): digest_or_none(data)}, problems)
+    problems.raise_any()
+    assert records is not None  # or there was a problem
+    found = predict(
+        lm,
+        records,
+        own,
+        max_new_tokens=max_new_tokens,
+        rows_at_once=rows_at_once,
+        baseline=baseline,
+    )
+    to.mkdir(parents=True, exist_ok=True)
+    write_atomic(to / PREDICTIONS_FILE, _parquet(found.table))
+    return DataEvaluation(
+        folder=str(folder),
+        strategy=latents.artifact.config.strategy.short_name,
+        data=str(data),
+        rows=len(records),
+        max_new_tokens=found.max_new_tokens,
+        predictions=str(to / PREDICTIONS_FILE),
+        extra_tokens_pct=found.extra_tokens_pct(),
+        metrics=found.means(),
+        baseline=found.means(BASELINE_PREFIX) if baseline else None,
     )
 
 
@@ -87,6 +178,42 @@ def print_evaluation(console: Console, evaluation: Evaluation) -> None:
     console.print(table)
 
 
-def _task_of(artifact: Artifact) -> Task:
+def print_data_evaluation(console: Console, evaluation: DataEvaluation) -> None:
+    """Scores as a table, beside the frozen model's where there are any, and where the rows are."""
+    title = f"{evaluation.strategy} on {evaluation.rows} rows of {Path(evaluation.data).name}"
+    baseline = evaluation.baseline
+    table = Table("metric", "value", title=title, title_justify="left")
+    if baseline is not None:
+        table.add_column("frozen model alone")
+    for name, value in evaluation.metrics.items():
+        table.add_row(
+            name, f"{value:.3f}", *([] if baseline is None else [f"{baseline[name]:.3f}"])
+        )
+    table.add_row("extra tokens", f"{evaluation.extra_tokens_pct:.0f} %")
+    console.print(table)
+    written = f"one row per item: {evaluation.predictions}"
+    console.print(written, markup=False, highlight=False, soft_wrap=True)
+
+
+def _default_splits(data: EncodedTask) -> list[Split]:
+    tests = [split for split in TEST_SPLITS if split in data.splits]
+    return tests or [split for split in SEARCH_SPLITS if split in data.splits]
+
+
+def _task_of(artifact: Artifact, lm: LatentLM) -> Task:
     options = {key: value for key, value in artifact.task.items() if key != "data_seed"}
-    return build_task(options, artifact.task["data_seed"])
+    return build_task(_without_code(options), artifact.task["data_seed"], tokenizer=lm.tokenizer)
+
+
+def _without_code(options: Mapping[str, Any]) -> dict[str, Any]:
+    """A task's options without metrics that would have to be imported: a folder runs nothing."""
+    kept = dict(options)
+    if "metrics" in kept:
+        kept["metrics"] = [spec for spec in kept["metrics"] if ":" not in spec]
+    return kept
+
+
+def _parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    return bytes(sink.getvalue())

@@ -11,8 +11,9 @@ leaves between two steps.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch.nn import functional
@@ -20,18 +21,26 @@ from torch.nn import functional
 from trainable.base_model.loading import BaseModel
 from trainable.batch import PreparedRow, labelled_logits, micro_batches, prepare
 from trainable.data import (
-    SEARCH_SPLITS,
-    TEST_SPLITS,
     EncodedTask,
     ExampleStream,
     Split,
+    Task,
     mean_by_distance,
 )
+from trainable.decoding import LatentLM
 from trainable.delimiters import decoded_vocabulary, matching_ids
 from trainable.errors import TaskError, TrialError, UnknownTrialError
+from trainable.evaluation import answer_metrics, forced_scores
 from trainable.latents import init_latents
-from trainable.layout import whole_layout
 from trainable.layout_rules import Bools, LayoutRules
+from trainable.lengths import (
+    check_own_positions,
+    check_verbal_lengths,
+    long_train_rows,
+    refuse_long,
+    row_limit,
+)
+from trainable.positions import context_of
 from trainable.resident import ResidentTrial
 from trainable.selftest import check_attention
 from trainable.state import TrialState
@@ -39,6 +48,9 @@ from trainable.strategy import InsertionStrategy, PositionRule
 from trainable.trial import TrialConfig
 
 MICRO_BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
+_ROWS_AT_ONCE = 4096  # laid out at a time, so that a large split needs no more memory
+
+LongRows = Literal["refuse", "drop"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,8 @@ class TrialSpec:
         budget_steps: optimiser steps of a full run; the schedule's horizon.
         data_seed: the search's, for the order of examples.
         max_tokens: the longest row allowed, latents included; None for no limit of one's own.
+        long_rows: what becomes of longer ones. `refuse` refuses the trial; `drop` leaves them out
+            of its training, and counts them. Scores are always of all rows that the task has.
     """
 
     uid: str
@@ -58,6 +72,7 @@ class TrialSpec:
     budget_steps: int
     data_seed: int = 0
     max_tokens: int | None = None
+    long_rows: LongRows = "refuse"
 
 
 class Engine:
@@ -73,9 +88,6 @@ class Engine:
     def __init__(self, base: BaseModel, *, micro_batch_tokens: int | None = None) -> None:
         check_attention(base.model)
         self.base = base
-        self.context: int | None = getattr(
-            base.model.config.get_text_config(), "max_position_embeddings", None
-        )
         self.micro_batch_tokens = micro_batch_tokens or MICRO_BATCH_TOKENS[base.model.device.type]
         self._trials: dict[str, ResidentTrial] = {}
         self._matches: dict[str, Bools] = {}
@@ -92,7 +104,7 @@ class Engine:
             raise TrialError(f"trial {spec.uid} is already in this engine: let it leave first")
         config = spec.config
         rules = self.resolve(config.strategy)
-        self._check_lengths(spec, rules, data)
+        dropped_N = self._long_rows(spec, rules, data)
         trial = ResidentTrial(
             uid=spec.uid,
             config=config,
@@ -107,6 +119,7 @@ class Engine:
             data=data,
             stream=ExampleStream(len(data.rows("train")), spec.data_seed),
             budget_steps=spec.budget_steps,
+            dropped_N=dropped_N,
         )
         if state is not None:
             trial.restore(state)
@@ -165,7 +178,7 @@ class Engine:
         return found
 
     def raise_failure(self, uid: str) -> None:
-        """Raise the NumericError of a trial that has failed, if it has."""
+        """Raise the error of a trial that has failed, if it has."""
         failure = self._trial(uid).failure
         if failure is not None:
             raise failure
@@ -179,21 +192,18 @@ class Engine:
         price of one forward. Other scores are given the reference's own prefix.
 
         Returns:
-            uid to metric name to value: `val_ood/exact_match`, `val_ood/exact_match/12`, …, and
-            `cost/extra_tokens_pct`, which is 100 · latents / verbal tokens over the first split.
+            uid to metric name to value: `val_ood/exact_match`, `val_ood/exact_match/12`, …,
+            `cost/extra_tokens_pct`, which is 100 · latents / verbal tokens over the first split,
+            and, where rows were dropped, `cost/dropped_rows_pct` of the training rows. A trial
+            whose answers cannot be scored fails alone, and its `raise_failure` tells.
         """
         trials = [self._trial(uid) for uid in uids]
         results: dict[str, dict[str, float]] = {uid: {} for uid in uids}
         for split in splits:
-            rows = [
-                prepare(owner, row, trial.rules)
-                for owner, trial in enumerate(trials)
-                for row in trial.data.rows(split)
-            ]
-            for owner, metrics in enumerate(self._score(trials, rows, split)):
+            for trial, tally in zip(trials, self._score(trials, split), strict=True):
                 if split == splits[0]:
-                    metrics["cost/extra_tokens_pct"] = _extra_tokens_pct(rows, owner)
-                results[trials[owner].uid] |= metrics
+                    results[trial.uid] |= tally.costs() | trial.costs()
+                results[trial.uid] |= mean_by_distance(tally.scores, split)
         return results
 
     def resolve(self, strategy: InsertionStrategy) -> LayoutRules:
@@ -207,52 +217,44 @@ class Engine:
             self._matches |= matching_ids(self._texts, missing)
         return LayoutRules.build(strategy, self._matches, self.base.tokenizer.bos_token_id)
 
+    @property
+    def context(self) -> int | None:
+        """The most verbal tokens that the model reads; None where it sets no limit."""
+        return context_of(self.base.model)
+
+    def encode(
+        self, task: Task, *, max_tokens: int | None = None, long_rows: LongRows = "refuse"
+    ) -> EncodedTask:
+        """A task's rows for this model; with `drop`, without those that no strategy could carry."""
+        limit = row_limit(self.context, max_tokens) if long_rows == "drop" else None
+        return EncodedTask(task, self.base.tokenizer, drop_above=limit)
+
     def check_context(self, data: EncodedTask, max_tokens: int | None = None) -> None:
         """Refuse rows that no strategy could carry, in any split.
 
         Raises:
             TaskError: if a row, without any latent, is too long for the model or `max_tokens`.
         """
-        for split in ("train", *SEARCH_SPLITS, *TEST_SPLITS):
-            longest = max(len(row.ids) for row in data.rows(split))
-            if self.context is not None and longest > self.context:
-                raise TaskError(
-                    f"task: a row of {split} has {longest} tokens, the base model's context is "
-                    f"{self.context}: shorten the task's rows or take another base_model.path"
-                )
-            if max_tokens is not None and longest > max_tokens:
-                raise TaskError(
-                    f"data.max_tokens={max_tokens}: a row of {split} has {longest} tokens before "
-                    "any latent: raise it or shorten the task's rows"
-                )
+        check_verbal_lengths(data, self.context, max_tokens)
 
-    def _check_lengths(self, spec: TrialSpec, rules: LayoutRules, data: EncodedTask) -> None:
+    def _long_rows(self, spec: TrialSpec, rules: LayoutRules, data: EncodedTask) -> Bools | None:
+        """Which training rows a trial leaves out; refuses what it may not leave out."""
         self.check_context(data, spec.max_tokens)
-        own_positions = rules.position_rule is PositionRule.OWN
-        if spec.max_tokens is None and not own_positions:
-            return
-        for split in ("train", *SEARCH_SPLITS):
-            rows = data.rows(split)
-            longest = max(len(whole_layout(rules, row.ids, row.query_length)) for row in rows)
-            if own_positions and self.context is not None and longest > self.context:
-                raise TaskError(
-                    f"strategy.position_rule: own needs {longest} positions for a row of {split}, "
-                    f"the base model's context is {self.context}: use following, shorten the "
-                    f"task's rows, or insert less than {spec.config.strategy.short_name}"
-                )
-            if spec.max_tokens is not None and longest > spec.max_tokens:
-                raise TaskError(
-                    f"a row of {split} has {longest} tokens with its latents, above "
-                    f"data.max_tokens={spec.max_tokens}: raise it, shorten the task's rows, or "
-                    f"insert less than {spec.config.strategy.short_name}"
-                )
+        if rules.position_rule is PositionRule.OWN and self.context is not None:
+            check_own_positions(spec.config.strategy, rules, data, self.context)
+        if spec.max_tokens is None:
+            return None
+        if spec.long_rows == "drop":
+            return long_train_rows(spec.config.strategy, rules, data, spec.max_tokens)
+        refuse_long(spec.config.strategy, rules, data, spec.max_tokens)
+        return None
 
     def _gather_gradients(self, trials: Sequence[ResidentTrial]) -> list[float]:
         """Forward and backward for one step of each trial; returns their mean losses."""
         rows = [
             prepare(owner, trial.data.rows("train")[index], trial.rules)
             for owner, trial in enumerate(trials)
-            for index in trial.stream.rows(trial.step, trial.config.optim.batch_rows)
+            for index in trial.next_rows()
         ]
         labels_per_trial = torch.zeros(len(trials))
         for row in rows:
@@ -270,22 +272,29 @@ class Engine:
             losses.index_add_(0, owners_J, share_J.detach().to(losses.dtype))
         return [float(loss) for loss in losses]
 
-    def _score(
-        self, trials: Sequence[ResidentTrial], rows: Sequence[PreparedRow], split: Split
-    ) -> list[dict[str, float]]:
-        scores: list[list[tuple[int, dict[str, float]]]] = [[] for _ in trials]
-        for batch in micro_batches(rows, self.micro_batch_tokens):
-            logits_JV, labels_J, _ = labelled_logits(
-                self.base.model, batch, [trial.latents for trial in trials]
-            )
-            right_J = (logits_JV.argmax(-1) == labels_J).cpu().numpy()
-            begin = 0
-            for row in batch:
-                end = begin + len(row.response)
-                metrics = trials[row.owner].data.score(row.row, right_J[begin:end])
-                scores[row.owner].append((row.row.distance, metrics))
-                begin = end
-        return [mean_by_distance(trial_scores, split) for trial_scores in scores]
+    def _score(self, trials: Sequence[ResidentTrial], split: Split) -> list[_Tally]:
+        tallies = [_Tally() for _ in trials]
+        latents = [trial.latents for trial in trials]
+        for rows in _prepared(trials, split):
+            for scored in forced_scores(self.base.model, rows, latents, self.micro_batch_tokens):
+                row, right_N, nll_N = scored
+                tallies[row.owner].add(row, trials[row.owner].data.score(row.row, right_N, nll_N))
+        for trial, tally in zip(trials, tallies, strict=True):
+            if trial.data.answer_metrics:
+                tally.scores += self._answer_scores(trial, split)
+        return tallies
+
+    def _answer_scores(
+        self, trial: ResidentTrial, split: Split
+    ) -> list[tuple[int, dict[str, float]]]:
+        """What the trial's latents make the model write by itself, judged as text."""
+        tokenizer, latents = self.base.tokenizer, trial.latents.detach()
+        lm = LatentLM(self.base.model, tokenizer, trial.rules, latents)
+        try:
+            return answer_metrics(lm, trial.data, split)
+        except TaskError as error:  # another trial's answers may be fine
+            trial.failure = error
+            return []
 
     def _trial(self, uid: str) -> ResidentTrial:
         try:
@@ -296,7 +305,30 @@ class Engine:
             ) from None
 
 
-def _extra_tokens_pct(rows: Sequence[PreparedRow], owner: int) -> float:
-    own = [row for row in rows if row.owner == owner]
-    latents = sum(row.layout.latent_count for row in own)
-    return 100.0 * latents / sum(len(row.row.ids) for row in own)
+@dataclass
+class _Tally:
+    """What is known of one trial's rows of a split."""
+
+    scores: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    latents: int = 0
+    tokens: int = 0
+
+    def add(self, row: PreparedRow, metrics: dict[str, float]) -> None:
+        self.scores.append((row.row.distance, metrics))
+        self.latents += row.layout.latent_count
+        self.tokens += len(row.row.ids)
+
+    def costs(self) -> dict[str, float]:
+        return {"cost/extra_tokens_pct": 100.0 * self.latents / self.tokens}
+
+
+def _prepared(trials: Sequence[ResidentTrial], split: Split) -> Iterator[list[PreparedRow]]:
+    """A split's rows of all trials, laid out, some thousands at a time."""
+    rows = [trial.data.rows(split) for trial in trials]
+    size = max(1, _ROWS_AT_ONCE // len(trials))
+    for begin in range(0, max(map(len, rows)), size):
+        yield [
+            prepare(owner, row, trial.rules)
+            for owner, trial in enumerate(trials)
+            for row in rows[owner][begin : begin + size]
+        ]

@@ -5,6 +5,7 @@
     ├── TrialError (ValueError)         another field of a trial's configuration
     ├── BaseModelError (ValueError)     a model or tokenizer that cannot carry latents
     ├── TaskError (ValueError)          a task that yields no usable rows
+    │   └── BadRowsError                ... because of what its files hold, row by row
     ├── ArtifactError (ValueError)      an artifact folder that cannot be trusted
     │   └── FingerprintError            ... or that belongs to another base model
     ├── AttentionError (ValueError)     a sequence or model whose attention cannot be shown
@@ -35,6 +36,37 @@ class BaseModelError(LatentuneError, ValueError):
 
 class TaskError(LatentuneError, ValueError):
     """A task whose options are wrong or that yields no usable rows."""
+
+
+class BadRowsError(TaskError):
+    """Data files with rows that cannot be used.
+
+    Args:
+        shown: the first of them, each as one line.
+        count: how many there are in all.
+    """
+
+    def __init__(self, shown: tuple[str, ...], count: int) -> None:
+        super().__init__(shown, count)  # args alone survive pickling
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The first bad rows, one line each."""
+        shown: tuple[str, ...] = self.args[0]
+        return shown
+
+    @property
+    def count(self) -> int:
+        """How many bad rows there are."""
+        return int(self.args[1])
+
+    def __str__(self) -> str:
+        if self.count == 1:
+            return f"bad data: {self.shown[0]}"
+        more = self.count - len(self.shown)
+        rest = [f"- … and {more} more"] if more else []
+        heading = f"bad data: {self.count} problems"
+        return "\n".join([heading, *(f"- {line}" for line in self.shown), *rest])
 
 
 class ArtifactError(LatentuneError, ValueError):

@@ -1,72 +1,199 @@
-"""Score latents by letting the model run: greedy decoding, compared with the reference.
+"""Scores of latents: teacher-forced, and by letting the model run.
 
-A search scores by one teacher-forced forward, which is the same for exact match and much
-cheaper. This is the slow, plain way, for what has been handed over.
+    forced    one forward over query and reference: is each next token right, and how likely?
+    free      greedy decoding of the query alone: what does the model write by itself?
+
+Greedy decoding writes the reference exactly where every forced token is right, so a search
+scores by the first, which is much cheaper. The second is for what is handed over, and for
+metrics of an answer's text.
+
+Shape suffixes: B rows, N response tokens, J labelled slots of a batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch.nn import functional
+from transformers import PreTrainedModel
 
-from trainable.data import EncodedRow, EncodedTask, Split, mean_by_distance
+from trainable.answer_metrics import judge_all
+from trainable.batch import PreparedRow, labelled_logits, micro_batches
+from trainable.data import (
+    EncodedRow,
+    EncodedTask,
+    Ints,
+    Split,
+    mean_by_distance,
+    special_ids,
+)
 from trainable.decoding import LatentLM
 
 ROWS_AT_ONCE = 64
+ANSWER_MARGIN_TOKENS = 16  # how much longer than the longest reference an answer may become
+
+Forced: TypeAlias = tuple[PreparedRow, npt.NDArray[np.bool_], npt.NDArray[np.float32]]
+
+
+@torch.no_grad()
+def forced_scores(
+    model: PreTrainedModel,
+    rows: Sequence[PreparedRow],
+    latents: Sequence[torch.Tensor],
+    micro_batch_tokens: int,
+) -> Iterator[Forced]:
+    """Score each response token, given the reference before it.
+
+    Args:
+        rows: of any owners.
+        latents: per owner, its [L, D] parameter.
+
+    Yields:
+        Each row, longest first, with whether the model's token is right, [N], and the negative
+        log-likelihood of the reference's in nats, [N].
+    """
+    for batch in micro_batches(rows, micro_batch_tokens):
+        logits_JV, labels_J, _ = labelled_logits(model, batch, latents)
+        right_J = (logits_JV.argmax(-1) == labels_J).cpu().numpy()
+        nll_J = functional.cross_entropy(logits_JV, labels_J, reduction="none").cpu().numpy()
+        begin = 0
+        for row in batch:
+            end = begin + len(row.response)
+            yield row, right_J[begin:end], nll_J[begin:end]
+            begin = end
+
+
+def answer_metrics(
+    lm: LatentLM, data: EncodedTask, split: Split, rows_at_once: int = ROWS_AT_ONCE
+) -> list[tuple[int, dict[str, float]]]:
+    """Decode every row of a split greedily and score its answer by the task's answer metrics.
+
+    An answer may be as long as the longest reference of the split and `ANSWER_MARGIN_TOKENS` more.
+
+    Returns:
+        (distance, metric name to value) per row.
+
+    Raises:
+        TaskError: if a metric raises or returns no finite number, naming the row.
+    """
+    rows = data.rows(split)
+    answers = free_answers(lm, rows, answer_limit(rows), rows_at_once)
+    scores = []
+    for place, (row, ids) in enumerate(zip(rows, answers, strict=True)):
+        example = data.example(split, place)
+        found = judge_all(
+            data.answer_metrics,
+            example.origin or f"{split} row {place + 1}",
+            answer=data.answer_text(ids),
+            reference=example.completion,
+            prompt=example.prompt,
+        )
+        scores.append((row.distance, found))
+    return scores
+
+
+def answer_limit(rows: Sequence[EncodedRow]) -> int:
+    """The most tokens that an answer to any of these rows may have."""
+    return max(len(row.ids) - row.query_length for row in rows) + ANSWER_MARGIN_TOKENS
+
+
+def free_answers(
+    lm: LatentLM,
+    rows: Sequence[EncodedRow],
+    max_new_tokens: int,
+    rows_at_once: int = ROWS_AT_ONCE,
+) -> list[Ints]:
+    """The model's own greedy answers, each up to and with the token that ends it.
+
+    Ends of an answer are the model's own, the tokenizer's EOS, and a special token at the end of
+    a reference, which is a chat's end mark. An answer of `max_new_tokens` may have none.
+    """
+    ends = _end_ids(lm, rows)
+    # Rows of like length together: little padding, and answers that end at about the same time.
+    order = sorted(range(len(rows)), key=lambda place: (len(rows[place].ids), place))
+    answers: dict[int, Ints] = {}
+    places = iter(order)
+    while batch := list(islice(places, rows_at_once)):
+        found = _generate(lm, [rows[place] for place in batch], max_new_tokens, ends)
+        for place, ids in zip(batch, found, strict=True):
+            over = np.flatnonzero(np.isin(ids, ends))
+            answers[place] = ids[: over[0] + 1] if len(over) else ids
+    return [answers[place] for place in range(len(rows))]
 
 
 def evaluate_decoding(
     lm: LatentLM, data: EncodedTask, split: Split, rows_per_distance: int
 ) -> dict[str, float]:
-    """Decode each row greedily and score it.
+    """Decode each row greedily and score it, token by token and as an answer.
 
     Args:
         rows_per_distance: at most so many rows of each distance, the first ones.
 
     Returns:
-        Metric name to value, as `Engine.evaluate` names them.
+        Metric name to value, as `Engine.evaluate` names them; without `nll`.
     """
     by_distance: dict[int, list[EncodedRow]] = {}
     for row in data.rows(split):
-        by_distance.setdefault(row.distance, []).append(row)
+        chosen = by_distance.setdefault(row.distance, [])
+        if len(chosen) < rows_per_distance:
+            chosen.append(row)
     scores = []
     for rows in by_distance.values():
-        chosen = iter(rows[:rows_per_distance])
-        while batch := list(islice(chosen, ROWS_AT_ONCE)):
+        waiting = iter(rows)
+        while batch := list(islice(waiting, ROWS_AT_ONCE)):
             for row, response in zip(batch, decode(lm, batch), strict=True):
                 right_N = response == row.ids[row.query_length :]
                 scores.append((row.distance, data.score(row, right_N)))
     return mean_by_distance(scores, split)
 
 
-def decode(
-    lm: LatentLM, rows: Sequence[EncodedRow]
-) -> list[np.ndarray[tuple[int], np.dtype[np.int64]]]:
+def decode(lm: LatentLM, rows: Sequence[EncodedRow]) -> list[Ints]:
     """The model's own greedy response to each row's query, as long as the reference.
 
     A response that ends early is filled up with -1, which is no token.
     """
+    lengths = [len(row.ids) - row.query_length for row in rows]
+    responses = []
+    for length, generated in zip(lengths, _generate(lm, rows, max(lengths)), strict=True):
+        response = np.full(length, -1, dtype=np.int64)
+        response[: min(length, len(generated))] = generated[:length]
+        responses.append(response)
+    return responses
+
+
+def _end_ids(lm: LatentLM, rows: Sequence[EncodedRow]) -> list[int]:
+    known = None if lm.generation_config is None else lm.generation_config.eos_token_id
+    own = known if isinstance(known, list) else [known]
+    ends = {i for i in (*own, lm.tokenizer.eos_token_id) if i is not None}
+    return sorted(ends | ({int(row.ids[-1]) for row in rows} & special_ids(lm.tokenizer)))
+
+
+def _generate(
+    lm: LatentLM, rows: Sequence[EncodedRow], max_new_tokens: int, ends: list[int] | None = None
+) -> list[Ints]:
+    """Greedy continuations of the rows' queries, padded on the left; all of the same length."""
     width = max(row.query_length for row in rows)
     ids_BN = torch.zeros(len(rows), width, dtype=torch.long)
     mask_BN = torch.zeros_like(ids_BN)
     for line, row in enumerate(rows):
-        ids_BN[line, width - row.query_length :] = torch.from_numpy(row.ids[: row.query_length])
-        mask_BN[line, width - row.query_length :] = 1
-    longest = max(len(row.ids) - row.query_length for row in rows)
+        begin = width - row.query_length
+        ids_BN[line, begin:] = torch.from_numpy(row.ids[: row.query_length])
+        mask_BN[line, begin:] = 1
+    options: dict[str, object] = {}
+    if ends:
+        pad = lm.tokenizer.pad_token_id
+        options = {"eos_token_id": ends, "pad_token_id": ends[0] if pad is None else pad}
     output_BN = lm.generate(
         input_ids=ids_BN.to(lm.device),
         attention_mask=mask_BN.to(lm.device),
-        max_new_tokens=longest,
+        max_new_tokens=max_new_tokens,
         do_sample=False,
+        **options,
     )
-    responses = []
-    for line, row in enumerate(rows):
-        length = len(row.ids) - row.query_length
-        response = np.full(length, -1, dtype=np.int64)
-        generated = output_BN[line, width:][:length].cpu().numpy()
-        response[: len(generated)] = generated
-        responses.append(response)
-    return responses
+    generated_BN: Ints = output_BN[:, width:].cpu().numpy()
+    return list(generated_BN)

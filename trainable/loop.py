@@ -180,11 +180,18 @@ class EngineLoop:
         return goal.step - self.engine.step_of(uid)
 
     def _drop_failed(self) -> None:
-        for uid in list(self._goals):
-            try:
-                self.engine.raise_failure(uid)
-            except LatentuneError as error:
-                self._goals.pop(uid).answer.set_exception(error)
+        for uid, goal in list(self._goals.items()):
+            if not self._is_sound(uid, goal):
+                del self._goals[uid]
+
+    def _is_sound(self, uid: str, goal: _Goal) -> bool:
+        """Whether a trial has not failed; the caller of one that has is told."""
+        try:
+            self.engine.raise_failure(uid)
+        except LatentuneError as error:
+            goal.answer.set_exception(error)
+            return False
+        return True
 
     def _report(self, uids: Sequence[str]) -> None:
         begin = time.perf_counter()
@@ -194,6 +201,8 @@ class EngineLoop:
         for splits, group in by_splits.items():
             for uid, metrics in self.engine.evaluate(group, splits).items():
                 goal = self._goals.pop(uid)
+                if not self._is_sound(uid, goal):
+                    continue
                 recent = [loss for _, loss in goal.curve[-LOSS_WINDOW_STEPS:]]
                 if recent:
                     metrics["train/loss"] = sum(recent) / len(recent)

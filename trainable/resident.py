@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from trainable.data import EncodedTask, ExampleStream
-from trainable.errors import ArtifactError, NumericError
-from trainable.layout_rules import LayoutRules
+from trainable.errors import ArtifactError, LatentuneError, NumericError
+from trainable.layout_rules import Bools, LayoutRules
 from trainable.state import TrialState
 from trainable.trial import OptimConfig, TrialConfig
 
@@ -23,6 +23,7 @@ class ResidentTrial:
         data: the encoded task.
         stream: the search's order of examples.
         budget_steps: the horizon of the learning-rate schedule.
+        dropped_N: which training rows are too long for this trial and left out; None is none.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class ResidentTrial:
         data: EncodedTask,
         stream: ExampleStream,
         budget_steps: int,
+        dropped_N: Bools | None = None,
     ) -> None:
         self.uid = uid
         self.config = config
@@ -41,8 +43,9 @@ class ResidentTrial:
         self.data = data
         self.stream = stream
         self.budget_steps = budget_steps
+        self.dropped_N = dropped_N
         self.step = 0
-        self.failure: NumericError | None = None
+        self.failure: LatentuneError | None = None
         self.latents = latents.detach().clone().float().requires_grad_(True)
         self.optimizer = torch.optim.AdamW(
             [self.latents], lr=config.optim.lr, weight_decay=config.optim.weight_decay
@@ -52,6 +55,22 @@ class ResidentTrial:
     def trains(self) -> bool:
         """Whether there is anything to train: a strategy without triggers has no latents."""
         return self.latents.numel() > 0
+
+    def next_rows(self) -> list[int]:
+        """The training rows of the next optimiser step; fewer than its batch where some are long.
+
+        All trials read the same examples at the same place, so that a row that is too long for
+        one of them is left out there and changes nobody's order.
+        """
+        rows = self.stream.rows(self.step, self.config.optim.batch_rows)
+        dropped_N = self.dropped_N
+        return rows if dropped_N is None else [row for row in rows if not dropped_N[row]]
+
+    def costs(self) -> dict[str, float]:
+        """The share of training rows that were left out, where some were."""
+        if self.dropped_N is None:
+            return {}
+        return {"cost/dropped_rows_pct": 100.0 * float(self.dropped_N.mean())}
 
     def update(self, loss: float) -> None:
         """Take one optimiser step on the gradient that has been gathered.

@@ -19,6 +19,7 @@ from orchestrator.config import SearchConfig
 from orchestrator.events import Event, read_events
 from orchestrator.folders import SearchFolder
 from orchestrator.ledger import LedgerTrial, TrialStatus, read_ledger
+from orchestrator.results import DataRecord
 
 NAME = "small"
 ROOT = Path(__file__).parents[2]
@@ -83,6 +84,9 @@ class Watching:
     def __init__(self, action: Callable[[LedgerTrial], None] | None = None) -> None:
         self._action = action
         self.reports: list[tuple[int, int, str]] = []
+
+    def data_read(self, data: DataRecord) -> None:
+        pass
 
     def search_opened(self, trials: Sequence[LedgerTrial]) -> None:
         pass

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ import pytest
 import torch
 
 from tests.decoding_reference import artifact_of, attached
+from trainable.answer_metrics import AnswerMetric
 from trainable.base_model.loading import BaseModel
 from trainable.batch import PreparedRow, labelled_logits, prepare
-from trainable.data import EncodedRow, EncodedTask, Example, Split
+from trainable.data import EncodedRow, EncodedTask, Example, Ints, Split
 from trainable.engine import Engine, TrialSpec
 from trainable.state import TrialState
 from trainable.strategy import InsertionStrategy
@@ -137,10 +139,18 @@ class FixedRows:
     def __init__(self, rows: list[EncodedRow]) -> None:
         self.fixed = rows
 
+    splits: tuple[Split, ...] = ("train", "val_id")
+    answer_metrics: Mapping[str, AnswerMetric] = MappingProxyType({})
+
     def rows(self, split: Split) -> list[EncodedRow]:
         return self.fixed
 
-    def score(self, row: EncodedRow, right_N: npt.NDArray[np.bool_]) -> dict[str, float]:
+    def lengths(self, split: Split) -> Ints:
+        return np.array([len(row.ids) for row in self.fixed])
+
+    def score(
+        self, row: EncodedRow, right_N: npt.NDArray[np.bool_], nll_N: npt.NDArray[np.floating]
+    ) -> dict[str, float]:
         return {"exact_match": float(right_N.all()), "first_wrong": float(np.argmin(right_N))}
 
 
@@ -199,11 +209,14 @@ def test_teacher_forced_exact_match_is_that_of_free_decoding(
 
 def test_extra_tokens_are_counted(tiny_base: BaseModel) -> None:
     class OneRow:
+        splits: tuple[Split, ...] = ("train", "val_id", "val_ood")
+        answer_metrics: Mapping[str, AnswerMetric] = MappingProxyType({})
+
         def examples(self, split: Split) -> list[Example]:
             return [Example("12", "3,4,5", closed=False)]  # <s> 1 2 3 , 4 , 5: 8 verbal tokens
 
         def score(self, texts: Sequence[str], right_N: npt.NDArray[np.bool_]) -> dict[str, float]:
-            return {"exact_match": float(right_N.all())}
+            return {}
 
     engine = Engine(tiny_base)
     data = EncodedTask(OneRow(), tiny_base.tokenizer)

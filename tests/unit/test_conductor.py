@@ -10,16 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.assignment import Assignment, TrialReport
+from orchestrator.assignment import Assignment, DataSource, TrialReport
 from orchestrator.checkpoints import save_state
 from orchestrator.conductor import Conductor, EngineInfo
 from orchestrator.events import Event, EventLog
 from orchestrator.ledger import Ledger, LedgerTrial, TrialStatus
+from orchestrator.results import DataRecord
 from tests.unit.ledgers import NAME, OBJECTIVE, RUNGS, open_ledger, search_config, search_folder
 from trainable.artifact import Artifact
 from trainable.state import TrialState
 
 BASE = {"path": "bundled", "revision": None, "fingerprint": "f" * 64, "dtype": "float32"}
+SOURCE = DataSource(
+    task={"kind": "generation"}, seed=0, max_tokens=None, long_rows="refuse", cache="/nowhere"
+)
 
 
 class Seen:
@@ -28,6 +32,9 @@ class Seen:
     def __init__(self) -> None:
         self.started: list[int] = []
         self.reported: list[tuple[int, int, str]] = []
+
+    def data_read(self, data: DataRecord) -> None:
+        pass
 
     def search_opened(self, trials: Sequence[LedgerTrial]) -> None:
         pass
@@ -48,7 +55,13 @@ class Search:
         self.log = EventLog(self.folder.events)
         self.seen = Seen()
         self.conductor = Conductor(
-            search_config(), self.folder, self.ledger, self.log, EngineInfo("e", BASE), self.seen
+            search_config(),
+            self.folder,
+            self.ledger,
+            self.log,
+            EngineInfo("e", BASE),
+            SOURCE,
+            self.seen,
         )
 
     def assign(self) -> Assignment:
@@ -89,7 +102,7 @@ def test_an_assignment_holds_all_that_a_thin_trial_needs(search: Search) -> None
     assert given.rungs == list(RUNGS)
     assert given.splits == ["val_id", "val_ood"]
     assert given.config == search.ledger.trial(0).config.to_dict()
-    assert given.task["kind"] == "generation"
+    assert DataSource(**given.data) == SOURCE
     assert Path(given.folder) == search.folder.trial(f"{NAME}-0")
     assert given.engine == "e"
 

@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from orchestrator.config import SearchConfig, config_differences, load_search
+from orchestrator.config import (
+    GenerationTaskConfig,
+    SearchConfig,
+    config_differences,
+    load_search,
+)
 from orchestrator.errors import ConfigError
-from orchestrator.sections import METRICS
 from orchestrator.yaml_source import dump_yaml
 from search_spaces import PRESETS
 
@@ -73,7 +77,7 @@ def test_a_minimal_file_gets_every_default(file: Path) -> None:
             "device": "auto",
             "attn_implementation": "sdpa",
         },
-        "data": {"seed": 0, "max_tokens": None},
+        "data": {"seed": 0, "max_tokens": None, "long_rows": "refuse"},
         "space": {"preset": "quick", "axes": None, "baselines": True},
         "objective": "val_ood/exact_match",
         "budget": {"trials": 24, "steps": 540, "time_s": None},
@@ -115,7 +119,12 @@ def test_names_fill_the_slug_s_limits(file: Path) -> None:
 
 @pytest.mark.parametrize(
     "metric",
-    ["val_ood/exact_match/12", "val_id/exact_match", "val_id/exact_match/6", METRICS[1] + "/8"],
+    [
+        "val_ood/exact_match/12",
+        "val_id/exact_match",
+        "val_id/exact_match/6",
+        "val_ood/equation_accuracy/8",
+    ],
 )
 def test_metrics_may_name_one_distance(file: Path, metric: str) -> None:
     config = load_search(written(file, objective=metric, stopping={"metric": metric}))
@@ -160,7 +169,8 @@ def test_rungs_grow_by_the_factor_up_to_the_budget(
         ({"task": None}, 'task: the key is missing; add task: what is learned, for example {"kind'),
         (
             {"task": {"kind": "genration"}},
-            "task.kind (line 3): got 'genration', expected 'generation'; did you mean `generation`",
+            "task.kind (line 3): got 'genration', expected 'generation', 'summation', 'repetition' "
+            "or 'records'; did you mean `generation`?",
         ),
         (
             {"task": {"kind": "generation", "train_lengths": [6, 3]}},
@@ -217,8 +227,8 @@ def test_rungs_grow_by_the_factor_up_to_the_budget(
             "space.axes (line 5): none of 200 samples is a legal trial",
         ),
         ({"objective": "val_odd/exact_match"}, "did you mean `val_ood/exact_match`?"),
-        ({"objective": "test_ood/exact_match"}, "got 'test_ood/exact_match', a search cannot max"),
-        ({"objective": "train/loss"}, "objective (line 7): got 'train/loss', a search cannot max"),
+        ({"objective": "test_ood/exact_match"}, "got 'test_ood/exact_match', the search does not"),
+        ({"objective": "train/loss"}, "objective (line 7): got 'train/loss', the search does not"),
         (
             {"objective": "val_ood/exact_match/9"},
             "got 'val_ood/exact_match/9', task.val_ood_lengths has no 9; choose one of 8, 12",
@@ -229,7 +239,7 @@ def test_rungs_grow_by_the_factor_up_to_the_budget(
         ),
         (
             {"stopping": {"metric": "val_ood/exact"}},
-            "stopping.metric (line 8): got 'val_ood/exact', a search cannot maximise that; "
+            "stopping.metric (line 8): got 'val_ood/exact', the search does not measure that; "
             "did you mean `val_ood/exact_match`",
         ),
         (
@@ -394,6 +404,7 @@ def test_overrides_are_yaml_values_and_the_last_one_wins(file: Path) -> None:
     assert config.budget.trials == 4
     assert (config.space.preset, config.space.baselines) == ("quick", False)
     assert config.tracking.uri == "http://localhost:5000/a=b"
+    assert isinstance(config.task, GenerationTaskConfig)
     assert config.task.val_ood_lengths == (7, 9)
     assert config.engine.threads is None
 

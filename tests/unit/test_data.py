@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from trainable.answer_metrics import AnswerMetric
 from trainable.data import EncodedTask, Example, ExampleStream, Split, encode, mean_by_distance
 from trainable.errors import TaskError
 
@@ -51,12 +52,20 @@ class ListTask:
         self.rows = rows
         self.reads = 0
 
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        return ("train",)
+
+    @property
+    def answer_metrics(self) -> dict[str, AnswerMetric]:
+        return {}
+
     def examples(self, split: Split) -> Sequence[Example]:
         self.reads += 1
         return self.rows if split == "train" else []
 
     def score(self, texts: Sequence[str], right_N: npt.NDArray[np.bool_]) -> dict[str, float]:
-        return {"exact_match": float(right_N.all()), "letters": float("".join(texts) == "2</s>")}
+        return {"letters": float("".join(texts) == "2</s>")}
 
 
 def test_splits_are_encoded_once(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -74,7 +83,7 @@ def test_an_empty_split_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
 def test_a_task_scores_the_texts_of_the_response(tokenizer: PreTrainedTokenizerFast) -> None:
     data = EncodedTask(ListTask([Example("1+1=", "2")]), tokenizer)
     scores = data.score(data.rows("train")[0], np.array([True, False]))
-    assert scores == {"exact_match": 0.0, "letters": 1.0}
+    assert scores == {"exact_match": 0.0, "token_accuracy": 0.5, "letters": 1.0}
 
 
 def test_the_stream_does_not_depend_on_the_batch_size() -> None:

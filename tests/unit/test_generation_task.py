@@ -101,22 +101,22 @@ def score(completion: str, wrong: list[int]) -> dict[str, float]:
 
 def test_scores() -> None:
     completion = PAPER.removeprefix("44@47=")  # 83,47@83=34,83@34=21
-    assert score(completion, []) == {"exact_match": 1.0, "equation_accuracy": 1.0}
-    assert score(completion, [0]) == {"exact_match": 0.0, "equation_accuracy": 2 / 3}
-    assert score(completion, [0, 1, 2]) == {"exact_match": 0.0, "equation_accuracy": 2 / 3}
+    assert score(completion, []) == {"equation_accuracy": 1.0}
+    assert score(completion, [0]) == {"equation_accuracy": 2 / 3}
+    assert score(completion, [0, 1, 2]) == {"equation_accuracy": 2 / 3}
     assert score(completion, [2, 3])["equation_accuracy"] == 1 / 3  # a comma closes its equation
     assert score(completion, [len(completion) - 1])["equation_accuracy"] == 2 / 3
     assert score(completion, list(range(len(completion))))["equation_accuracy"] == 0.0
 
 
 def test_scores_of_one_equation() -> None:
-    assert score("83", []) == {"exact_match": 1.0, "equation_accuracy": 1.0}
-    assert score("83", [1]) == {"exact_match": 0.0, "equation_accuracy": 0.0}
+    assert score("83", []) == {"equation_accuracy": 1.0}
+    assert score("83", [1]) == {"equation_accuracy": 0.0}
 
 
 def test_scores_with_commas_inside_tokens() -> None:
     scores = GenerationTask().score(["83,4", "7@83", "=34"], np.array([True, False, True]))
-    assert scores == {"exact_match": 0.0, "equation_accuracy": 0.5}
+    assert scores == {"equation_accuracy": 0.5}
 
 
 @pytest.mark.parametrize(

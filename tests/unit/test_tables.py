@@ -8,7 +8,7 @@ from collections.abc import Callable
 from rich.console import Console
 
 from orchestrator.ledger import Role
-from orchestrator.results import SearchResult
+from orchestrator.results import DataRecord, SearchResult
 from orchestrator.tables import print_result, print_status
 from tests.unit.records import SPLIT, record, result
 
@@ -44,7 +44,8 @@ TRIALS = [
 
 
 def test_the_end_of_a_run() -> None:
-    ended = result(TRIALS, best="tiny-2", summary=WORDS, time=SPLIT)
+    data = DataRecord(rows={"train": 8}, example="44@47=")
+    ended = result(TRIALS, best="tiny-2", summary=WORDS, time=SPLIT, data=data)
     text = shown(print_result, ended)
     header = ["trial", "strategy", "ID", "OOD", "extra", "steps", "state"]
     assert text.startswith("tiny: exact match in distribution (ID)")

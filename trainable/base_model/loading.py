@@ -77,7 +77,7 @@ def check_base(path: str, revision: str | None = None) -> None:
             no tokenizer.
     """
     _load_config(path, revision)
-    _load_tokenizer(path, revision)
+    load_tokenizer(path, revision)
 
 
 def load_base(
@@ -99,7 +99,7 @@ def load_base(
         BaseModelError: as `check_base`, and if the weights are missing or unreadable.
     """
     config = _load_config(path, revision)
-    tokenizer = _load_tokenizer(path, revision)
+    tokenizer = load_tokenizer(path, revision)
     source = source_of(path)
     model = _load_weights(path, revision, dtype, attn_implementation)
     _check_vocabulary(path, model, tokenizer)
@@ -156,7 +156,8 @@ def _load_config(path: str, revision: str | None) -> Any:
     return config
 
 
-def _load_tokenizer(path: str, revision: str | None) -> PreTrainedTokenizerBase:
+def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """A base model's tokenizer. Raises BaseModelError if it has none that is usable."""
     remedy = "save the model's tokenizer into the same folder"
     try:
         tokenizer = AutoTokenizer.from_pretrained(source_of(path), revision=revision)

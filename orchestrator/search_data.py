@@ -1,0 +1,100 @@
+"""The rows that a search reads: checked before anything starts, and the same when it goes on."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.assignment import DataSource
+from orchestrator.errors import ConfigError
+from orchestrator.folders import SearchFolder, cache_folder
+from orchestrator.results import DataRecord, read_data_record
+from orchestrator.search_config import SearchConfig
+from search_spaces.errors import Problem, shown
+from trainable.data import Task
+from trainable.records.report import DataReport, digest_differences
+from trainable.tasks import build_task
+
+
+@dataclass(frozen=True)
+class SearchData:
+    """A search's rows.
+
+    Args:
+        source: what an engine needs to read them.
+        record: what is known of them.
+    """
+
+    source: DataSource
+    record: DataRecord
+
+    def differences(self, folder: SearchFolder) -> list[str]:
+        """Which files have changed since the search began, one line each."""
+        before = read_data_record(folder)
+        return [] if before is None else digest_differences(before.sha256, self.record.sha256)
+
+    def checked(self, found: Mapping[str, Mapping[str, int]]) -> DataRecord:
+        """The record with what an engine has found: the rows that it keeps and those it drops."""
+        dropped = {split: count for split, count in found["dropped"].items() if count}
+        return self.record.model_copy(update={"rows": dict(found["rows"]), "dropped": dropped})
+
+
+def read_data(config: SearchConfig, home: Path) -> SearchData:
+    """Read and check all rows; nothing is trained and no Ray is started.
+
+    Raises:
+        TaskError: for a task that cannot be used; a `BadRowsError` lists the rows of its files.
+        ConfigError: for a metric at a distance that no row has.
+    """
+    cache = cache_folder(home)
+    options = config.task.model_dump(mode="json")
+    report: DataReport | None = None
+    if config.task.reads_files:
+        # transformers takes seconds to import; tasks that make their rows do without.
+        from trainable.base_model.loading import load_tokenizer
+        from trainable.tasks.records import RecordsTask
+
+        tokenizer = load_tokenizer(config.base_model.path, config.base_model.revision)
+        task = build_task(options, config.data.seed, tokenizer=tokenizer, cache=cache)
+        assert isinstance(task, RecordsTask)
+        report = task.report
+        options["sha256"] = {split: dict(files) for split, files in report.sha256.items()}
+        _check_distances(config, report)
+    else:
+        task = build_task(options, config.data.seed)
+    source = DataSource(
+        task=options,
+        seed=config.data.seed,
+        max_tokens=config.data.max_tokens,
+        long_rows=config.data.long_rows,
+        cache=str(cache),
+    )
+    return SearchData(source, _record(task, report))
+
+
+def _record(task: Task, report: DataReport | None) -> DataRecord:
+    if report is None:
+        rows = {str(split): len(task.examples(split)) for split in task.splits}
+        return DataRecord(rows=rows, example=task.examples("val_id")[0].prompt)
+    known: dict[str, Any] = asdict(report)
+    del known["distances"]
+    return DataRecord.model_validate(known)
+
+
+def _check_distances(config: SearchConfig, report: DataReport) -> None:
+    """Refuse a metric at a distance that the files turned out not to have."""
+    problems = []
+    for path in ("objective", "stopping.metric"):
+        metric = operator.attrgetter(path)(config)
+        split, _, rest = (metric or "").partition("/")
+        distance = rest.partition("/")[2]
+        if distance and int(distance) not in report.distances[split]:
+            there = ", ".join(map(str, report.distances[split]))
+            wrong = f"no row of {split} has the distance {distance}"
+            remedy = f"choose one of {there}, or none for their mean"
+            problems.append(Problem(path=path, got=shown(metric), wrong=wrong, remedy=remedy))
+    if problems:
+        raise ConfigError(problems)

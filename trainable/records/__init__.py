@@ -1,0 +1,1 @@
+"""A person's own rows: read, checked, tokenised once, kept, split."""

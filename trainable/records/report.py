@@ -1,0 +1,81 @@
+"""What is known of a task's data before anything is trained on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+
+from trainable.data import Split
+from trainable.records.table import TableSplit
+
+Digests: TypeAlias = Mapping[str, Mapping[str, str | None]]  # per split: path to SHA-256
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How much of a split stands in train as well.
+
+    Args:
+        prompts: rows whose prompt some training row has.
+        rows: rows that are a training row, prompt and completion.
+    """
+
+    prompts: int
+    rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataReport:
+    """What a person should know of the rows.
+
+    Args:
+        rows: per split.
+        distances: per split, those that its rows have, ascending.
+        overlap: per split but train.
+        sha256: content digest by file, per split that was given.
+        notes: what is odd and no error.
+        example: one prompt.
+    """
+
+    rows: Mapping[str, int]
+    distances: Mapping[str, list[int]]
+    overlap: Mapping[str, Overlap]
+    sha256: Digests
+    notes: list[str] = field(default_factory=list)
+    example: str | None = None
+
+
+def overlap_with_train(splits: Mapping[Split, TableSplit]) -> dict[str, Overlap]:
+    """Exact duplicates between train and each other split."""
+    train = splits["train"]
+    prompts_N = train.table.prompt_keys_N[train.places_N]
+    rows_N = train.table.row_keys_N[train.places_N]
+    found = {}
+    for name, split in splits.items():
+        if name != "train":
+            own_prompts_N = split.table.prompt_keys_N[split.places_N]
+            own_rows_N = split.table.row_keys_N[split.places_N]
+            found[str(name)] = Overlap(
+                prompts=int(np.isin(own_prompts_N, prompts_N).sum()),
+                rows=int(np.isin(own_rows_N, rows_N).sum()),
+            )
+    return found
+
+
+def digest_differences(old: Digests, new: Digests) -> list[str]:
+    """Which data files have other contents, one line each: `task.train: …`."""
+    lines = []
+    for split in dict.fromkeys([*old, *new]):
+        before, after = old.get(split, {}), new.get(split, {})
+        for path in dict.fromkeys([*before, *after]):
+            one, other = before.get(path), after.get(path)
+            if one != other:
+                lines.append(f"task.{split}: {path} has changed ({_short(one)} -> {_short(other)})")
+    return lines
+
+
+def _short(digest: str | None) -> str:
+    return "absent" if digest is None else f"{digest[:12]}…"
