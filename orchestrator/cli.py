@@ -43,6 +43,10 @@ app = typer.Typer(
 )
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
 Name = Annotated[str, typer.Argument(help="The search's name.")]
+BasePath = Annotated[str | None, typer.Option(help="Where the base model is now, if it has moved.")]
+TrustCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Let the base model's own code run.")
+]
 _err = Console(stderr=True)
 _out = Console()
 
@@ -170,19 +174,16 @@ def generate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A pulled artifact folder.")],
     prompt: Annotated[str, typer.Argument(help="What the model goes on from.")],
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
-    base_model: Annotated[
-        str | None, typer.Option(help="Where the base model is now, if it has moved.")
-    ] = None,
+    base_model: BasePath = None,
+    trust_remote_code: TrustCode = False,
 ) -> None:
     """Let the base model go on from a prompt, with the latents in place."""
     from orchestrator.usage import generate_text
 
-    _out.print(
-        generate_text(folder, prompt, max_new_tokens, base_model),
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
+    text = generate_text(
+        folder, prompt, max_new_tokens, base_model, trust_remote_code=trust_remote_code
     )
+    _out.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -192,15 +193,15 @@ def evaluate(
         list[str] | None, typer.Option(help="val_id, val_ood, test_id or test_ood.")
     ] = None,
     rows: Annotated[int, typer.Option(min=1, help="At most so many rows per distance.")] = 50,
-    base_model: Annotated[
-        str | None, typer.Option(help="Where the base model is now, if it has moved.")
-    ] = None,
+    base_model: BasePath = None,
+    trust_remote_code: TrustCode = False,
     json: Json = False,
 ) -> None:
     """Score pulled latents by free-running greedy decoding on their task's own splits."""
     from orchestrator.usage import evaluate_folder, print_evaluation
 
-    found = evaluate_folder(folder, split or ["test_id", "test_ood"], rows, base_model)
+    splits = split or ["test_id", "test_ood"]
+    found = evaluate_folder(folder, splits, rows, base_model, trust_remote_code=trust_remote_code)
     if json:
         _print_json(found)
     else:
