@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from pydantic import BaseModel
@@ -44,6 +44,7 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
 Name = Annotated[str, typer.Argument(help="The search's name.")]
 BasePath = Annotated[str | None, typer.Option(help="Where the base model is now, if it has moved.")]
+Format = Annotated[Literal["peft"], typer.Option("--format", help="The other library.")]
 TrustCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Let the base model's own code run.")
 ]
@@ -206,6 +207,37 @@ def evaluate(
         _print_json(found)
     else:
         print_evaluation(_out, found)
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A pulled artifact folder.")],
+    to: Annotated[Path, typer.Option(help="The folder to write.")],
+    format_: Format = "peft",
+    base_model: BasePath = None,
+    trust_remote_code: TrustCode = False,
+) -> None:
+    """Write latents at the start as a PEFT prompt-tuning adapter."""
+    from orchestrator.interchange import export_peft
+
+    export_peft(folder, to, base_model, trust_remote_code=trust_remote_code)
+    _say(f"wrote {to}: a {format_} adapter, for prompts without specials (see its README.md)")
+
+
+@app.command(name="import")
+def import_(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A PEFT adapter folder.")],
+    base_model: Annotated[str, typer.Option(help="The base model that it was trained on.")],
+    to: Annotated[Path, typer.Option(help="The artifact folder to write.")],
+    format_: Format = "peft",
+    revision: Annotated[str | None, typer.Option(help="The base model's revision.")] = None,
+    dtype: Annotated[str, typer.Option(help="The base model's dtype.")] = "float32",
+) -> None:
+    """Turn a PEFT prompt-tuning adapter into an artifact folder."""
+    from orchestrator.interchange import import_peft
+
+    import_peft(folder, to, base_model, revision, dtype)
+    _say(f"wrote {to}, from a {format_} adapter")
 
 
 @app.command()

@@ -10,10 +10,7 @@ Knows no torch, so that the driver of a search can write artifacts.
 from __future__ import annotations
 
 import json
-import os
 import platform
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -29,6 +26,7 @@ from trainable.errors import ArtifactError, StrategyError, TrialError
 from trainable.strategy import PositionRule, Specialization
 from trainable.trial import TrialConfig
 from trainable.trigger import Region, Side, Trigger, TriggerKind
+from trainable.whole_folder import whole_folder
 
 FORMAT_VERSION = 1
 CONFIG_FILE, LATENTS_FILE, CARD_FILE = "latent_config.json", "latents.safetensors", "README.md"
@@ -86,18 +84,10 @@ class Artifact:
 
     def save(self, folder: Path) -> None:
         """Write the folder; it appears whole or not at all, and replaces an earlier one."""
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
+        with whole_folder(folder) as scratch:
             (scratch / CONFIG_FILE).write_text(json.dumps(self._config(), indent=2) + "\n")
             save_file({"latents": np.ascontiguousarray(self.latents)}, scratch / LATENTS_FILE)
             (scratch / CARD_FILE).write_text(model_card(self))
-            for name in FILES:
-                _flush(scratch / name)
-            scratch.chmod(0o755)
-            _replace(folder, scratch)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
 
     def _config(self) -> dict[str, Any]:
         return {
@@ -296,26 +286,6 @@ def _mapping(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise TypeError(f"{name} must be a mapping, got {value!r}")
     return value
-
-
-def _replace(folder: Path, scratch: Path) -> None:
-    """Put `scratch` in the place of `folder`; where that fails, the earlier folder comes back."""
-    if not folder.exists():
-        scratch.rename(folder)
-        return
-    earlier = scratch.with_name(f"{scratch.name}.earlier")
-    folder.rename(earlier)
-    try:
-        scratch.rename(folder)
-    except OSError:
-        earlier.rename(folder)
-        raise
-    shutil.rmtree(earlier)
-
-
-def _flush(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def _factor(value: float | None) -> str:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from trainable import artifact as artifact_module
+from trainable import whole_folder as whole_folder_module
 from trainable.artifact import (
     CARD_FILE,
     CONFIG_FILE,
@@ -104,14 +106,21 @@ def test_saving_replaces_an_earlier_folder_whole(folder: Path) -> None:
     assert np.array_equal(Artifact.load(folder).latents, some_artifact(scale=2.0).latents)
 
 
-@pytest.mark.parametrize("failing", ["model_card", "_flush", "save_file"])
+@pytest.mark.parametrize(
+    ("module", "failing"),
+    [
+        (artifact_module, "model_card"),
+        (artifact_module, "save_file"),
+        (whole_folder_module, "flush"),
+    ],
+)
 def test_a_save_that_fails_leaves_the_earlier_folder(
-    folder: Path, failing: str, monkeypatch: pytest.MonkeyPatch
+    folder: Path, module: ModuleType, failing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(artifact_module, failing, fail)
+    monkeypatch.setattr(module, failing, fail)
     with pytest.raises(OSError, match="no space"):
         some_artifact(scale=2.0).save(folder)
     assert np.array_equal(Artifact.load(folder).latents, some_artifact().latents)
