@@ -79,3 +79,13 @@ def test_an_artifact_comes_back_to_the_same_precision(
     LatentTokens(latents.artifact).attach(plain.model, plain.tokenizer)
     assert f"trained on the base model in {base.describe()['quantization']}" in caplog.text
     assert "meet it in float32" in caplog.text
+
+
+def test_a_folder_of_quantised_weights_loads_as_it_is(
+    base: BaseModel, plain: BaseModel, tmp_path: Path
+) -> None:
+    base.model.save_pretrained(tmp_path)
+    base.tokenizer.save_pretrained(tmp_path)
+    again = load_base(str(tmp_path), device="cpu")
+    assert again.describe()["quantization"] == base.describe()["quantization"]
+    assert again.fingerprint != plain.fingerprint  # its files are other weights

@@ -164,7 +164,8 @@ def _load_weights(source: ModelSource) -> PreTrainedModel:
             "whole model as save_pretrained writes it"
         )
     _keep_gradients(model)
-    if "device_map" not in placing:
+    # Quantised weights cannot be moved; transformers has put those of a quantised folder itself.
+    if "device_map" not in placing and quantization_of(model) is None:
         model.to(torch.device(_device(options)))  # type: ignore[arg-type]
     _refuse_offloading(model, options)
     return model
