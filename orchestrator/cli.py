@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from pydantic import BaseModel
@@ -43,6 +43,11 @@ app = typer.Typer(
 )
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
 Name = Annotated[str, typer.Argument(help="The search's name.")]
+BasePath = Annotated[str | None, typer.Option(help="Where the base model is now, if it has moved.")]
+Format = Annotated[Literal["peft"], typer.Option("--format", help="The other library.")]
+TrustCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Let the base model's own code run.")
+]
 _err = Console(stderr=True)
 _out = Console()
 
@@ -170,19 +175,16 @@ def generate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A pulled artifact folder.")],
     prompt: Annotated[str, typer.Argument(help="What the model goes on from.")],
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
-    base_model: Annotated[
-        str | None, typer.Option(help="Where the base model is now, if it has moved.")
-    ] = None,
+    base_model: BasePath = None,
+    trust_remote_code: TrustCode = False,
 ) -> None:
     """Let the base model go on from a prompt, with the latents in place."""
     from orchestrator.usage import generate_text
 
-    _out.print(
-        generate_text(folder, prompt, max_new_tokens, base_model),
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
+    text = generate_text(
+        folder, prompt, max_new_tokens, base_model, trust_remote_code=trust_remote_code
     )
+    _out.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -214,9 +216,8 @@ def evaluate(
     rows: Annotated[
         int | None, typer.Option(min=1, help="At most so many rows per distance; default 50.")
     ] = None,
-    base_model: Annotated[
-        str | None, typer.Option(help="Where the base model is now, if it has moved.")
-    ] = None,
+    base_model: BasePath = None,
+    trust_remote_code: TrustCode = False,
     json: Json = False,
 ) -> None:
     """Score pulled latents by free-running greedy decoding, on DATA or on their task's splits."""
@@ -225,7 +226,9 @@ def evaluate(
         _refuse_options(own | {"--baseline": baseline or None}, "needs DATA, a file with rows")
         from orchestrator.usage import evaluate_folder, print_evaluation
 
-        scores = evaluate_folder(folder, split, rows or 50, base_model)
+        scores = evaluate_folder(
+            folder, split, rows or 50, base_model, trust_remote_code=trust_remote_code
+        )
         _print_json(scores) if json else print_evaluation(_out, scores)
         return
     _refuse_options({"--split": split, "--rows": rows}, "is for the task's own rows, not for DATA")
@@ -240,6 +243,7 @@ def evaluate(
         rows_at_once=batch or 64,
         baseline=baseline,
         base_model=base_model,
+        trust_remote_code=trust_remote_code,
     )
     _print_json(found) if json else print_data_evaluation(_out, found)
 
@@ -253,9 +257,8 @@ def inspect(
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=0)] = 64,
     to: Annotated[Path | None, typer.Option(help="The folder to write.")] = None,
-    base_model: Annotated[
-        str | None, typer.Option(help="Where the base model is now, if it has moved.")
-    ] = None,
+    base_model: BasePath = None,
+    trust_remote_code: TrustCode = False,
     json: Json = False,
 ) -> None:
     """Show what share of its attention each token pays to each group of latents."""
@@ -268,11 +271,43 @@ def inspect(
         max_new_tokens=max_new_tokens,
         to=to,
         base_model=base_model,
+        trust_remote_code=trust_remote_code,
     )
     if json:
         _print_json(found)
     else:
         print_inspection(_out, found)
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A pulled artifact folder.")],
+    to: Annotated[Path, typer.Option(help="The folder to write.")],
+    format_: Format = "peft",
+    base_model: BasePath = None,
+    trust_remote_code: TrustCode = False,
+) -> None:
+    """Write latents at the start as a PEFT prompt-tuning adapter."""
+    from orchestrator.interchange import export_peft
+
+    export_peft(folder, to, base_model, trust_remote_code=trust_remote_code)
+    _say(f"wrote {to}: a {format_} adapter, for prompts without specials (see its README.md)")
+
+
+@app.command(name="import")
+def import_(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A PEFT adapter folder.")],
+    base_model: Annotated[str, typer.Option(help="The base model that it was trained on.")],
+    to: Annotated[Path, typer.Option(help="The artifact folder to write.")],
+    format_: Format = "peft",
+    revision: Annotated[str | None, typer.Option(help="The base model's revision.")] = None,
+    dtype: Annotated[str, typer.Option(help="The base model's dtype.")] = "float32",
+) -> None:
+    """Turn a PEFT prompt-tuning adapter into an artifact folder."""
+    from orchestrator.interchange import import_peft
+
+    import_peft(folder, to, base_model, revision, dtype)
+    _say(f"wrote {to}, from a {format_} adapter")
 
 
 @app.command()

@@ -371,7 +371,7 @@ def _check_base(config: SearchConfig) -> None:
         # transformers takes seconds to import; the bundled model needs no check.
         from trainable.base_model.loading import check_base
 
-        check_base(config.base_model.path, config.base_model.revision)
+        check_base(**config.base_model.model_dump(mode="json"))
 
 
 def _check_same(config: SearchConfig, folder: SearchFolder) -> None:

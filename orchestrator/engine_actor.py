@@ -185,8 +185,6 @@ def open_engine(
     """
     key = hashlib.sha256(json.dumps([dict(base), dict(options)], sort_keys=True).encode())
     name = f"engine/{key.hexdigest()[:16]}/0"
-    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    gpus = int(base["device"] != "cpu" and resources.get("GPU", 0) >= 1)
     handle: Any = (
         ray.remote(EngineActor)
         .options(
@@ -195,7 +193,7 @@ def open_engine(
             lifetime="detached",
             get_if_exists=True,
             num_cpus=1,
-            num_gpus=gpus,
+            num_gpus=gpus_for(base),
             max_concurrency=_CALLS_AT_ONCE,
             max_restarts=_RESTARTS,
             runtime_env={"env_vars": _ENVIRONMENT},
@@ -207,6 +205,18 @@ def open_engine(
     except LatentuneError:
         ray.kill(handle)  # it holds no model
         raise
+
+
+def gpus_for(base: Mapping[str, Any]) -> int:
+    """The GPUs of an engine: one where there is any; a whole node's for a model spread out."""
+    device_map = base.get("device_map")
+    places = device_map.values() if isinstance(device_map, Mapping) else [device_map]
+    if base["device"] == "cpu" or set(places) == {"cpu"}:
+        return 0
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    counts = [int(node["Resources"].get("GPU", 0)) for node in nodes if node["Alive"]]
+    most = max(counts, default=0)
+    return min(1, most) if device_map is None else most
 
 
 def ask_engine(method: Any, *arguments: Any) -> Any:

@@ -51,6 +51,7 @@ def inspect_folder(
     max_new_tokens: int = 64,
     to: Path | None = None,
     base_model: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Inspection:
     """Show what the verbal tokens of a prompt and its completion look at.
 
@@ -59,6 +60,7 @@ def inspect_folder(
         max_new_tokens: of that; 0 looks at the prompt alone.
         to: the folder to write; default `inspect-NAME-DIGEST` in the current one.
         base_model: where the base model is now; default where the artifact says it was.
+        trust_remote_code: whether the base model's own code may run.
 
     Raises:
         ArtifactError, FingerprintError, BaseModelError: as `attach_folder`.
@@ -75,8 +77,9 @@ def inspect_folder(
     asked = _digest(artifact, prompt, completion, max_new_tokens)
     target = to or Path(f"inspect-{artifact_folder.resolve().name}-{asked}")
     _refuse_others(target, asked)
-    lm, _ = attach_folder(artifact_folder, base_model)
-    row = _encode(lm, prompt, completion, max_new_tokens)
+    lm, _ = attach_folder(artifact_folder, base_model, trust_remote_code=trust_remote_code)
+    specials = artifact.add_special_tokens
+    row = _encode(lm, prompt, completion, max_new_tokens, add_special_tokens=specials)
     shares = read_attention(lm.frozen, lm.latents, lm.rules, row, strategy.group_sizes)
     if not shares.sites:
         raise AttentionError(
@@ -129,8 +132,16 @@ def _percent(shares: list[float]) -> list[str]:
     return [f"{100 * share:.1f}" for share in shares[:_SHOWN_DISTANCES]]
 
 
-def _encode(lm: LatentLM, prompt: str, completion: str | None, max_new_tokens: int) -> EncodedRow:
-    query = list(lm.tokenizer(prompt)["input_ids"])
+def _encode(
+    lm: LatentLM,
+    prompt: str,
+    completion: str | None,
+    max_new_tokens: int,
+    *,
+    add_special_tokens: bool,
+) -> EncodedRow:
+    inputs = lm.tokenizer(prompt, add_special_tokens=add_special_tokens, return_tensors="pt")
+    query = inputs["input_ids"][0].tolist()
     if not query:
         raise AttentionError(
             "the prompt has no tokens, and the tokenizer adds no BOS: give the prompt a token"
@@ -140,8 +151,9 @@ def _encode(lm: LatentLM, prompt: str, completion: str | None, max_new_tokens: i
         ids = query + list(lm.tokenizer(completion, add_special_tokens=False)["input_ids"])
     elif max_new_tokens > 0:
         check_context(lm.frozen, len(query) + max_new_tokens)
-        inputs = lm.tokenizer(prompt, return_tensors="pt").to(lm.device)
-        ids = lm.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)[0].tolist()
+        ids = lm.generate(**inputs.to(lm.device), max_new_tokens=max_new_tokens, do_sample=False)[
+            0
+        ].tolist()
     return EncodedRow(np.array(ids, dtype=np.int64), len(query), distance=0)
 
 

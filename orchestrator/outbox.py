@@ -196,6 +196,9 @@ class Outbox:
         steps = payload["config"].get("budget", {}).get("steps") or 0
         self._stride = max(1, math.ceil(steps / MAX_POINTS))
         base_model = payload.get("base_model") or {}
+        plain = {
+            k: base_model[k] for k in sorted(base_model) if not isinstance(base_model[k], dict)
+        }
         self._parent.tags |= {
             "stage": "search",
             "state": "running",
@@ -205,7 +208,7 @@ class Outbox:
             "direction": direction(self._objective),
             **_texts("data.", payload.get("data") or {}),
             **_texts("version.", payload.get("versions") or {}),
-            **_texts("base_model.", {k: base_model[k] for k in sorted(base_model)}),
+            **_texts("base_model.", plain),  # a probe's numbers say nothing on a screen
         }
         self._parent.documents["search.yaml"] = _without_password(payload["config"])
         self._parent.status, self._parent.end_ms = "RUNNING", None

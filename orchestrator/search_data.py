@@ -54,10 +54,12 @@ def read_data(config: SearchConfig, home: Path) -> SearchData:
     report: DataReport | None = None
     if config.task.reads_files:
         # transformers takes seconds to import; tasks that make their rows do without.
-        from trainable.base_model.loading import load_tokenizer
+        from trainable.base_model.options import LoadOptions
+        from trainable.base_model.source import ModelSource
         from trainable.tasks.records import RecordsTask
 
-        tokenizer = load_tokenizer(config.base_model.path, config.base_model.revision)
+        base = config.base_model.model_dump(mode="json")
+        tokenizer = ModelSource(base.pop("path"), LoadOptions(**base)).tokenizer()
         task = build_task(options, config.data.seed, tokenizer=tokenizer, cache=cache)
         assert isinstance(task, RecordsTask)
         report = task.report

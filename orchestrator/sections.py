@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     Strict,
@@ -20,6 +22,7 @@ from pydantic import (
 from orchestrator.errors import ConfigError
 from search_spaces import PRESETS, Space, SpaceError, check_legal
 from search_spaces.errors import Problem, did_you_mean, shown
+from trainable.base_model.options import REFUSED_ATTENTIONS, is_commit
 
 Count: TypeAlias = Annotated[int, Strict(), Field(ge=1)]
 Seed: TypeAlias = Annotated[int, Strict(), Field(ge=0, lt=2**32)]
@@ -31,6 +34,25 @@ Seconds: TypeAlias = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)
 def refused(got: object, wrong: str, remedy: str) -> ConfigError:
     """What a field's validator raises: one problem, whose path pydantic knows."""
     return ConfigError([Problem(path="", got=shown(got), wrong=wrong, remedy=remedy)])
+
+
+def _tested_attention(value: object) -> object:
+    if isinstance(value, str) and value in REFUSED_ATTENTIONS:
+        raise refused(value, REFUSED_ATTENTIONS[value], "write sdpa or eager")
+    return value
+
+
+def _device_map(value: object) -> object:
+    known = value is None or (isinstance(value, str) and value != "")
+    if isinstance(value, dict) and value:
+        known = all(
+            isinstance(key, str) and isinstance(place, str | int) and not isinstance(place, bool)
+            for key, place in value.items()
+        )
+    if not known:
+        remedy = "write auto, or a mapping such as {model.layers.0: 0, model.layers.1: 1}"
+        raise refused(value, "expected a text or a mapping of modules to devices", remedy)
+    return value
 
 
 class Section(BaseModel):
@@ -46,15 +68,43 @@ class BaseModelConfig(Section):
         default="bundled", description="`bundled`, a Hugging Face id or a folder with a model"
     )
     revision: Text | None = Field(default=None, description="the revision of a Hugging Face id")
-    dtype: Literal["float32", "bfloat16"] = Field(
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32", description="the type of the frozen weights"
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="the device of the model"
     )
-    attn_implementation: Literal["sdpa", "eager"] = Field(
-        default="sdpa", description="the attention implementation of transformers"
+    device_map: Annotated[Any, AfterValidator(_device_map)] = Field(
+        default=None,
+        description="`auto` to spread the model over the GPUs of an engine, or module to device",
+        json_schema_extra={"type": ["string", "object", "null"]},
     )
+    attn_implementation: Annotated[Literal["sdpa", "eager"], BeforeValidator(_tested_attention)] = (
+        Field(default="sdpa", description="the attention implementation of transformers")
+    )
+    quantization: Literal["bitsandbytes-4bit", "bitsandbytes-8bit"] | None = Field(
+        default=None, description="how the frozen weights are quantised"
+    )
+    trust_remote_code: Flag = Field(
+        default=False, description="true to run the model's own code, of the pinned revision"
+    )
+
+    @field_validator("device_map")
+    @classmethod
+    def _excludes_device(cls, device_map: Any, info: ValidationInfo) -> Any:
+        device = info.data.get("device", "auto")
+        if device_map is not None and device != "auto":
+            wrong = f"device_map and device: {device} exclude each other"
+            raise refused(device_map, wrong, "leave one of them out")
+        return device_map
+
+    @field_validator("trust_remote_code")
+    @classmethod
+    def _is_pinned(cls, trust: bool, info: ValidationInfo) -> bool:
+        if trust and not is_commit(info.data.get("revision")):
+            wrong = "code may run only where base_model.revision is a full commit"
+            raise refused(trust, wrong, "read that code and set revision to its 40 digits")
+        return trust
 
 
 class DataConfig(Section):

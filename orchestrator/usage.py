@@ -15,10 +15,11 @@ from orchestrator.files import write_atomic
 from orchestrator.results import SCHEMA_VERSION, Record
 from trainable.answer_metrics import NORMALISED_MATCH, absolute_metric, load_answer_metrics
 from trainable.artifact import Artifact
-from trainable.base_model.loading import BUNDLED, load_base
+from trainable.base_model.loading import BaseModel, load_base
+from trainable.base_model.source import BUNDLED
 from trainable.data import SEARCH_SPLITS, TEST_SPLITS, EncodedTask, Split, Task
 from trainable.decoding import LatentLM
-from trainable.errors import TaskError
+from trainable.errors import BaseModelError, TaskError
 from trainable.evaluation import evaluate_decoding
 from trainable.latents import LatentTokens
 from trainable.predictions import BASELINE_PREFIX, predict
@@ -61,33 +62,70 @@ class DataEvaluation(Record):
     baseline: dict[str, float] | None = None
 
 
-def attach_folder(folder: Path, base_model: str | None) -> tuple[LatentLM, LatentTokens]:
+def attach_folder(
+    folder: Path, base_model: str | None, *, trust_remote_code: bool = False
+) -> tuple[LatentLM, LatentTokens]:
     """Load an artifact folder and the base model that it names, and join them.
 
     Args:
         base_model: where the base model is now; default where the artifact says it was.
+        trust_remote_code: whether the base model's own code may run; an artifact alone never
+            makes it run.
 
     Raises:
         ArtifactError, FingerprintError, BaseModelError: if either cannot be used.
     """
     latents = LatentTokens.load(folder)
-    named = latents.artifact.base_model
-    path = base_model or str(named.get("path", BUNDLED))
-    revision = named.get("revision") if base_model is None else None
-    base = load_base(path, revision=revision, dtype=str(named.get("dtype", "float32")))
+    base = base_of(latents.artifact, base_model, trust_remote_code=trust_remote_code)
     return latents.attach(base.model, base.tokenizer), latents
 
 
-def generate_text(folder: Path, prompt: str, max_new_tokens: int, base_model: str | None) -> str:
+def base_of(artifact: Artifact, base_model: str | None, *, trust_remote_code: bool) -> BaseModel:
+    """Load the base model that an artifact names, as it was loaded for training.
+
+    Raises:
+        BaseModelError: if it cannot be used, or would run code of its own unasked.
+    """
+    named = artifact.base_model
+    own_code = bool(named.get("trust_remote_code"))
+    path = base_model or str(named.get("path", BUNDLED))
+    if own_code and not trust_remote_code:
+        raise BaseModelError(
+            f"the base model {path!r} runs code of its own: read it at revision "
+            f"{named.get('revision')}, then allow it with --trust-remote-code"
+        )
+    return load_base(
+        path,
+        revision=named.get("revision") if base_model is None or own_code else None,
+        dtype=str(named.get("dtype", "float32")),
+        quantization=named.get("quantization"),
+        trust_remote_code=own_code,
+    )
+
+
+def generate_text(
+    folder: Path,
+    prompt: str,
+    max_new_tokens: int,
+    base_model: str | None,
+    *,
+    trust_remote_code: bool = False,
+) -> str:
     """The prompt and what the model makes of it, greedily."""
-    lm, _ = attach_folder(folder, base_model)
-    inputs = lm.tokenizer(prompt, return_tensors="pt").to(lm.device)
+    lm, latents = attach_folder(folder, base_model, trust_remote_code=trust_remote_code)
+    specials = latents.artifact.add_special_tokens
+    inputs = lm.tokenizer(prompt, add_special_tokens=specials, return_tensors="pt").to(lm.device)
     output = lm.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
     return str(lm.tokenizer.decode(output[0], skip_special_tokens=True))
 
 
 def evaluate_folder(
-    folder: Path, splits: Sequence[str] | None, rows_per_distance: int, base_model: str | None
+    folder: Path,
+    splits: Sequence[str] | None,
+    rows_per_distance: int,
+    base_model: str | None,
+    *,
+    trust_remote_code: bool = False,
 ) -> Evaluation:
     """Score an artifact folder on splits of the task that it was trained for.
 
@@ -100,7 +138,7 @@ def evaluate_folder(
     for split in splits or ():
         if split not in get_args(Split):
             raise TaskError(f"--split {split!r} is unknown; one of {', '.join(get_args(Split))}")
-    lm, latents = attach_folder(folder, base_model)
+    lm, latents = attach_folder(folder, base_model, trust_remote_code=trust_remote_code)
     data = EncodedTask(_task_of(latents.artifact, lm), lm.tokenizer)
     metrics: dict[str, float] = {}
     for split in splits or _default_splits(data):
@@ -125,6 +163,7 @@ def evaluate_data(
     rows_at_once: int = 64,
     baseline: bool = False,
     base_model: str | None = None,
+    trust_remote_code: bool = False,
 ) -> DataEvaluation:
     """Score an artifact folder on a person's data and write one row per item.
 
@@ -142,7 +181,7 @@ def evaluate_data(
     """
     specs = [absolute_metric(spec, Path.cwd()) for spec in metrics]
     own = load_answer_metrics([NORMALISED_MATCH, *specs])
-    lm, latents = attach_folder(folder, base_model)
+    lm, latents = attach_folder(folder, base_model, trust_remote_code=trust_remote_code)
     problems = RowProblems()
     records = RecordStore(lm.tokenizer, None).table({str(data): digest_or_none(data)}, problems)
     problems.raise_any()
@@ -202,7 +241,7 @@ def _default_splits(data: EncodedTask) -> list[Split]:
 
 def _task_of(artifact: Artifact, lm: LatentLM) -> Task:
     options = {key: value for key, value in artifact.task.items() if key != "data_seed"}
-    return build_task(_without_code(options), artifact.task["data_seed"], tokenizer=lm.tokenizer)
+    return build_task(_without_code(options), artifact.data_seed, tokenizer=lm.tokenizer)
 
 
 def _without_code(options: Mapping[str, Any]) -> dict[str, Any]:

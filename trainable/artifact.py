@@ -10,10 +10,7 @@ Knows no torch, so that the driver of a search can write artifacts.
 from __future__ import annotations
 
 import json
-import os
 import platform
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -29,6 +26,7 @@ from trainable.errors import ArtifactError, StrategyError, TrialError
 from trainable.strategy import PositionRule, Specialization
 from trainable.trial import TrialConfig
 from trainable.trigger import Region, Side, Trigger, TriggerKind
+from trainable.whole_folder import whole_folder
 
 FORMAT_VERSION = 1
 CONFIG_FILE, LATENTS_FILE, CARD_FILE = "latent_config.json", "latents.safetensors", "README.md"
@@ -68,20 +66,28 @@ class Artifact:
         if self.latents.dtype != np.float32 or not np.isfinite(self.latents).all():
             raise ArtifactError(f"latents must be finite float32, got {self.latents.dtype}")
 
+    @property
+    def data_seed(self) -> int:
+        """The seed of the task's data. Raises ArtifactError where the artifact has none."""
+        seed = self.task.get("data_seed")
+        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+            raise ArtifactError(
+                f"the artifact's task.data_seed={seed!r} must be a whole number of at least 0: "
+                "pull it again, or score it on data of your own"
+            )
+        return seed
+
+    @property
+    def add_special_tokens(self) -> bool:
+        """Whether prompts are tokenised with their specials, as everywhere but behind imports."""
+        return self.provenance.get("add_special_tokens", True) is not False
+
     def save(self, folder: Path) -> None:
         """Write the folder; it appears whole or not at all, and replaces an earlier one."""
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
+        with whole_folder(folder) as scratch:
             (scratch / CONFIG_FILE).write_text(json.dumps(self._config(), indent=2) + "\n")
             save_file({"latents": np.ascontiguousarray(self.latents)}, scratch / LATENTS_FILE)
             (scratch / CARD_FILE).write_text(model_card(self))
-            for name in FILES:
-                _flush(scratch / name)
-            scratch.chmod(0o755)
-            _replace(folder, scratch)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
 
     def _config(self) -> dict[str, Any]:
         return {
@@ -150,25 +156,73 @@ class Artifact:
 def model_card(artifact: Artifact) -> str:
     """Write the card that a person reads first: what it is, how good, how to load it."""
     strategy, base = artifact.config.strategy, artifact.base_model
-    search = artifact.provenance.get("search", "NAME")
+    source = artifact.provenance.get("imported_from")
     lines = [
         f"# Latent tokens `{strategy.short_name}` for `{base.get('path')}`",
         "",
-        f"{describe_strategy(artifact.config)} Trained by latentune (arXiv 2505.12629); the base "
-        "model's weights are untouched.",
+        f"{describe_strategy(artifact.config)} "
+        f"{'Trained' if source is None else f'Imported from {source}'} by latentune "
+        "(arXiv 2505.12629); the base model's weights are untouched.",
         "",
         "```python",
-        "from orchestrator import pull",
-        "",
-        f'latents = pull("{search}")',
+        *_loading(artifact),
         "lm = latents.attach(model, tokenizer)  # refuses any other base model",
         "```",
         "",
-        f"- trial: `{artifact.provenance.get('trial_uid', 'unknown')}`, "
-        f"{artifact.provenance.get('step', 0)} optimiser steps",
-        f"- latents: {artifact.latents.shape[0]} x {artifact.latents.shape[1]}, float32",
-        f"- base model fingerprint: `{base.get('fingerprint')}`",
+        *_facts(artifact),
         "",
+        *(_scores(artifact) if source is None else ()),
+        "## Configuration",
+        "",
+        "```json",
+        json.dumps(artifact.config.to_dict(), indent=2),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _loading(artifact: Artifact) -> list[str]:
+    if "imported_from" in artifact.provenance:
+        return [
+            "from trainable.latents import LatentTokens",
+            "",
+            'latents = LatentTokens.load("DIR")  # this folder',
+        ]
+    search = artifact.provenance.get("search", "NAME")
+    return ["from orchestrator import pull", "", f'latents = pull("{search}")']
+
+
+def _facts(artifact: Artifact) -> list[str]:
+    base, provenance = artifact.base_model, artifact.provenance
+    facts = [f"latents: {artifact.latents.shape[0]} x {artifact.latents.shape[1]}, float32"]
+    if "imported_from" not in provenance:
+        trial, step = provenance.get("trial_uid", "unknown"), provenance.get("step", 0)
+        facts.insert(0, f"trial: `{trial}`, {step} optimiser steps")
+    if not artifact.add_special_tokens:
+        facts.append(
+            "tokenise prompts without specials, `tokenizer(text, add_special_tokens=False)`: the "
+            "latents stand in front of everything, and a BOS behind them was not there before"
+        )
+    if base.get("latent_space"):
+        facts.append(
+            f"latent space: rows of {base['latent_space']}, which the embeddings scale by "
+            f"{_factor(base.get('embedding_scale'))}; the first block sees them times "
+            f"{_factor(base.get('block_input_scale'))}"
+        )
+    if base.get("quantization"):
+        facts.append(f"base model quantised: {base['quantization']}")
+    facts.append(f"base model fingerprint: `{base.get('fingerprint')}`")
+    if base.get("trust_remote_code"):
+        facts.append(
+            f"**the base model runs code of its own**, from revision `{base.get('revision')}`: "
+            "read it before you allow it (`trust_remote_code=True`, `--trust-remote-code`)"
+        )
+    return [f"- {fact}" for fact in facts]
+
+
+def _scores(artifact: Artifact) -> list[str]:
+    return [
         "## What it reached",
         "",
         f"Scored after {artifact.provenance.get('scored_at_step', 'all')} steps.",
@@ -181,14 +235,7 @@ def model_card(artifact: Artifact) -> str:
         "for them: they flatter it. Nothing here has been confirmed on data that the search never "
         "saw, so the registry alias is `candidate`; `champion` waits for confirmation.",
         "",
-        "## Configuration",
-        "",
-        "```json",
-        json.dumps(artifact.config.to_dict(), indent=2),
-        "```",
-        "",
     ]
-    return "\n".join(lines)
 
 
 def describe_strategy(config: TrialConfig) -> str:
@@ -241,24 +288,8 @@ def _mapping(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return value
 
 
-def _replace(folder: Path, scratch: Path) -> None:
-    """Put `scratch` in the place of `folder`; where that fails, the earlier folder comes back."""
-    if not folder.exists():
-        scratch.rename(folder)
-        return
-    earlier = scratch.with_name(f"{scratch.name}.earlier")
-    folder.rename(earlier)
-    try:
-        scratch.rename(folder)
-    except OSError:
-        earlier.rename(folder)
-        raise
-    shutil.rmtree(earlier)
-
-
-def _flush(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+def _factor(value: float | None) -> str:
+    return "no one factor" if value is None else f"{value:g}"
 
 
 def _number(value: float | None) -> str:

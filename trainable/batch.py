@@ -145,7 +145,10 @@ def _head_reads(model: PreTrainedModel, slots: torch.Tensor) -> Iterator[None]:
 
     def gather(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         hidden_BTD = inputs[0]
-        return (hidden_BTD.reshape(-1, hidden_BTD.shape[-1])[slots], *inputs[1:])
+        return (
+            hidden_BTD.reshape(-1, hidden_BTD.shape[-1])[slots.to(hidden_BTD.device)],
+            *inputs[1:],
+        )
 
     hook = model.get_output_embeddings().register_forward_pre_hook(gather)
     try:

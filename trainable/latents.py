@@ -6,15 +6,19 @@ Shape suffixes: L latents in all groups, D embedding width, V vocabulary.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainable.artifact import Artifact
+from trainable.base_model.options import refuse_implementation
+from trainable.base_model.probe import dtype_of, probe_deviation, quantization_of, tolerance
 from trainable.decoding import LatentLM
-from trainable.errors import ArtifactError, FingerprintError, TrialError
+from trainable.errors import ArtifactError, BaseModelError, FingerprintError, TrialError
 from trainable.fingerprint import model_fingerprint, tokenizer_hash
 from trainable.trial import InitConfig
 
@@ -89,7 +93,9 @@ class LatentTokens:
             A model whose `generate` works as the base's own.
 
         Raises:
-            FingerprintError: if model or tokenizer are not those of the training.
+            FingerprintError: if model or tokenizer are not those of the training, or the model's
+                weights were changed after loading, as far as a few logits can tell.
+            BaseModelError: if its attention implementation cannot carry latents.
             ArtifactError: if the artifact does not say which they were.
         """
         self._check_base(model, tokenizer)
@@ -103,27 +109,85 @@ class LatentTokens:
                 f"the artifact does not say which base model it belongs to (no base_model."
                 f"{missing[0]}): pull it again"
             )
-        source = model.config._name_or_path
-        if not source:
-            raise FingerprintError(
-                "the model was not loaded by from_pretrained, so it cannot be identified: load "
-                f"{expected['path']!r} from its folder or model id"
-            )
-        found = model_fingerprint(source, getattr(model.config, "_commit_hash", None))
-        if found != expected["fingerprint"]:
-            raise FingerprintError(
-                f"these latents belong to the base model {expected['path']!r} with fingerprint "
-                f"{expected['fingerprint'][:16]}…, but {source!r} has {found[:16]}…: load the "
-                "model that they were trained on"
-            )
+        refuse_implementation(model.config._attn_implementation, "the model's attn_implementation")
+        _check_files(model, expected)
         if tokenizer_hash(tokenizer) != expected["tokenizer_hash"]:
             raise FingerprintError(
                 f"the tokenizer differs from the one of training ({expected['path']!r}): its "
                 "vocabulary or its rules have changed; load the base model's own"
             )
-        dtype = str(model.dtype).removeprefix("torch.")
-        if dtype != expected["dtype"]:
-            logger.warning(
-                "the latents were trained on the base model in %s and meet it in %s: scores may "
-                "differ slightly", expected["dtype"], dtype,
-            )  # fmt: skip
+        _check_memory(model, expected)
+
+
+def _check_files(model: PreTrainedModel, expected: Mapping[str, Any]) -> None:
+    """Refuse a model whose files are not those of the training."""
+    source = model.config._name_or_path
+    if not source:
+        raise FingerprintError(
+            "the model was not loaded by from_pretrained, so it cannot be identified: load "
+            f"{expected['path']!r} from its folder or model id"
+        )
+    found = _fingerprints(source, expected)
+    if expected["fingerprint"] not in found:
+        raise FingerprintError(
+            f"these latents belong to the base model {expected['path']!r} with fingerprint "
+            f"{expected['fingerprint'][:16]}…, but {source!r} has {found[0][:16]}…: load the "
+            "model that they were trained on"
+        )
+    ran = type(model).__module__.split(".")  # own code lies in a package named by its commit
+    if expected.get("trust_remote_code") and expected.get("revision") not in ran:
+        raise FingerprintError(
+            f"these latents belong to {expected['path']!r} with the code of its revision "
+            f"{expected.get('revision')}, but {type(model).__name__} is other code: load that "
+            "revision"
+        )
+
+
+def _fingerprints(source: str, expected: Mapping[str, Any]) -> list[str]:
+    """What a model of this name may be: its default revision, or the one of the training.
+
+    A model in memory does not say from which revision it came; its logits do (`_check_memory`).
+    """
+    own_code, refusal, found = bool(expected.get("trust_remote_code")), None, []
+    for revision in dict.fromkeys([None, expected.get("revision")]):
+        try:
+            found.append(model_fingerprint(source, revision, own_code=own_code))
+        except BaseModelError as error:  # this machine may hold one of the two alone
+            refusal = error
+    if not found and refusal is not None:
+        raise refusal
+    return found
+
+
+def _check_memory(model: PreTrainedModel, expected: Mapping[str, Any]) -> None:
+    """Warn of other precision; refuse weights in memory that are plainly not the files' own."""
+    trained, met = (expected["dtype"], expected.get("quantization")), _precision(model)
+    if trained != met:
+        logger.warning(
+            "the latents were trained on the base model in %s and meet it in %s: scores may "
+            "differ slightly", _said(*trained), _said(*met),
+        )  # fmt: skip
+    probe = expected.get("probe")
+    if probe is None or trained[1] or met[1]:
+        return
+    try:
+        deviation = probe_deviation(model.eval(), probe)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise ArtifactError(
+            f"the artifact's base_model.probe is damaged ({error}): pull it again"
+        ) from error
+    if not deviation <= tolerance(trained[0], met[0]):
+        raise FingerprintError(
+            f"the model's files are those of training ({expected['path']!r}), but its weights in "
+            f"memory are not: its logits on a fixed sequence deviate by {deviation:.2g} of their "
+            f"spread, at most {tolerance(trained[0], met[0]):g}; load it again, without adapters "
+            "or later training"
+        )
+
+
+def _precision(model: PreTrainedModel) -> tuple[str, str | None]:
+    return dtype_of(model), quantization_of(model)
+
+
+def _said(dtype: str, quantization: str | None) -> str:
+    return dtype if quantization is None else f"{quantization} ({dtype})"

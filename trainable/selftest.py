@@ -16,17 +16,13 @@ from trainable.errors import BaseModelError
 from trainable.latent_cache import whole_slots
 
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
-_COARSE_TOLERANCE = 0.1  # bfloat16 and float16
+_COARSE_TOLERANCE = 0.1  # bfloat16, float16 and quantised weights
 _POSITIONS = (0, 1, 2, 2, 2, 3, 4, 4, 5, 6, 6, 7)
 _CUT = 7  # slots in front of the chunk
 _USE_SDPA = "load it with base_model.attn_implementation: sdpa"
 # What can be found wrong, and the remedy:
 _CUTS_AT_REPEATS = "cuts attention at repeated position ids", _USE_SDPA
 _CUTS_AT_HOLES = "cuts attention behind a cache with holes", _USE_SDPA
-_READS_IDS = (
-    "reads token ids beside their embeddings",
-    "a latent has no id; take a base model that needs embeddings alone",
-)
 
 
 @torch.no_grad()
@@ -46,13 +42,6 @@ def check_attention(model: PreTrainedModel) -> None:
         use_cache=False,
     ).logits
     _compare(model, as_trained, by_hand, *_CUTS_AT_REPEATS)
-    from_ids = model(
-        input_ids=ids_BT,
-        position_ids=position_BT,
-        attention_mask=torch.ones_like(position_BT),
-        use_cache=False,
-    ).logits
-    _compare(model, as_trained, from_ids, *_READS_IDS)
 
 
 @torch.no_grad()
@@ -110,7 +99,8 @@ def _compare(
     model: PreTrainedModel, found: torch.Tensor, expected: torch.Tensor, what: str, remedy: str
 ) -> None:
     error = float((found - expected).abs().max()) / max(1.0, float(expected.abs().max()))
-    tolerance = _TOLERANCE.get(model.dtype, _COARSE_TOLERANCE)
+    exact = not getattr(model, "is_quantized", False)
+    tolerance = _TOLERANCE.get(model.dtype, _COARSE_TOLERANCE) if exact else _COARSE_TOLERANCE
     if not error <= tolerance:
         raise BaseModelError(
             f"{type(model).__name__} with {model.config._attn_implementation} attention {what} "

@@ -6,7 +6,9 @@ import json
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from trainable import artifact as artifact_module
+from trainable import whole_folder as whole_folder_module
 from trainable.artifact import (
     CARD_FILE,
     CONFIG_FILE,
@@ -103,14 +106,21 @@ def test_saving_replaces_an_earlier_folder_whole(folder: Path) -> None:
     assert np.array_equal(Artifact.load(folder).latents, some_artifact(scale=2.0).latents)
 
 
-@pytest.mark.parametrize("failing", ["model_card", "_flush", "save_file"])
+@pytest.mark.parametrize(
+    ("module", "failing"),
+    [
+        (artifact_module, "model_card"),
+        (artifact_module, "save_file"),
+        (whole_folder_module, "flush"),
+    ],
+)
 def test_a_save_that_fails_leaves_the_earlier_folder(
-    folder: Path, failing: str, monkeypatch: pytest.MonkeyPatch
+    folder: Path, module: ModuleType, failing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(artifact_module, failing, fail)
+    monkeypatch.setattr(module, failing, fail)
     with pytest.raises(OSError, match="no space"):
         some_artifact(scale=2.0).save(folder)
     assert np.array_equal(Artifact.load(folder).latents, some_artifact().latents)
@@ -269,3 +279,44 @@ def test_the_strategy_in_words() -> None:
         "matches `,`. Each trigger has its own group."
     )
     assert describe_strategy(TrialConfig()) == "No latent tokens: the frozen model as it is."
+
+
+@pytest.mark.parametrize(
+    "task", [{}, {"data_seed": "0"}, {"data_seed": None}, {"data_seed": True}, {"data_seed": -1}]
+)
+def test_a_data_seed_that_is_none_is_an_artifact_error(task: dict[str, Any]) -> None:
+    with pytest.raises(ArtifactError, match=r"task\.data_seed=.*whole number"):
+        _ = replace(some_artifact(), task=task).data_seed
+    assert replace(some_artifact(), task={"data_seed": 3}).data_seed == 3
+
+
+def test_the_card_says_which_space_and_what_was_changed_for_memory() -> None:
+    base_model = {
+        "latent_space": "inputs_embeds",
+        "embedding_scale": 8.0,
+        "block_input_scale": None,
+        "quantization": "bitsandbytes-4bit",
+        "trust_remote_code": True,
+        "revision": "ab" * 20,
+    }
+    card = model_card(replace(some_artifact(), base_model=base_model))
+    assert "rows of inputs_embeds, which the embeddings scale by 8; the first block sees " in card
+    assert "times no one factor" in card
+    assert "quantised: bitsandbytes-4bit" in card
+    assert "runs code of its own" in card
+    assert "ab" * 20 in card
+    plain = model_card(some_artifact())
+    for word in ("quantised", "code of its own", "without specials", "Imported"):
+        assert word not in plain
+
+
+def test_the_card_of_an_import_claims_no_scores() -> None:
+    provenance = {"imported_from": "a PEFT prompt-tuning adapter", "add_special_tokens": False}
+    artifact = replace(some_artifact(), provenance=provenance, metrics={})
+    card = model_card(artifact)
+    assert not artifact.add_special_tokens
+    assert "Imported from a PEFT prompt-tuning adapter" in card
+    assert "without specials" in card
+    assert "LatentTokens.load" in card
+    for word in ("Trained", "What it reached", "candidate", "optimiser steps", "pull("):
+        assert word not in card

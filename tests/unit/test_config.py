@@ -18,6 +18,7 @@ from orchestrator.config import (
 from orchestrator.errors import ConfigError
 from orchestrator.yaml_source import dump_yaml
 from search_spaces import PRESETS
+from trainable.base_model.options import LoadOptions
 
 MINIMAL: dict[str, Any] = {
     "name": "generation-quickstart",
@@ -75,7 +76,10 @@ def test_a_minimal_file_gets_every_default(file: Path) -> None:
             "revision": None,
             "dtype": "float32",
             "device": "auto",
+            "device_map": None,
             "attn_implementation": "sdpa",
+            "quantization": None,
+            "trust_remote_code": False,
         },
         "data": {"seed": 0, "max_tokens": None, "long_rows": "refuse"},
         "space": {"preset": "quick", "axes": None, "baselines": True},
@@ -105,6 +109,24 @@ def test_own_axes_make_a_space(file: Path) -> None:
     config = load_search(written(file, space={"axes": axes, "baselines": False}))
     assert [axis.name for axis in config.space.build().axes()] == ["optim.lr"]
     assert not config.space.baselines
+
+
+@pytest.mark.parametrize(
+    "base_model",
+    [
+        {"dtype": "float16", "quantization": "bitsandbytes-8bit"},
+        {"device_map": "auto", "quantization": "bitsandbytes-4bit"},
+        {"device_map": {"model": 0, "lm_head": "cuda:1"}, "device": "auto"},
+        {"path": "a/b", "revision": "0" * 40, "trust_remote_code": True},
+        {"attn_implementation": "eager"},
+    ],
+)
+def test_ways_to_load_a_base_model(file: Path, base_model: dict[str, Any]) -> None:
+    section = load_search(written(file, base_model=base_model)).base_model
+    options = section.model_dump(mode="json")
+    assert base_model.items() <= options.items()
+    del options["path"]
+    LoadOptions(**options)  # what the engine loads with
 
 
 def test_a_fully_fixed_space_is_legal(file: Path) -> None:
@@ -201,10 +223,45 @@ def test_rungs_grow_by_the_factor_up_to_the_budget(
         ({"task": {"kind": "generation", "train_rows": 0}}, "task.train_rows (line 4): got 0"),
         ({"base_model": "bundled"}, "got 'bundled', expected a mapping of fields; known: path"),
         (
-            {"base_model": {"dtype": "float16"}},
-            "base_model.dtype (line 8): got 'float16', expected 'float32' or 'bfloat16'; "
-            "did you mean `bfloat16`",
+            {"base_model": {"dtype": "float8"}},
+            "base_model.dtype (line 8): got 'float8', expected 'float32', 'bfloat16' or 'float16'",
         ),
+        (
+            {"base_model": {"attn_implementation": "flash_attention_2"}},
+            "base_model.attn_implementation (line 8): got 'flash_attention_2', it takes repeated "
+            "position ids for several packed sequences and cuts attention; write sdpa or eager",
+        ),
+        (
+            {"base_model": {"attn_implementation": "sdap"}},
+            "base_model.attn_implementation (line 8): got 'sdap', expected 'sdpa' or 'eager'; did "
+            "you mean `sdpa`?",
+        ),
+        (
+            {"base_model": {"device": "cpu", "device_map": "auto"}},
+            "base_model.device_map (line 9): got 'auto', device_map and device: cpu exclude each "
+            "other; leave one of them out",
+        ),
+        (
+            {"base_model": {"device_map": [0, 1]}},
+            "base_model.device_map (line 8): got [0, 1], expected a text or a mapping of modules "
+            "to devices; write auto, or a mapping such as",
+        ),
+        ({"base_model": {"device_map": {"lm_head": 0.5}}}, "base_model.device_map (line 8)"),
+        (
+            {"base_model": {"quantization": "4bit"}},
+            "base_model.quantization (line 8): got '4bit', expected 'bitsandbytes-4bit' or "
+            "'bitsandbytes-8bit'; known: bitsandbytes-4bit, bitsandbytes-8bit",
+        ),
+        (
+            {"base_model": {"trust_remote_code": True}},
+            "base_model.trust_remote_code (line 8): got True, code may run only where "
+            "base_model.revision is a full commit; read that code and set revision to its 40 digi",
+        ),
+        (
+            {"base_model": {"revision": "main", "trust_remote_code": True}},
+            "base_model.trust_remote_code (line 9): got True, code may run only where",
+        ),
+        ({"base_model": {"trust_remote_code": "yes"}}, "got 'yes', expected a valid boolean"),
         ({"data": {"seed": -1}}, "data.seed (line 8): got -1, expected greater than or equal to 0"),
         ({"data": {"seed": True}}, "data.seed (line 8): got True, expected a valid integer"),
         (

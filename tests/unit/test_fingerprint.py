@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from tests.conftest import MakeFolder, tiny_llama
+from tests.hub import CachedHub
 from trainable.artifact import Artifact
 from trainable.base_model.loading import BaseModel, load_base
 from trainable.decoding import LatentLM
-from trainable.errors import BaseModelError, FingerprintError
+from trainable.errors import ArtifactError, BaseModelError, FingerprintError
 from trainable.fingerprint import model_fingerprint, tokenizer_hash
 from trainable.latents import LatentTokens
 from trainable.trial import TrialConfig
@@ -169,3 +171,83 @@ def test_attach_in_another_dtype_warns(
         latents.attach(model, tiny_base.tokenizer)
     assert "float32" in caplog.text
     assert "bfloat16" in caplog.text
+
+
+def test_attach_finds_the_revision_of_the_training(
+    latents: LatentTokens,
+    tiny_folder: Path,
+    make_folder: MakeFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """transformers does not note which revision a model in memory came from."""
+    hub, trained, newer = CachedHub(tmp_path, monkeypatch), "a1" * 20, "b2" * 20
+    hub.add("someone/model", trained, tiny_folder)
+    hub.add("someone/model", newer, make_folder(seed=1), main=True)
+    base_model = {**latents.artifact.base_model, "path": "someone/model", "revision": trained}
+    pinned = LatentTokens(replace(latents.artifact, base_model=base_model))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
+    same = AutoModelForCausalLM.from_pretrained("someone/model", revision=trained)
+    assert isinstance(pinned.attach(same, tokenizer), LatentLM)
+    other = AutoModelForCausalLM.from_pretrained("someone/model")
+    with pytest.raises(FingerprintError, match="weights in memory are not"):
+        pinned.attach(other, tokenizer)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attach_refuses_weights_that_were_changed_after_loading(
+    latents: LatentTokens, tiny_base: BaseModel, dtype: torch.dtype
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_base.path, dtype=dtype)
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight.mul_(0.5)
+    with pytest.raises(FingerprintError, match=r"weights in memory are not.*load it again"):
+        latents.attach(model, tiny_base.tokenizer)
+
+
+def test_a_few_steps_of_training_are_told(latents: LatentTokens, tiny_base: BaseModel) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_base.path)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    ids = torch.arange(4, 36)[None]
+    for _ in range(3):
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+    with pytest.raises(FingerprintError, match="weights in memory are not"):
+        latents.attach(model, tiny_base.tokenizer)
+
+
+def test_rounding_is_no_other_model(latents: LatentTokens, tiny_base: BaseModel) -> None:
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        model = AutoModelForCausalLM.from_pretrained(tiny_base.path, dtype=dtype)
+        latents.attach(model, tiny_base.tokenizer)
+
+
+@pytest.mark.parametrize(
+    "probe", [{}, {"ids": [4], "logits": "x"}, {"ids": [10_000], "logits": [1.0]}, [1]]
+)
+def test_a_damaged_probe_is_an_artifact_error(
+    latents: LatentTokens, tiny_base: BaseModel, probe: object
+) -> None:
+    base_model = {**latents.artifact.base_model, "probe": probe}
+    damaged = LatentTokens(replace(latents.artifact, base_model=base_model))
+    with pytest.raises(ArtifactError, match=r"base_model.probe is damaged"):
+        damaged.attach(tiny_base.model, tiny_base.tokenizer)
+
+
+def test_an_artifact_from_before_probes_attaches(
+    latents: LatentTokens, tiny_base: BaseModel
+) -> None:
+    base_model = {k: v for k, v in latents.artifact.base_model.items() if k in _BEFORE_PROBES}
+    LatentTokens(replace(latents.artifact, base_model=base_model)).attach(
+        tiny_base.model, tiny_base.tokenizer
+    )
+
+
+_BEFORE_PROBES = ("path", "revision", "fingerprint", "tokenizer_hash", "dtype")
+
+
+def test_attach_refuses_attention_that_cuts(latents: LatentTokens, tiny_base: BaseModel) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_base.path)
+    model.config._attn_implementation = "flash_attention_2"  # as where it is installed
+    with pytest.raises(BaseModelError, match="attn_implementation='flash_attention_2'"):
+        latents.attach(model, tiny_base.tokenizer)

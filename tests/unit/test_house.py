@@ -46,12 +46,19 @@ def test_search_spaces_leave_torch_out() -> None:
 
 def test_trainable_works_where_no_search_can_run() -> None:
     blocked = {"ray", "optuna", "mlflow", "pydantic", "typer", "search_spaces", "orchestrator"}
+    blocked |= {"accelerate", "bitsandbytes", "peft"}
     run_python(BLOCKER.format(blocked=blocked) + import_all("trainable"))
 
 
 @pytest.mark.parametrize(
     "module",
-    ["trainable.strategy", "trainable.trial", "trainable.layout", "trainable.artifact"],
+    [
+        "trainable.strategy",
+        "trainable.trial",
+        "trainable.layout",
+        "trainable.artifact",
+        "trainable.base_model.options",
+    ],
 )
 def test_what_a_driver_imports_is_free_of_torch(module: str) -> None:
     run_python(BLOCKER.format(blocked={"torch", "transformers"}) + f"import {module}")
@@ -116,7 +123,8 @@ def test_constraints_pin_all_that_is_declared() -> None:
         return re.sub(r"[-_.]+", "-", name).lower()
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    extras = project["optional-dependencies"].values()
+    wanted = [*project["dependencies"], *(entry for extra in extras for entry in extra)]
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines), "a name, ==, a version"
     pinned = {plain(line.split("==")[0]) for line in lines}

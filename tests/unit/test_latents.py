@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedTokenizerFast
 
 from trainable.base_model.loading import BaseModel
+from trainable.base_model.tokenizer import build_tokenizer
 from trainable.errors import TrialError
 from trainable.latents import init_latents
 from trainable.resident import schedule_factor
@@ -71,3 +72,20 @@ def test_schedules() -> None:
     assert factors("cosine")[4] == pytest.approx(0.5)
     assert factors("cosine")[6:] == [0, 0]
     assert factors("constant", warmup_steps=0)[0] == 1
+
+
+def test_latents_that_start_as_tokens_are_rows_of_inputs_embeds() -> None:
+    """Where the embeddings scale their weights, latents start on the scaled side."""
+    torch.manual_seed(0)
+    config = Gemma3TextConfig(
+        vocab_size=97, hidden_size=16, intermediate_size=24, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=1, head_dim=8,
+    )  # fmt: skip
+    embeddings = Gemma3ForCausalLM(config).get_input_embeddings()
+    tokenizer = build_tokenizer()
+    ids = tokenizer("44@47", add_special_tokens=False)["input_ids"]
+    latents_LD = init_latents(
+        InitConfig(kind="text", text="44@47"), len(ids), 0, embeddings, tokenizer
+    )
+    assert torch.equal(latents_LD, embeddings(torch.tensor(ids)))
+    torch.testing.assert_close(latents_LD, 4.0 * next(embeddings.parameters())[ids])

@@ -13,14 +13,20 @@ from transformers import (
     BertForMaskedLM,
     Lfm2Config,
     Lfm2ForCausalLM,
+    LlamaForCausalLM,
     LlamaModel,
     PreTrainedTokenizerFast,
     T5Config,
 )
 
-from tests.conftest import tiny_llama
+from tests.conftest import MakeFolder, tiny_llama
+from tests.hub import CachedHub
 from trainable.base_model.loading import BaseModel, check_base, load_base
+from trainable.data import EncodedTask
+from trainable.engine import Engine, TrialSpec
 from trainable.errors import BaseModelError
+from trainable.strategy import InsertionStrategy
+from trainable.trial import TrialConfig
 
 
 @pytest.fixture
@@ -57,12 +63,44 @@ def test_another_dtype(tiny_folder: Path, tiny_base: BaseModel) -> None:
     assert base.fingerprint == tiny_base.fingerprint
 
 
+def test_float16(tiny_folder: Path, tiny_base: BaseModel) -> None:
+    base = load_base(str(tiny_folder), dtype="float16", device="cpu")
+    assert base.describe()["dtype"] == "float16"
+    assert base.fingerprint == tiny_base.fingerprint
+
+
+def test_tied_embeddings(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    config = tiny_llama(tokenizer).config
+    config.tie_word_embeddings = True
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model = load_base(str(tmp_path), device="cpu").model
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    assert next(head.parameters()) is next(embeddings.parameters())
+
+
+FIRST, SECOND = "a1" * 20, "b2" * 20
+
+
+def test_the_commit_that_was_loaded_is_known(
+    tiny_folder: Path, make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = CachedHub(tmp_path, monkeypatch)
+    hub.add("someone/model", FIRST, tiny_folder)
+    hub.add("someone/model", SECOND, make_folder(seed=1), main=True)
+    newest = load_base("someone/model", device="cpu")
+    pinned = load_base("someone/model", revision=FIRST, device="cpu")
+    assert (newest.revision, pinned.revision) == (SECOND, FIRST)
+    assert newest.fingerprint != pinned.fingerprint
+    assert load_base("someone/model", revision="main", device="cpu").revision == SECOND
+
+
 def test_a_missing_folder(tmp_path: Path) -> None:
     refused(tmp_path / "nowhere", "save_pretrained")
 
 
-def test_an_unreachable_model_id() -> None:
-    refused("nobody/no-such-model", "no base model", "cached or reachable")
+def test_a_model_id_that_is_not_there_says_that_nobody_asked_the_hub() -> None:
+    refused("nobody/no-such-model", "HF_HUB_OFFLINE is set", "hf download nobody/no-such-model")
 
 
 def test_a_folder_without_config(copy: Path) -> None:
@@ -131,6 +169,12 @@ def test_weights_that_lack_a_tensor_are_refused(copy: Path) -> None:
     refused(copy, "q_proj", load=True)
 
 
+def test_weights_of_another_size_are_refused(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"intermediate_size": 64}))
+    refused(copy, "cannot be loaded", load=True)
+
+
 def test_an_unknown_dtype(tiny_folder: Path) -> None:
     with pytest.raises(BaseModelError, match=r"base_model\.dtype='float7'.*float32"):
         load_base(str(tiny_folder), dtype="float7")
@@ -165,3 +209,33 @@ def test_a_tokenizer_with_more_ids_than_the_model_has_embeddings(copy: Path) -> 
     found["model"]["vocab"]["long"] = 10_000
     (copy / "tokenizer.json").write_text(json.dumps(found))
     refused(copy, "10000", "embeddings", load=True)
+
+
+@pytest.mark.parametrize("device_map", ["auto", "cpu", {"": "cpu"}])
+def test_a_device_map(
+    tiny_folder: Path, tiny_base: BaseModel, tiny_data: EncodedTask, device_map: object
+) -> None:
+    base = load_base(str(tiny_folder), device_map=device_map)
+    assert base.fingerprint == tiny_base.fingerprint
+    gradients = []
+    for each in (base, tiny_base):
+        engine = Engine(each)
+        engine.join(TrialSpec("t", TrialConfig(strategy=START), 1), tiny_data)
+        gradients.append(engine.gradients(["t"])[0])
+    assert torch.equal(*gradients)
+
+
+START = InsertionStrategy.from_dict({"triggers": {"s": {"kind": "start", "m": 2}}})
+
+
+def test_a_model_that_is_partly_on_the_disk_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    places = {
+        "model.embed_tokens": "cpu",
+        "model.layers.0": "cpu",
+        "model.layers.1": "disk",
+        "model.norm": "cpu",
+        "model.rotary_emb": "cpu",
+        "lm_head": "cpu",
+    }
+    with pytest.raises(BaseModelError, match=r"base_model.device_map=.*model\.layers\.1.*quantiz"):
+        load_base(str(tiny_folder), device_map=places)

@@ -43,6 +43,14 @@ class Story:
         return batch
 
 
+def test_a_base_model_is_told_by_its_plain_values() -> None:
+    story = Story()
+    story.events[0].payload["base_model"] = {"path": "bundled", "probe": {"ids": [1]}, "x": 1.0}
+    tags = story.batch().parent.tags
+    named = {key: tags[key] for key in tags if key.startswith("base_model.")}
+    assert named == {"base_model.path": "bundled", "base_model.x": "1.0"}
+
+
 def test_nothing_is_asked_for_before_a_search_started() -> None:
     assert Outbox().take() is None
 

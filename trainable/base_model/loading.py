@@ -1,32 +1,34 @@
-"""Load a frozen base model, or say why it cannot carry latent tokens."""
+"""Load a frozen base model, or say why it cannot carry latent tokens.
+
+    configuration ─► tokenizer ─► weights ─► device ─► measured: what it makes of inputs_embeds
+
+Each step refuses what it can, the cheapest first; `check_base` stops before the weights.
+"""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from trainable.attention_masks import refuse_attention
+from trainable.base_model.inputs import InputSpace, measure_inputs
+from trainable.base_model.options import LoadOptions
+from trainable.base_model.probe import dtype_of, quantization_of, take_probe
+from trainable.base_model.refusals import class_of, refuse_config, refuse_forward
+from trainable.base_model.source import ModelSource, first_line
 from trainable.errors import BaseModelError
 from trainable.fingerprint import model_fingerprint, tokenizer_hash
-
-logger = logging.getLogger(__name__)
-
-BUNDLED = "bundled"
-BUNDLED_FOLDER = Path(__file__).parent / "bundled"
-DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,9 @@ class BaseModel:
         model: in eval mode, no parameter requires a gradient.
         path: as the user named it ("bundled", a folder, a model id).
         revision: the commit that was loaded, where the source has commits.
+        space: which space latents live in.
+        own_code: whether code from the model's repository ran.
+        probe: what the model answers to a fixed sequence; None where nobody asked.
     """
 
     model: PreTrainedModel
@@ -45,6 +50,9 @@ class BaseModel:
     revision: str | None
     fingerprint: str
     tokenizer_hash: str
+    space: InputSpace = field(default_factory=InputSpace)
+    own_code: bool = False
+    probe: Mapping[str, Any] | None = None
 
     @property
     def embeddings(self) -> torch.nn.Module:
@@ -52,7 +60,10 @@ class BaseModel:
         return self.model.get_input_embeddings()
 
     def describe(self) -> dict[str, Any]:
-        """Plain data that identifies the model in an artifact."""
+        """Plain data that identifies the model in an artifact.
+
+        Latents are rows of inputs_embeds; the first block sees them times `block_input_scale`.
+        """
         return {
             "path": self.path,
             "revision": self.revision,
@@ -60,50 +71,119 @@ class BaseModel:
             "tokenizer_hash": self.tokenizer_hash,
             "model_type": self.model.config.model_type,
             "hidden_size": self.model.config.get_text_config().hidden_size,
-            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "dtype": dtype_of(self.model),
+            "quantization": quantization_of(self.model),
+            "trust_remote_code": self.own_code,
+            "latent_space": "inputs_embeds",
+            "embedding_scale": self.space.embedding_scale,
+            "block_input_scale": self.space.block_input_scale,
+            "probe": None if self.probe is None else dict(self.probe),
         }
 
 
-def source_of(path: str) -> str:
-    """The folder or model id behind a `base_model.path`."""
-    return str(BUNDLED_FOLDER) if path == BUNDLED else path
-
-
-def check_base(path: str, revision: str | None = None) -> None:
+def check_base(path: str, **options: Any) -> None:
     """Refuse, before any weight is read, what cannot be a base model.
 
+    Args:
+        options: the fields of `LoadOptions`.
+
     Raises:
-        BaseModelError: if there is no such model, it is no causal language model, or it has
-            no tokenizer.
+        BaseModelError: if there is no such model, it is no causal language model, its forward
+            cannot take latents, or it has no tokenizer.
     """
-    _load_config(path, revision)
-    load_tokenizer(path, revision)
+    _read_parts(ModelSource(path, LoadOptions(**options)))
 
 
-def load_base(
-    path: str,
-    *,
-    revision: str | None = None,
-    dtype: str = "float32",
-    device: str = "auto",
-    attn_implementation: str = "sdpa",
-) -> BaseModel:
+def load_base(path: str, **options: Any) -> BaseModel:
     """Load and freeze a causal language model.
 
     Args:
         path: "bundled", a folder written by `save_pretrained`, or a model id.
-        dtype: one of `DTYPES`.
-        device: "auto" takes a GPU where there is one.
+        options: the fields of `LoadOptions`.
 
     Raises:
-        BaseModelError: as `check_base`, and if the weights are missing or unreadable.
+        BaseModelError: as `check_base`, if the weights are missing or unreadable, if an option's
+            packages are not installed, or if the model does not do with latents what it shall.
     """
-    config = _load_config(path, revision)
-    tokenizer = load_tokenizer(path, revision)
-    source = source_of(path)
-    model = _load_weights(path, revision, dtype, attn_implementation)
+    chosen = LoadOptions(**options)
+    chosen.check_extras()
+    source = ModelSource(path, chosen)
+    tokenizer = _read_parts(source)
+    model = _load_weights(source)
+    refuse_forward(path, type(model))
     _check_vocabulary(path, model, tokenizer)
     refuse_attention(model)
+    model.eval().requires_grad_(False)
+    return BaseModel(
+        model=model,
+        tokenizer=tokenizer,
+        path=path,
+        revision=source.revision,
+        fingerprint=model_fingerprint(source.name, source.revision, own_code=source.own_code),
+        tokenizer_hash=tokenizer_hash(tokenizer),
+        space=measure_inputs(model),
+        own_code=source.own_code,
+        probe=take_probe(model),
+    )
+
+
+def _read_parts(source: ModelSource) -> PreTrainedTokenizerBase:
+    """Read configuration and tokenizer, and refuse what they tell."""
+    own_code = source.own_code  # first: code that nothing pins must not run
+    config = source.config()
+    refuse_config(source.path, config, own_code)
+    model_class = None if own_code else class_of(config)
+    if model_class is not None:
+        refuse_forward(source.path, model_class)
+    return source.tokenizer()
+
+
+def _load_weights(source: ModelSource) -> PreTrainedModel:
+    """Load the model onto its device."""
+    options, placing = source.options, _placing(source.options)
+    loaded: Any  # with output_loading_info: the model, and what was found of it
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(
+            source.name,
+            dtype=getattr(torch, options.dtype),
+            attn_implementation=options.attn_implementation,
+            output_loading_info=True,
+            **placing,
+            **source.reading,
+        )
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        raise BaseModelError(
+            f"base_model.path={source.path!r} cannot be loaded: {first_line(error)} Give a "
+            "folder written by save_pretrained, or download the model again"
+        ) from error
+    model: PreTrainedModel = loaded[0]
+    missing = sorted(loaded[1]["missing_keys"])
+    if missing:  # transformers fills them with noise and goes on
+        raise BaseModelError(
+            f"base_model.path={source.path!r} lacks the weights {', '.join(missing)}: give the "
+            "whole model as save_pretrained writes it"
+        )
+    _keep_gradients(model)
+    # Quantised weights cannot be moved; transformers has put those of a quantised folder itself.
+    if "device_map" not in placing and quantization_of(model) is None:
+        model.to(torch.device(_device(options)))  # type: ignore[arg-type]
+    _refuse_offloading(model, options)
+    return model
+
+
+def _placing(options: LoadOptions) -> dict[str, Any]:
+    """Arguments of `from_pretrained` that say where weights go and in how many bits."""
+    placing: dict[str, Any] = {}
+    if options.device_map is not None:
+        placing["device_map"] = options.device_map
+    if options.quantization is not None:
+        placing.setdefault("device_map", {"": _device(options)})  # they cannot be moved later
+        placing["quantization_config"] = _quantization_config(options)
+    return placing
+
+
+def _device(options: LoadOptions) -> str:
+    device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
@@ -111,15 +191,41 @@ def load_base(
             "base_model.device='cuda', but torch sees no GPU here: use `auto` or `cpu`, or install "
             "a torch with CUDA"
         )
-    model.to(torch.device(device)).eval().requires_grad_(False)  # type: ignore[arg-type]
-    return BaseModel(
-        model=model,
-        tokenizer=tokenizer,
-        path=path,
-        revision=getattr(config, "_commit_hash", None) or revision,
-        fingerprint=model_fingerprint(source, revision),
-        tokenizer_hash=tokenizer_hash(tokenizer),
+    return device
+
+
+def _quantization_config(options: LoadOptions) -> BitsAndBytesConfig:
+    if options.quantization == "bitsandbytes-8bit":
+        # It says at each product of each forward that it computes in float16.
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=getattr(torch, options.dtype),
     )
+
+
+def _keep_gradients(model: PreTrainedModel) -> None:
+    """Keep 4-bit weights out of a layout that some CPUs are quick with and that has no backward.
+
+    bitsandbytes changes over to it at the first forward without gradients, for good, and
+    gradients then end there without an error.
+    """
+    for module in model.modules():
+        if getattr(module, "support_avx512bf16_for_cpu", False):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+
+
+def _refuse_offloading(model: PreTrainedModel, options: LoadOptions) -> None:
+    """Raise BaseModelError if parts of the model lie where every step would fetch them from."""
+    away = [name for name, weight in model.named_parameters() if weight.device.type == "meta"]
+    if away:
+        raise BaseModelError(
+            f"base_model.device_map={options.device_map!r} leaves {len(away)} weights off the "
+            f"devices that compute ({away[0]}, …): every training step would fetch them again; "
+            "take more GPUs, a smaller dtype, or base_model.quantization"
+        )
 
 
 def _check_vocabulary(
@@ -132,72 +238,3 @@ def _check_vocabulary(
             f"base_model.path={path!r}: its tokenizer has ids up to {highest}, but the model only "
             f"{rows} embeddings: give the tokenizer that belongs to the model"
         )
-
-
-def _load_config(path: str, revision: str | None) -> Any:
-    try:
-        config = AutoConfig.from_pretrained(source_of(path), revision=revision)
-    except (OSError, ValueError) as error:
-        raise BaseModelError(
-            f"base_model.path={path!r} is no base model: {_first_line(error)} Give `bundled`, "
-            "a folder written by save_pretrained, or the id of a cached or reachable model"
-        ) from error
-    if config.is_encoder_decoder or config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise BaseModelError(
-            f"base_model.path={path!r} holds a {config.model_type} model, which is no causal "
-            "(decoder-only) language model: latent tokens need one, e.g. a Llama or Qwen"
-        )
-    architectures = config.architectures or []
-    if architectures and not any("CausalLM" in a or "LMHead" in a for a in architectures):
-        raise BaseModelError(
-            f"base_model.path={path!r} holds {', '.join(architectures)}, which predicts no next "
-            "token: give the causal language model (…ForCausalLM)"
-        )
-    return config
-
-
-def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """A base model's tokenizer. Raises BaseModelError if it has none that is usable."""
-    remedy = "save the model's tokenizer into the same folder"
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source_of(path), revision=revision)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise BaseModelError(
-            f"base_model.path={path!r} lacks a tokenizer: {remedy} ({_first_line(error)})"
-        ) from error
-    if len(tokenizer) == 0 or not tokenizer("a,1")["input_ids"]:
-        raise BaseModelError(f"base_model.path={path!r} lacks a usable tokenizer: {remedy}")
-    return tokenizer
-
-
-def _load_weights(
-    path: str, revision: str | None, dtype: str, attn_implementation: str
-) -> PreTrainedModel:
-    if dtype not in DTYPES:
-        raise BaseModelError(f"base_model.dtype={dtype!r} is unknown; one of {', '.join(DTYPES)}")
-    loaded: Any  # with output_loading_info: the model, and what was found of it
-    try:
-        loaded = AutoModelForCausalLM.from_pretrained(
-            source_of(path),
-            revision=revision,
-            dtype=getattr(torch, dtype),
-            attn_implementation=attn_implementation,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise BaseModelError(
-            f"base_model.path={path!r} cannot be loaded: {_first_line(error)} Give a folder "
-            "written by save_pretrained, or download the model again"
-        ) from error
-    model: PreTrainedModel = loaded[0]
-    missing = sorted(loaded[1]["missing_keys"])
-    if missing:  # transformers fills them with noise and goes on
-        raise BaseModelError(
-            f"base_model.path={path!r} lacks the weights {', '.join(missing)}: give the whole "
-            "model as save_pretrained writes it"
-        )
-    return model
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".") + "."
