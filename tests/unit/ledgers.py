@@ -49,7 +49,8 @@ def open_ledger(
     baselines: int = 0,
     trials: int = 4,
     stopping: bool = True,
-    stopping_metric: str = OBJECTIVE,
+    objective: str = OBJECTIVE,
+    stopping_metric: str | None = None,
     seed: int = 0,
 ) -> Ledger:
     """The ledger of a search; one that exists is opened again."""
@@ -66,8 +67,8 @@ def open_ledger(
         pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=RUNGS[0], reduction_factor=2)
         if stopping
         else optuna.pruners.NopPruner(),
-        objective=OBJECTIVE,
-        stopping_metric=stopping_metric,
+        objective=objective,
+        stopping_metric=stopping_metric or objective,
         trials=trials,
         steps=RUNGS[-1],
     )
