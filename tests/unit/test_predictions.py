@@ -136,7 +136,7 @@ def test_an_answer_that_is_the_reference_matches_exactly(
     rows = [encode(Example(prompt, "x"), tokenizer) for prompt in prompts]
     specials = special_ids(tokenizer)
     ended = [
-        (prompt, tokenizer.decode(ids[:-1]))
+        (prompt, str(tokenizer.decode(ids[:-1])))
         for prompt, ids in zip(prompts, free_answers(lm, rows, 12, 300), strict=True)
         if len(ids) > 2 and ids[-1] == tokenizer.eos_token_id and not specials & set(ids[:-1])
     ]
@@ -183,6 +183,14 @@ def test_without_latents_it_is_the_frozen_model(lm: LatentLM, tiny_base: BaseMod
     model: Any = tiny_base.model
     own = model.generate(ids, max_new_tokens=12, do_sample=False)
     assert torch.equal(without_latents(lm).generate(ids, max_new_tokens=12, do_sample=False), own)
+
+
+def test_what_is_odd_about_the_data_is_said(
+    folder: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data.write_text('{"prompt": "1", "completion": "2", "source": "web"}')
+    evaluate_data(folder, data, to=tmp_path)
+    assert f"{data}: the columns source are not read" in caplog.text
 
 
 def test_scores_as_a_table(folder: Path, data: Path, tmp_path: Path) -> None:

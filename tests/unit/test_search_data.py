@@ -12,9 +12,9 @@ from orchestrator.assignment import DataSource
 from orchestrator.config import SearchConfig
 from orchestrator.errors import ConfigError
 from orchestrator.results import DataRecord
-from orchestrator.search_data import read_data
+from orchestrator.search_data import data_differences, read_data
 from tests.unit.ledgers import search_config, search_folder
-from trainable.errors import BadRowsError
+from trainable.errors import BadRowsError, TaskError
 
 
 @pytest.fixture
@@ -64,6 +64,14 @@ def test_bad_rows_leave_no_home(train: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "home").exists()
 
 
+def test_a_metric_of_one_s_own_is_tried_once(train: Path, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("def f1(answer, reference):\n    return 1\n")
+    metrics = [f"{tmp_path}/own.py:f1"]
+    config = search_config(task={"kind": "records", "train": str(train), "metrics": metrics})
+    with pytest.raises(TaskError, match=r"metric f1 raised TypeError: .*unexpected keyword"):
+        read_data(config, tmp_path)
+
+
 def test_a_distance_that_no_row_has(train: Path, tmp_path: Path) -> None:
     ood = {"by": "prompt_chars", "above": 6}
     task = {"kind": "records", "train": str(train), "ood": ood}
@@ -88,12 +96,12 @@ def test_a_distance_that_no_row_has(train: Path, tmp_path: Path) -> None:
 def test_a_changed_file_is_a_difference(train: Path, tmp_path: Path) -> None:
     folder = search_folder(tmp_path)
     folder.path.mkdir(parents=True)
-    found = read_data(config_of(train), tmp_path)
-    assert found.differences(folder) == []  # nothing is known of an earlier run
-    folder.data.write_text(found.record.model_dump_json())
-    assert found.differences(folder) == []
+    assert data_differences(config_of(train), folder) == []  # there was no earlier run
+    folder.data.write_text(read_data(config_of(train), tmp_path).record.model_dump_json())
+    assert data_differences(config_of(train), folder) == []
+    assert data_differences(search_config(), folder) == []  # it reads no files
     train.write_text(train.read_text() + '\n{"prompt": "a", "completion": "b"}')
-    (difference,) = read_data(config_of(train), tmp_path).differences(folder)
+    (difference,) = data_differences(config_of(train), folder)
     assert difference.startswith(f"task.train: {train} has changed (")
 
 
