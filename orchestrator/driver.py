@@ -41,7 +41,7 @@ from orchestrator.results import (
     best_trial,
     build_result,
 )
-from orchestrator.search_data import SearchData, read_data
+from orchestrator.search_data import SearchData, data_differences, read_data
 from orchestrator.tracking import read_cursor, start_shipper, tracking_uri, wait_shipped
 from search_spaces import PRESETS, enumerate_configs
 from trainable.artifact import versions
@@ -102,8 +102,8 @@ def run(
     folder = SearchFolder.of(home_folder(home), config.name)
     _check_base(config)
     _check_same(config, folder)
+    _refuse_differences(config.name, data_differences(config, folder))
     data = read_data(config, home_folder(home))
-    _refuse_differences(config.name, data.differences(folder))
     uri = tracking_uri(home_folder(home), config.tracking.uri)
     new = not folder.path.exists()
     try:

@@ -64,6 +64,7 @@ def _problem(details: ErrorDetails, model: type[BaseModel]) -> Problem:
     else:
         wrong = _SEQUENCE.sub("list such as [8, 12]", details["msg"])
         wrong = wrong.replace("Input should be", "expected")
+        wrong = wrong.replace("Value should have", "expected").replace(" after validation", "")
         remedy = f"give {_asked(info)}"
     got = shown(details["input"])
     return Problem(path=path, got=got, wrong=wrong, remedy=remedy, location=location)

@@ -14,8 +14,9 @@ from orchestrator.folders import SearchFolder, cache_folder
 from orchestrator.results import DataRecord, read_data_record
 from orchestrator.search_config import SearchConfig
 from search_spaces.errors import Problem, shown
-from trainable.data import Task
-from trainable.records.report import DataReport, digest_differences
+from trainable.answer_metrics import judge_all
+from trainable.data import ALL_SPLITS, Task
+from trainable.records.report import DataReport, digest_differences, digests_of
 from trainable.tasks import build_task
 
 
@@ -31,15 +32,19 @@ class SearchData:
     source: DataSource
     record: DataRecord
 
-    def differences(self, folder: SearchFolder) -> list[str]:
-        """Which files have changed since the search began, one line each."""
-        before = read_data_record(folder)
-        return [] if before is None else digest_differences(before.sha256, self.record.sha256)
-
     def checked(self, found: Mapping[str, Mapping[str, int]]) -> DataRecord:
         """The record with what an engine has found: the rows that it keeps and those it drops."""
         dropped = {split: count for split, count in found["dropped"].items() if count}
         return self.record.model_copy(update={"rows": dict(found["rows"]), "dropped": dropped})
+
+
+def data_differences(config: SearchConfig, folder: SearchFolder) -> list[str]:
+    """Which data files have changed since the search began, one line each."""
+    before = read_data_record(folder)
+    if before is None or not config.task.reads_files:
+        return []
+    files = {split: getattr(config.task, split) for split in ALL_SPLITS}
+    return digest_differences(before.sha256, digests_of(files))
 
 
 def read_data(config: SearchConfig, home: Path) -> SearchData:
@@ -63,6 +68,7 @@ def read_data(config: SearchConfig, home: Path) -> SearchData:
         task = build_task(options, config.data.seed, tokenizer=tokenizer, cache=cache)
         assert isinstance(task, RecordsTask)
         report = task.report
+        _try_metrics(task)
         options["sha256"] = {split: dict(files) for split, files in report.sha256.items()}
         _check_distances(config, report)
     else:
@@ -84,6 +90,18 @@ def _record(task: Task, report: DataReport | None) -> DataRecord:
     known: dict[str, Any] = asdict(report)
     del known["distances"]
     return DataRecord.model_validate(known)
+
+
+def _try_metrics(task: Task) -> None:
+    """Call a person's own metrics once: a mistake shows now, and not after the first rung."""
+    example = task.examples("val_id")[0]
+    judge_all(
+        task.answer_metrics,
+        f"{example.origin}, tried with the reference as its answer",
+        answer=example.completion,
+        reference=example.completion,
+        prompt=example.prompt,
+    )
 
 
 def _check_distances(config: SearchConfig, report: DataReport) -> None:

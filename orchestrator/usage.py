@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -25,8 +26,11 @@ from trainable.latents import LatentTokens
 from trainable.predictions import BASELINE_PREFIX, predict
 from trainable.records.problems import RowProblems
 from trainable.records.reading import digest_or_none
+from trainable.records.report import table_notes
 from trainable.records.store import RecordStore
 from trainable.tasks import build_task
+
+logger = logging.getLogger(__name__)
 
 PREDICTIONS_FILE = "predictions.parquet"
 
@@ -186,6 +190,8 @@ def evaluate_data(
     records = RecordStore(lm.tokenizer, None).table({str(data): digest_or_none(data)}, problems)
     problems.raise_any()
     assert records is not None  # or there was a problem
+    for note in table_notes(str(data), records):
+        logger.warning("%s", note)
     found = predict(
         lm,
         records,

@@ -1,12 +1,12 @@
 """A person's data, item by item: what latents make a frozen model write, and how good it is.
 
     row  id  distance  prompt  reference  answer  exact_match  normalised_match  token_accuracy
-    nll  …  response_tokens  tokens  latents
+    nll  …  response_tokens  latents  tokens
 
 The answer is the model's own, decoded greedily from the prompt; `exact_match` compares its
 tokens with the reference's, the end included. `token_accuracy` and `nll` are of the
-reference's tokens, each given those before it. `tokens` are query and response without latents;
-`latents` how many those two get.
+reference's tokens, each given those before it. `tokens` counts query and response without
+latents, `latents` those that the two get.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from orchestrator.cli import main
 from orchestrator.config import SearchConfig
 from orchestrator.events import read_events
 from orchestrator.results import SearchResult
+from orchestrator.search_data import read_data
 from orchestrator.yaml_source import dump_yaml
 from tests.integration.small_search import (
     Left,
@@ -185,6 +186,32 @@ def test_all_problems_of_a_file_come_at_once(prompt: Prompt) -> None:
     assert all(part in message for part in ("name", "budget.trials", "data.sed")), message
 
 
+def test_bad_rows_are_listed_before_anything_starts(prompt: Prompt) -> None:
+    (prompt.folder / "data.jsonl").write_bytes(
+        b'{"prompt": "1", "completion": "2"}\n{"prompt": "", "completion": ""}\n\n[]\n'
+        b'{"prompt": "\xff"}'
+    )
+    task = {"kind": "records", "train": "data.jsonl", "val_id": "nowhere.jsonl"}
+    message = prompt.refuses("run", prompt.file(GOOD | {"task": task}))
+    path = prompt.folder / "data.jsonl"
+    assert message.splitlines() == [
+        "bad data: 5 problems",
+        f"- {path} row 2: completion is empty: nothing is left to learn",
+        f"- {path} row 3: the line is empty: remove it",
+        f"- {path} row 4: expected a JSON object, got []",
+        f"- {path} row 5: no valid UTF-8 at byte 13: b'\\xff\"}}'",
+        f"- {prompt.folder / 'nowhere.jsonl'}: there is no such file: check the path",
+    ]
+
+
+def test_a_metric_that_cannot_be_loaded(prompt: Prompt) -> None:
+    (prompt.folder / "data.jsonl").write_text('{"prompt": "1", "completion": "2"}')
+    (prompt.folder / "own.py").write_text("f1 = 1")
+    task = {"kind": "records", "train": "data.jsonl", "metrics": ["own:f1"]}
+    message = prompt.refuses("run", prompt.file(GOOD | {"task": task}))
+    assert f"{prompt.folder / 'own.py'} has no function 'f1'" in message
+
+
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
@@ -272,6 +299,11 @@ def test_a_bad_override(prompt: Prompt, arguments: list[str], words: str) -> Non
         (["generate", "nowhere", "44@47="], "nowhere"),
         (["evaluate", "nowhere"], "nowhere"),
         (["evaluate", "nowhere", "--split", "test"], "--split 'test' is unknown"),
+        (["evaluate", "nowhere", "--to", "here"], "--to needs DATA"),
+        (["evaluate", "nowhere", "--baseline"], "--baseline needs DATA"),
+        (["evaluate", "nowhere", "x.jsonl", "--rows", "3"], "--rows is for the task's own rows"),
+        (["evaluate", "nowhere", "x.jsonl"], "nowhere is no artifact folder"),
+        (["evaluate", "nowhere", "x.jsonl", "--metric", "f1"], "'f1' is no metric"),
     ],
 )
 def test_a_bad_command_line(prompt: Prompt, arguments: list[str], words: str) -> None:
@@ -335,6 +367,21 @@ def test_the_same_name_with_another_file_is_refused(begun: Shell, prompt: Prompt
     changed = search_config().model_dump(mode="json") | {"data": {"seed": 7, "max_tokens": None}}
     message = prompt.refuses("run", prompt.file(changed))
     assert "data.seed: 0 -> 7" in message
+    assert "latentune rm tiny" in message
+
+
+def test_a_changed_data_file_is_refused(begun: Shell, prompt: Prompt) -> None:
+    data = prompt.folder / "data.jsonl"
+    rows = [{"prompt": f"{i}=", "completion": str(i)} for i in range(60)]
+    data.write_text("\n".join(map(json.dumps, rows)))
+    config = search_config(task={"kind": "records", "train": str(data)})
+    folder = search_folder(begun.home)
+    folder.config.write_text(config.to_yaml())
+    known = read_data(config, begun.home)
+    folder.data.write_text(known.record.model_dump_json())
+    data.write_text(data.read_text().replace("59", "60"))
+    message = prompt.refuses("run", prompt.file(config.model_dump(mode="json")))
+    assert f"task.train: {data} has changed (" in message
     assert "latentune rm tiny" in message
 
 

@@ -50,7 +50,8 @@ def open_ledger(
     baselines: int = 0,
     trials: int = 4,
     stopping: bool = True,
-    stopping_metric: str = OBJECTIVE,
+    objective: str = OBJECTIVE,
+    stopping_metric: str | None = None,
     seed: int = 0,
     grid: Sequence[Mapping[str, Any]] = (),
 ) -> Ledger:
@@ -68,8 +69,8 @@ def open_ledger(
         pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=RUNGS[0], reduction_factor=2)
         if stopping
         else optuna.pruners.NopPruner(),
-        objective=OBJECTIVE,
-        stopping_metric=stopping_metric,
+        objective=objective,
+        stopping_metric=stopping_metric or objective,
         trials=trials,
         steps=RUNGS[-1],
         grid=grid,

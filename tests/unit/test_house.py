@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("trainable", "search_spaces", "orchestrator")
-EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+EXAMPLES = sorted((ROOT / "examples").rglob("*.yaml"))
 
 # None makes an import fail as a missing package does; libraries that only look find nothing.
 BLOCKER = "import sys; sys.modules.update(dict.fromkeys({blocked!r}))\n"
@@ -111,7 +111,7 @@ def test_there_are_examples() -> None:
     assert EXAMPLES
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_examples_load(path: Path) -> None:
     from orchestrator.config import load_search
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from orchestrator.ledger import Ledger, LedgerTrial, Role, TrialStatus
@@ -137,6 +138,37 @@ def test_a_trial_runs_from_rung_to_rung_to_its_end(tmp_path: Path) -> None:
     assert trial.reports == {step: step / 10 for step in RUNGS}
     assert optuna_state(ledger, number) is TrialState.COMPLETE
     assert ledger.study.best_value == FULL / 10
+
+
+NLL = "val_id/nll"
+
+
+def test_an_objective_may_be_better_below(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path, objective=NLL)
+    assert ledger.study.direction is StudyDirection.MINIMIZE
+    for score, expected in ((0.5, TrialStatus.RUNNING), (0.9, TrialStatus.PRUNED)):
+        assert ledger.report(ask(ledger).number, RUNGS[0], {NLL: score}) is expected
+    assert ledger.report(0, FULL, {NLL: 0.4}) is TrialStatus.COMPLETE
+    number = ask(ledger).number
+    for step in RUNGS:
+        ledger.report(number, step, {NLL: 0.3})
+    assert ledger.study.best_trial.number == number
+    assert ledger.trial(0).reports == {RUNGS[0]: 0.5, FULL: 0.4}
+
+
+@pytest.mark.parametrize(
+    ("objective", "metric", "good", "bad"),
+    [(OBJECTIVE, NLL, 0.1, 0.9), (NLL, OBJECTIVE, 0.9, 0.1)],
+)
+def test_early_stopping_may_rank_the_other_way_round(
+    tmp_path: Path, objective: str, metric: str, good: float, bad: float
+) -> None:
+    """The objective alone would decide otherwise: it is the same number for good and bad."""
+    ledger = open_ledger(tmp_path, objective=objective, stopping_metric=metric)
+    for rank, expected in ((good, TrialStatus.RUNNING), (bad, TrialStatus.PRUNED)):
+        metrics = {objective: 0.5, metric: rank}
+        assert ledger.report(ask(ledger).number, RUNGS[0], metrics) is expected
+    assert ledger.trial(0).metrics[metric] == good  # as it was measured
 
 
 def test_early_stopping_may_rank_by_another_metric(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from trainable.data import Split
 from trainable.engine import Engine
-from trainable.errors import NumericError, UnknownTrialError
+from trainable.errors import LatentuneError, NumericError, TaskError, UnknownTrialError
 from trainable.loop import LOSS_WINDOW_STEPS, EngineLoop, Report
 from trainable.state import TrialState
 
@@ -29,7 +29,7 @@ class FakeEngine:
         self.steps: dict[str, int] = {}
         self.stepped: list[list[str]] = []
         self.evaluated: list[tuple[list[str], list[str]]] = []
-        self.failures: dict[str, NumericError] = {}
+        self.failures: dict[str, LatentuneError] = {}
         self.bug: Exception | None = None
 
     def join(self, uid: str, step: int = 0) -> None:
@@ -287,3 +287,20 @@ def test_a_loop_without_goals_takes_no_steps(running: Running) -> None:
     running.loop.call(lambda _: None)
     assert [uids for uids in running.engine.stepped if uids] == [["a"], ["a"]]
     assert not running.loop._goals
+
+
+def test_a_trial_that_fails_while_it_is_scored_is_told_alone(running: Running) -> None:
+    running.join("good", "bad")
+    scores = running.engine.evaluate
+
+    def evaluate(uids: Sequence[str], splits: Sequence[str]) -> dict[str, dict[str, float]]:
+        if "bad" in uids:
+            running.engine.failures["bad"] = TaskError("metric m raised ValueError")
+        return scores(uids, splits)
+
+    running.engine.evaluate = evaluate  # type: ignore[method-assign]
+    with running.held():
+        asked = {uid: running.train(uid, 2) for uid in ("good", "bad")}
+    assert answer(asked["good"]).metrics["val_id/exact_match"] == 0.5
+    with pytest.raises(TaskError, match="metric m raised"):
+        answer(asked["bad"])

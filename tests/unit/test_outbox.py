@@ -12,10 +12,12 @@ OBJECTIVE = "val_ood/exact_match"
 class Story:
     """Events with made-up times, one second apart."""
 
-    def __init__(self, steps: int = 540) -> None:
+    def __init__(self, steps: int = 540, objective: str = OBJECTIVE, **payload: Any) -> None:
         self.events: list[Event] = []
+        self.objective = objective
         config = {"budget": {"steps": steps}}
-        self.tell("search_started", search="s", experiment="e", objective=OBJECTIVE, config=config)
+        payload |= {"search": "s", "experiment": "e", "objective": objective, "config": config}
+        self.tell("search_started", **payload)
 
     def tell(self, type: str, uid: str | None = None, attempt: int = 1, **payload: Any) -> None:
         seq = len(self.events)
@@ -30,10 +32,10 @@ class Story:
 
     def report(self, uid: str, step: int, first: int, score: float | None = 0.5) -> None:
         curve = [[s, 1 / s] for s in range(first, step + 1)]
-        self.tell("trial_report", uid, step=step, metrics={OBJECTIVE: score}, curve=curve)
+        self.tell("trial_report", uid, step=step, metrics={self.objective: score}, curve=curve)
 
     def end(self, uid: str, state: str, step: int = 540, score: float | None = 0.5) -> None:
-        self.tell("trial_ended", uid, state=state, step=step, metrics={OBJECTIVE: score})
+        self.tell("trial_ended", uid, state=state, step=step, metrics={self.objective: score})
 
     def batch(self) -> Batch:
         outbox = Outbox()
@@ -127,6 +129,28 @@ def test_the_best_so_far_counts_what_finished_and_takes_what_is_complete() -> No
         story.end(f"s-{number}", state, score=score)
     best = [(p.step, p.value) for p in story.batch().parent.points]
     assert best == [(1, 0.3), (2, 0.3), (3, 0.3), (4, 0.3), (5, 0.4)]
+
+
+def test_the_best_so_far_may_be_the_least() -> None:
+    story = Story(objective="val_id/nll")
+    for number, score in enumerate((0.5, 0.3, 0.9)):
+        story.start(f"s-{number}")
+        story.end(f"s-{number}", "complete", score=score)
+    parent = story.batch().parent
+    assert [(p.key, p.value) for p in parent.points] == [
+        ("best/val_id/nll", 0.5),
+        ("best/val_id/nll", 0.3),
+        ("best/val_id/nll", 0.3),
+    ]
+    assert parent.tags["direction"] == "minimize"
+
+
+def test_what_is_known_of_the_data_is_told_in_tags() -> None:
+    data = {"rows": {"train": 9}, "overlap": {"val_id": {"prompts": 2, "rows": 1}}}
+    tags = Story(data=data).batch().parent.tags
+    assert tags["data.rows"] == '{"train": 9}'
+    assert tags["data.overlap"] == '{"val_id": {"prompts": 2, "rows": 1}}'
+    assert tags["direction"] == "maximize"
 
 
 def test_the_searchs_end_leaves_nothing_running() -> None:

@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from orchestrator.ledger import TrialStatus
-from orchestrator.progress import SearchProgress
+from orchestrator.progress import SearchProgress, data_lines
+from orchestrator.results import DataRecord, OverlapRecord
 from tests.unit.records import OBJECTIVE, ledger_trial
 
 
@@ -47,6 +48,35 @@ def test_the_best_so_far_stays_the_best(text: io.StringIO) -> None:
         for number, score in enumerate((0.5, 0.25)):
             progress.trial_reported(ledger_trial(number, score), TrialStatus.COMPLETE)
     assert all("best so far 0.500" in line for line in text.getvalue().splitlines())
+
+
+def test_the_best_so_far_may_be_the_least(text: io.StringIO) -> None:
+    nll = "val_id/nll"
+    with SearchProgress(Console(file=text, width=40), 3, nll) as progress:
+        for number, score in enumerate((0.5, 0.25, 0.75)):
+            trial = ledger_trial(number, None, metrics={nll: score})
+            progress.trial_reported(trial, TrialStatus.COMPLETE)
+    best = [line.split("best so far ")[1].split()[0] for line in text.getvalue().splitlines()]
+    assert best == ["0.500", "0.250", "0.250"]
+
+
+def test_a_person_s_own_rows_are_told_before_the_first_trial(text: io.StringIO) -> None:
+    known = DataRecord(
+        rows={"train": 160, "val_id": 20},
+        dropped={"train": 3},
+        overlap={"val_id": OverlapRecord(prompts=2, rows=1)},
+        sha256={"train": {"a.jsonl": "0" * 64}},
+        notes=["task.train: the columns source are not read"],
+    )
+    with plain(text) as progress:
+        progress.data_read(known)
+    assert text.getvalue().splitlines() == [
+        "rows: train 160, val_id 20",
+        "of them with a prompt that train has too: val_id 2 (1 whole rows)",
+        "dropped as too long: train 3",
+        "task.train: the columns source are not read",
+    ]
+    assert data_lines(DataRecord(rows={"train": 9})) == []  # rows that were made by the task
 
 
 def test_an_earlier_run_s_trials_are_done_but_tell_nothing_of_the_pace(text: io.StringIO) -> None:

@@ -11,6 +11,8 @@ from orchestrator.driver_lock import driver_lock
 from orchestrator.folders import SearchFolder
 from orchestrator.ledger import Role, TrialStatus
 from orchestrator.results import (
+    DataRecord,
+    OverlapRecord,
     SearchResult,
     best_trial,
     build_result,
@@ -43,6 +45,22 @@ def test_equal_scores_go_to_the_cheaper_then_to_the_earlier_trial() -> None:
     assert best_number(dear, cheap, ledger_trial(2, 0.5, extra=5.0)) == 1
     assert best_number(ledger_trial(4, 0.5), ledger_trial(3, 0.5)) == 3
     assert best_number(dear, ledger_trial(5, 0.5, extra=None)) == 5  # no cost known: none
+
+
+NLL = "val_id/nll"
+
+
+def test_less_is_better_where_the_objective_says_so() -> None:
+    trials = [ledger_trial(n, None, metrics={NLL: nll}) for n, nll in enumerate((0.5, 0.2, 0.9))]
+    best = best_trial(trials, NLL)
+    assert best is not None
+    assert best.number == 1
+    shown = result(
+        [record(n, "a", None, metrics={NLL: nll}) for n, nll in enumerate((0.5, 0.2, 0.9))]
+        + [record(3, "b", None)],
+        objective=NLL,
+    )
+    assert [trial.number for trial in shown.top(9)] == [1, 0, 2, 3]
 
 
 def test_the_top_puts_scores_first_and_the_scoreless_last() -> None:
@@ -92,6 +110,24 @@ def test_a_result_names_the_best_trial_s_artifact_and_words(tmp_path: Path) -> N
     )
     assert (built.best, built.artifact) == (f"{NAME}-1", str(folder.artifact(f"{NAME}-1")))
     assert built.summary == "2 latent tokens at the start of the query."
+
+
+def test_a_result_holds_what_is_known_of_the_data(tmp_path: Path) -> None:
+    folder = search_folder(tmp_path)
+
+    def build() -> SearchResult:
+        uri = "sqlite:///x.db"
+        return build_result(search_config(), folder, [], state="complete", tracking_uri=uri)
+
+    assert build().data is None
+    known = DataRecord(
+        rows={"train": 9},
+        dropped={"train": 1},
+        overlap={"val_id": OverlapRecord(prompts=2, rows=1)},
+    )
+    folder.path.mkdir(parents=True)
+    folder.data.write_text(known.model_dump_json())
+    assert build().data == known
 
 
 @pytest.fixture

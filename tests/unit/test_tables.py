@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 
+import pytest
 from rich.console import Console
 
 from orchestrator.ledger import Role
@@ -83,6 +84,34 @@ def test_a_run_without_a_complete_trial_names_no_candidate() -> None:
     assert "Time:" not in text
     assert text.endswith("Next:\n  latentune status tiny\n")
     assert ["0", "start2", "-", "-", "-", "540", "failed"] in rows(text)
+
+
+def test_an_objective_of_its_own_has_a_column_of_its_own() -> None:
+    nll = "val_id/nll"
+    trials = [record(n, "a", None, metrics={nll: v}) for n, v in enumerate((0.5, 0.25))]
+    text = shown(print_result, result(trials, objective=nll))
+    assert text.startswith("tiny: val_id/nll (less is better), exact match in distribution (ID)")
+    found = rows(text)
+    assert found[0] == ["trial", "strategy", nll, "ID", "OOD", "extra", "steps", "state"]
+    assert [row[:3] for row in found[1:]] == [["1", "a", "0.250"], ["0", "a", "0.500"]]
+
+
+@pytest.mark.parametrize(
+    ("example", "prompt"),
+    [
+        ("44@47=", '"44@47="'),
+        ("what's up?", '"what\'s up?"'),
+        ('say "hi"', "'say \"hi\"'"),
+        ("costs $5", "'costs $5'"),
+        ("two\nlines", '"PROMPT"'),
+        ("x" * 61, '"PROMPT"'),
+        (None, '"PROMPT"'),
+    ],
+)
+def test_the_next_command_has_a_prompt_that_a_shell_takes(example: str | None, prompt: str) -> None:
+    data = DataRecord(rows={}, example=example)
+    text = shown(print_result, result(TRIALS, best="tiny-2", summary=WORDS, data=data))
+    assert text.endswith(f"  latentune generate ./tiny {prompt}\n")
 
 
 def test_status_shows_every_trial() -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 
 from trainable.data import Split
-from trainable.records.table import TableSplit
+from trainable.records.reading import digest_or_none
+from trainable.records.table import RecordTable, TableSplit
 
 Digests: TypeAlias = Mapping[str, Mapping[str, str | None]]  # per split: path to SHA-256
 
@@ -63,6 +65,35 @@ def overlap_with_train(splits: Mapping[Split, TableSplit]) -> dict[str, Overlap]
                 rows=int(np.isin(own_rows_N, rows_N).sum()),
             )
     return found
+
+
+def table_notes(name: str, table: RecordTable) -> list[str]:
+    """What is odd about some files and no error.
+
+    Args:
+        name: what they are called in a message.
+    """
+    notes = []
+    tried, differ = (int(str(table.facts[fact])) for fact in ("seams_tried", "seams_differ"))
+    if differ:
+        notes.append(
+            f"{name}: in {differ} of {tried} rows, prompt and completion tokenised as one text "
+            "give other tokens where they meet; end prompts where a token ends, for example "
+            "before a space"
+        )
+    ignored = table.facts["ignored"]
+    if isinstance(ignored, list) and ignored:
+        notes.append(f"{name}: the columns {', '.join(map(str, ignored))} are not read")
+    return notes
+
+
+def digests_of(files: Mapping[Split, Sequence[str] | None]) -> dict[str, dict[str, str | None]]:
+    """The content digests of the files of each split that has any; None for one that is unread."""
+    return {
+        split: {str(path): digest_or_none(Path(path)) for path in paths}
+        for split, paths in files.items()
+        if paths
+    }
 
 
 def digest_differences(old: Digests, new: Digests) -> list[str]:

@@ -21,12 +21,13 @@ from trainable.answer_metrics import AnswerMetric, load_answer_metrics
 from trainable.data import ALL_SPLITS, EncodedRow, Example, Ints, Split
 from trainable.errors import TaskError
 from trainable.records.problems import RowProblems
-from trainable.records.reading import digest_or_none
 from trainable.records.report import (
     DataReport,
     Digests,
     digest_differences,
+    digests_of,
     overlap_with_train,
+    table_notes,
 )
 from trainable.records.splitting import OodRule, SplitRule, split_pool
 from trainable.records.store import RecordStore
@@ -82,12 +83,8 @@ class RecordsTask:
             "train": train, "val_id": val_id, "val_ood": val_ood, "test_id": test_id,
             "test_ood": test_ood,
         }  # fmt: skip
-        digests: dict[Split, dict[str, str | None]] = {
-            name: {str(path): digest_or_none(Path(path)) for path in paths}
-            for name, paths in given.items()
-            if paths
-        }
-        changed = [] if sha256 is None else digest_differences(sha256, _by_name(digests))
+        digests = digests_of(given)
+        changed = [] if sha256 is None else digest_differences(sha256, digests)
         if changed:
             raise TaskError(
                 f"its data files have changed since they were first read: {'; '.join(changed)}: "
@@ -142,12 +139,10 @@ def made_splits(given: Sequence[str], *, ood: bool, test: float) -> list[Split]:
     return ["train", *(s for s, wants in wanted.items() if wants and s not in given)]
 
 
-def _read(
-    digests: Mapping[Split, Mapping[str, str | None]], store: RecordStore
-) -> dict[Split, RecordTable]:
+def _read(digests: Digests, store: RecordStore) -> dict[Split, RecordTable]:
     problems, tables = RowProblems(), dict[Split, RecordTable]()
-    for split, files in digests.items():
-        table = store.table(files, problems)
+    for split in ALL_SPLITS:
+        table = store.table(digests[split], problems) if split in digests else None
         if table is not None:
             tables[split] = table
     problems.raise_any()
@@ -203,29 +198,16 @@ def _measured(table: RecordTable, rule: OodRule) -> Ints:
 def _report(
     splits: Mapping[Split, TableSplit],
     tables: Mapping[Split, RecordTable],
-    digests: Mapping[Split, Mapping[str, str | None]],
+    digests: Digests,
 ) -> DataReport:
-    notes = []
-    for split, table in tables.items():
-        tried, differ = (int(str(table.facts[name])) for name in ("seams_tried", "seams_differ"))
-        if differ:
-            notes.append(
-                f"task.{split}: in {differ} of {tried} rows, prompt and completion tokenised as "
-                "one text give other tokens where they meet; end prompts where a token ends, for "
-                "example before a space"
-            )
-        ignored = table.facts["ignored"]
-        if isinstance(ignored, list) and ignored:
-            notes.append(f"task.{split}: the columns {', '.join(ignored)} are not read")
+    notes = [
+        note for split, table in tables.items() for note in table_notes(f"task.{split}", table)
+    ]
     return DataReport(
         rows={split: len(found) for split, found in splits.items()},
         distances={s: np.unique(found.distances_N).tolist() for s, found in splits.items()},
         overlap=overlap_with_train(splits),
-        sha256=_by_name(digests),
+        sha256=digests,
         notes=notes,
         example=splits["val_id"].examples()[0].prompt,
     )
-
-
-def _by_name(digests: Mapping[Split, Mapping[str, str | None]]) -> Digests:
-    return {str(split): files for split, files in digests.items()}
