@@ -103,6 +103,25 @@ def run(
 
 
 @app.command()
+def plan(
+    search: Annotated[Path, typer.Argument(metavar="SEARCH.yaml", help="The search file.")],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a field.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show what a search would do: its rows, what delimiters match, what strategies cost."""
+    from orchestrator.config import load_search
+    from orchestrator.plan import plan_search, print_plan
+
+    found = plan_search(load_search(search, set_ or []))
+    if json:
+        _print_json(found)
+    else:
+        print_plan(_out, found)
+
+
+@app.command()
 def status(name: Name, json: Json = False) -> None:
     """Show how a search stands."""
     from orchestrator.config import load_search

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.assignment import DataSource
 from orchestrator.errors import ConfigError
@@ -18,6 +18,9 @@ from trainable.answer_metrics import judge_all
 from trainable.data import ALL_SPLITS, Task
 from trainable.records.report import DataReport, digest_differences, digests_of
 from trainable.tasks import build_task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def read_data(config: SearchConfig, home: Path) -> SearchData:
 
         base = config.base_model.model_dump(mode="json")
         tokenizer = ModelSource(base.pop("path"), LoadOptions(**base)).tokenizer()
-        task = build_task(options, config.data.seed, tokenizer=tokenizer, cache=cache)
+        task = read_task(config, home, tokenizer)
         assert isinstance(task, RecordsTask)
         report = task.report
         _try_metrics(task)
@@ -81,6 +84,12 @@ def read_data(config: SearchConfig, home: Path) -> SearchData:
         cache=str(cache),
     )
     return SearchData(source, _record(task, report))
+
+
+def read_task(config: SearchConfig, home: Path, tokenizer: PreTrainedTokenizerBase) -> Task:
+    """A search's task, its rows read and checked. Raises TaskError as `read_data` does."""
+    options = config.task.model_dump(mode="json")
+    return build_task(options, config.data.seed, tokenizer=tokenizer, cache=cache_folder(home))
 
 
 def _record(task: Task, report: DataReport | None) -> DataRecord:

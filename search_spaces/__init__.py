@@ -1,6 +1,12 @@
 """Declarative search spaces: what is searched, as plain data. Never imports torch."""
 
-from search_spaces.drawing import Configuration, check_legal, enumerate_configs, legal_points
+from search_spaces.drawing import (
+    Configuration,
+    check_legal,
+    enumerate_configs,
+    legal_points,
+    sample_configs,
+)
 from search_spaces.errors import Problem, SpaceError
 from search_spaces.presets import PRESETS
 from search_spaces.space import Axis, Space
@@ -15,4 +21,5 @@ __all__ = [
     "check_legal",
     "enumerate_configs",
     "legal_points",
+    "sample_configs",
 ]

@@ -39,11 +39,10 @@ def check_legal(space: Space, samples: int = 200, seed: int = 0) -> float:
     """
     if samples < 1:
         raise ValueError(f"samples={samples} must be at least 1")
-    trial = _RandomTrial(seed)
     reasons: Counter[str] = Counter()
-    for _ in range(samples):
+    for config in sample_configs(space, samples, seed):
         try:
-            TrialConfig.from_dict(space.sample(trial))
+            TrialConfig.from_dict(config)
         except LatentuneError as error:
             reasons[str(error)] += 1
     if reasons.total() < samples:
@@ -52,6 +51,17 @@ def check_legal(space: Space, samples: int = 200, seed: int = 0) -> float:
     wrong = f"none of {samples} samples is a legal trial, {times} of them because of: {reason}"
     remedy = "correct the space so that some configurations are legal"
     raise SpaceError([Problem(path="", wrong=wrong, remedy=remedy)])
+
+
+def sample_configs(space: Space, samples: int, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """Random configurations, legal or not.
+
+    Args:
+        seed: of the random draws.
+    """
+    trial = _RandomTrial(seed)
+    for _ in range(samples):
+        yield space.sample(trial)
 
 
 def enumerate_configs(space: Space) -> Iterator[Configuration]:

@@ -21,8 +21,7 @@ from trainable.base_model.loading import BaseModel
 from trainable.batch import labelled_logits, prepare
 from trainable.data import EncodedRow
 from trainable.decoding import LatentLM
-from trainable.delimiters import decoded_vocabulary, matching_ids
-from trainable.layout_rules import LayoutRules
+from trainable.delimiters import Vocabulary
 from trainable.strategy import InsertionStrategy
 from trainable.trial import TrialConfig
 
@@ -136,10 +135,7 @@ def engine_logits(
     rows: Sequence[EncodedRow],
 ) -> torch.Tensor:
     """The same as training and scoring see them: all rows in one padded batch."""
-    patterns = [t.pattern for t in strategy.triggers.values() if t.pattern is not None]
-    texts = decoded_vocabulary(base.tokenizer, len(base.tokenizer))
-    matches = matching_ids(texts, patterns)
-    rules = LayoutRules.build(strategy, matches, base.tokenizer.bos_token_id)
+    rules = Vocabulary(base.tokenizer, len(base.tokenizer)).rules(strategy)
     return labelled_logits(base.model, [prepare(0, row, rules) for row in rows], [latents_LD])[0]
 
 

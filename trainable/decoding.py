@@ -35,7 +35,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from trainable.artifact import Artifact
 from trainable.attention_masks import Attention, refuse_attention
-from trainable.delimiters import decoded_vocabulary, matching_ids
+from trainable.delimiters import Vocabulary
 from trainable.errors import StrategyError
 from trainable.latent_cache import LatentCache, whole_slots
 from trainable.layout import NOT_LATENT, start_state
@@ -114,10 +114,7 @@ class LatentLM(PreTrainedModel, GenerationMixin):
         strategy = artifact.config.strategy
         if refuse_beyond_context is None:
             refuse_beyond_context = has_hard_context(model, strategy)
-        size = model.config.get_text_config().vocab_size
-        patterns = [t.pattern for t in strategy.triggers.values() if t.pattern is not None]
-        texts = decoded_vocabulary(tokenizer, size) if patterns else []
-        rules = LayoutRules.build(strategy, matching_ids(texts, patterns), tokenizer.bos_token_id)
+        rules = Vocabulary(tokenizer, model.config.get_text_config().vocab_size).rules(strategy)
         device = next(model.get_input_embeddings().parameters()).device
         latents = torch.from_numpy(artifact.latents).to(device)
         context = context_of(model) if refuse_beyond_context else None

@@ -18,10 +18,13 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable
+from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
+
+from trainable.layout_rules import Bools, LayoutRules
+from trainable.strategy import InsertionStrategy
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +42,7 @@ def decoded_vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> list[st
     return ["" if REPLACEMENT in text else text for text in texts] + [""] * (size - known)
 
 
-def matching_ids(texts: list[str], patterns: Iterable[str]) -> dict[str, npt.NDArray[np.bool_]]:
+def matching_ids(texts: list[str], patterns: Iterable[str]) -> dict[str, Bools]:
     """Resolve patterns against a vocabulary.
 
     Args:
@@ -57,3 +60,34 @@ def matching_ids(texts: list[str], patterns: Iterable[str]) -> dict[str, npt.NDA
             logger.warning("the delimiter %r matches over half of the vocabulary", pattern)
         matches[pattern] = matches_V
     return matches
+
+
+class Vocabulary:
+    """A base model's vocabulary, and the patterns that have been resolved against it.
+
+    Args:
+        tokenizer: the base model's.
+        size: V, the rows of its embeddings.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, size: int) -> None:
+        self._tokenizer = tokenizer
+        self._size = size
+        self._matches: dict[str, Bools] = {}
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """The text of each id; see `decoded_vocabulary`."""
+        return decoded_vocabulary(self._tokenizer, self._size)
+
+    def matches(self, pattern: str) -> Bools:
+        """[V], the ids that a pattern matches."""
+        if pattern not in self._matches:
+            self._matches |= matching_ids(self.texts, [pattern])
+        return self._matches[pattern]
+
+    def rules(self, strategy: InsertionStrategy) -> LayoutRules:
+        """A strategy, resolved."""
+        patterns = {t.pattern for t in strategy.triggers.values() if t.pattern is not None}
+        matches = {pattern: self.matches(pattern) for pattern in patterns}
+        return LayoutRules.build(strategy, matches, self._tokenizer.bos_token_id)

@@ -28,7 +28,7 @@ from trainable.data import (
     mean_by_distance,
 )
 from trainable.decoding import LatentLM
-from trainable.delimiters import decoded_vocabulary, matching_ids
+from trainable.delimiters import Vocabulary
 from trainable.errors import TaskError, TrialError, UnknownTrialError
 from trainable.evaluation import answer_metrics, forced_scores
 from trainable.latents import init_latents
@@ -90,8 +90,9 @@ class Engine:
         self.base = base
         self.micro_batch_tokens = micro_batch_tokens or MICRO_BATCH_TOKENS[base.model.device.type]
         self._trials: dict[str, ResidentTrial] = {}
-        self._matches: dict[str, Bools] = {}
-        self._texts: list[str] | None = None
+        self._vocabulary = Vocabulary(
+            base.tokenizer, base.model.config.get_text_config().vocab_size
+        )
 
     def join(self, spec: TrialSpec, data: EncodedTask, state: TrialState | None = None) -> None:
         """Take a trial in: from its init, or from an exported state.
@@ -208,14 +209,7 @@ class Engine:
 
     def resolve(self, strategy: InsertionStrategy) -> LayoutRules:
         """Resolve a strategy against this base model's vocabulary."""
-        patterns = {t.pattern for t in strategy.triggers.values() if t.pattern is not None}
-        missing = sorted(patterns - set(self._matches))
-        if missing:
-            if self._texts is None:
-                size = self.base.model.config.get_text_config().vocab_size
-                self._texts = decoded_vocabulary(self.base.tokenizer, size)
-            self._matches |= matching_ids(self._texts, missing)
-        return LayoutRules.build(strategy, self._matches, self.base.tokenizer.bos_token_id)
+        return self._vocabulary.rules(strategy)
 
     @property
     def context(self) -> int | None:

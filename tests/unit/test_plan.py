@@ -1,0 +1,112 @@
+"""The plan: rows, what delimiters match, what strategies cost, before anything is written."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from orchestrator import cli
+from orchestrator.config import SearchConfig, load_search
+from orchestrator.plan import Plan, plan_search, print_plan
+from orchestrator.yaml_source import dump_yaml
+from trainable.errors import BaseModelError, TaskError
+
+AXES: dict[str, Any] = {
+    "strategy": {
+        "name": "strategy.arm",
+        "one_of": {
+            "none": {"triggers": {}},
+            "comma": {"triggers": {"c": {"kind": "delimiter", "m": 2}}},
+            "marks": {"triggers": {"c": {"kind": "delimiter", "pattern": "[@=]"}}},
+            "never": {"triggers": {"c": {"kind": "delimiter", "pattern": "é"}}},
+        },
+    }
+}
+SEARCH: dict[str, Any] = {
+    "name": "planned",
+    "task": {"kind": "generation", "train_lengths": [3, 3], "val_rows": 4, "train_rows": 8},
+    "space": {"axes": AXES},
+    "budget": {"trials": 4, "steps": 10},
+    "stopping": {"kind": "none"},
+}
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LATENTUNE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def planned(**changed: Any) -> Plan:
+    return plan_search(SearchConfig.model_validate(SEARCH | changed))
+
+
+def test_rows_and_steps() -> None:
+    plan = planned()
+    assert plan.splits["train"].rows == 8
+    assert plan.splits["val_ood"].rows == 4 * 2
+    row = len("44@47=83,47@83=34,83@34=21") + 1  # and BOS
+    assert (plan.splits["val_id"].shortest, plan.splits["val_id"].longest) == (row, row)
+    assert (plan.trials, plan.baselines, plan.most_trial_steps) == (4, 3, 70)
+    assert plan.context == 512
+
+
+def test_what_delimiters_match() -> None:
+    delimiters = planned().delimiters
+    assert (delimiters[","].ids, delimiters[","].tokens) == (1, [","])
+    assert delimiters["[@=]"].tokens == ["=", "@"]
+    assert (delimiters["é"].ids, delimiters["é"].tokens) == (0, [])
+
+
+def test_what_strategies_cost() -> None:
+    costs = planned().strategies
+    assert (costs["none"].latents, costs["none"].extra_tokens_pct) == (0, 0)
+    assert costs["comma2"].latents == 2
+    assert costs["comma2"].extra_tokens_pct == pytest.approx(100 * 4 / 27)  # two commas
+    assert costs["comma2"].longest == 31
+    assert costs["delimiter(é)1"].extra_tokens_pct == 0
+
+
+def test_a_large_space_is_sampled() -> None:
+    assert len(planned(space="full").strategies) > 50
+
+
+def test_nothing_is_written(home: Path) -> None:
+    planned()
+    assert not home.exists()
+
+
+def test_what_a_run_would_refuse() -> None:
+    with pytest.raises(TaskError, match="context is 512"):
+        planned(task=SEARCH["task"] | {"test_ood_lengths": [80]})
+    with pytest.raises(BaseModelError, match=r"base_model\.path"):
+        planned(base_model={"path": "/nowhere"})
+
+
+def test_for_people() -> None:
+    console = Console(file=io.StringIO(), width=120)
+    print_plan(console, planned())
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "delimiter '[@=]' matches 2 of" in text
+    assert "none, so it makes no site" in text
+    assert "4 trials and 3 baselines, at most 70 optimiser steps" in text
+
+
+def test_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "search.yaml"
+    file.write_text(dump_yaml(SEARCH))
+    assert load_search(file).name == "planned"
+    monkeypatch.setattr("sys.argv", ["latentune", "plan", str(file), "--json"])
+    with pytest.raises(SystemExit) as done:
+        cli.main()
+    assert done.value.code == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["schema_version"] == 1
+    assert found["delimiters"][","] == {"ids": 1, "tokens": [","]}
