@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import fusion
+from benchmarks import decoding, fusion
 
 fusion.main()
+decoding.main()

@@ -66,8 +66,6 @@ class LatentLM(PreTrainedModel, GenerationMixin):
 
     main_input_name = "input_ids"
     _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
 
     def __init__(
         self,
@@ -131,7 +129,7 @@ class LatentLM(PreTrainedModel, GenerationMixin):
                 cache of another kind or of another call, chunked prefill, `inputs_embeds`, or no
                 cache at all; and for a position beyond the context, where that is hard.
         """
-        for name in ("assistant_model", "inputs_embeds"):
+        for name in ("assistant_model", "inputs_embeds", "cache_implementation"):
             if kwargs.get(name) is not None:
                 raise ValueError(f"{name} cannot carry latent tokens; leave it out")
         cache = kwargs.get("past_key_values")
@@ -208,9 +206,8 @@ class LatentLM(PreTrainedModel, GenerationMixin):
         ids_BN = input_ids.cpu()
         rows = _real_tokens(ids_BN, attention_mask)
         cache = past_key_values or self._empty_cache(rows)
-        layouts = [
-            row.branch() for row in cache.rows
-        ]  # should the call be refused, nothing happened
+        # On branches: a call that is refused leaves the cache as it was.
+        layouts = [row.branch() for row in cache.rows]
         pieces = []
         for layout, ids in zip(layouts, rows, strict=True):
             pieces.append(layout.feed(ids))
@@ -235,7 +232,7 @@ class LatentLM(PreTrainedModel, GenerationMixin):
         )
         return CausalLMOutputWithPast(
             logits=output.logits[:, -1:],
-            past_key_values=cache,  # type: ignore[arg-type]  # generate() takes any that it knows how to ask
+            past_key_values=cache,  # type: ignore[arg-type]  # it has what generate() asks for
         )
 
     def _chunk(

@@ -42,7 +42,7 @@ from trainable.lengths import (
 )
 from trainable.positions import context_of
 from trainable.resident import ResidentTrial
-from trainable.selftest import check_attention
+from trainable.selftest import check_attention, check_decoding
 from trainable.state import TrialState
 from trainable.strategy import InsertionStrategy, PositionRule
 from trainable.trial import TrialConfig
@@ -87,6 +87,7 @@ class Engine:
 
     def __init__(self, base: BaseModel, *, micro_batch_tokens: int | None = None) -> None:
         check_attention(base.model)
+        check_decoding(base.model)  # before a search, not after it
         self.base = base
         self.micro_batch_tokens = micro_batch_tokens or MICRO_BATCH_TOKENS[base.model.device.type]
         self._trials: dict[str, ResidentTrial] = {}

@@ -55,6 +55,9 @@ class Outlook:
         matched_V: Bools = np.logical_or.reduce(matches)
         return cls(rules, matched_V, None if matched_V.all() else int(matched_V.argmin()))
 
+    def __deepcopy__(self, memo: object) -> Outlook:
+        return self  # nothing in it ever changes
+
     def is_plain(self, token: int) -> bool:
         """Whether no delimiter matches this id."""
         return self.matched_V is None or not self.matched_V[token]

@@ -33,6 +33,8 @@ from trainable.trial import TrialConfig
 SEEDS = (1, 2)
 MANY_SEEDS = range(3, 24)
 NONE = InsertionStrategy()
+# Twice and more what was measured: 5e-7 and 0.007, of the logits' own length.
+ROUNDING = {torch.float32: 3e-6, torch.bfloat16: 0.02}
 PROMPTS = ("44@47=", "", "a,b;1,2,3,4,5,6", ",", "Zz=7,8,9")
 NEW_TOKENS = 14
 
@@ -51,19 +53,19 @@ def compare_logits(base: BaseModel, seed: int, tolerance: float) -> None:
 @by_kernel
 @by_seed
 def test_engine_logits_are_those_by_hand(name: str, kernel: str, seed: int) -> None:
-    compare_logits(family(name, kernel), seed, 1e-5)
+    compare_logits(family(name, kernel), seed, ROUNDING[torch.float32])
 
 
 @by_kernel
 def test_engine_logits_in_bfloat16(name: str, kernel: str) -> None:
-    compare_logits(family(name, kernel, torch.bfloat16), SEEDS[0], 0.05)
+    compare_logits(family(name, kernel, torch.bfloat16), SEEDS[0], ROUNDING[torch.bfloat16])
 
 
 @pytest.mark.slow
 @by_kernel
 @pytest.mark.parametrize("seed", MANY_SEEDS)
 def test_engine_logits_over_many_strategies(name: str, kernel: str, seed: int) -> None:
-    compare_logits(family(name, kernel), seed, 1e-5)
+    compare_logits(family(name, kernel), seed, ROUNDING[torch.float32])
 
 
 @torch.no_grad()
@@ -93,19 +95,19 @@ def compare_decoding(base: BaseModel, seed: int, tolerance: float) -> None:
 @by_kernel
 @by_seed
 def test_cached_decoding_is_that_by_hand(name: str, kernel: str, seed: int) -> None:
-    compare_decoding(family(name, kernel), seed, 1e-5)
+    compare_decoding(family(name, kernel), seed, ROUNDING[torch.float32])
 
 
 @by_kernel
 def test_cached_decoding_in_bfloat16(name: str, kernel: str) -> None:
-    compare_decoding(family(name, kernel, torch.bfloat16), SEEDS[0], 0.05)
+    compare_decoding(family(name, kernel, torch.bfloat16), SEEDS[0], ROUNDING[torch.bfloat16])
 
 
 @pytest.mark.slow
 @by_kernel
 @pytest.mark.parametrize("seed", MANY_SEEDS)
 def test_cached_decoding_over_many_strategies(name: str, kernel: str, seed: int) -> None:
-    compare_decoding(family(name, kernel), seed, 1e-5)
+    compare_decoding(family(name, kernel), seed, ROUNDING[torch.float32])
 
 
 def gradient(
