@@ -255,9 +255,11 @@ class RecordsTaskConfig(TaskSection):
     @model_validator(mode="after")
     def _agrees(self) -> RecordsTaskConfig:
         problems = []
-        if self.ood is not None and None not in (self.val_ood, self.test_ood):
-            wrong = "val_ood and test_ood have files, so that the length rule has nothing to make"
-            problems.append(_problem("ood", wrong, "remove it, or one of the files"))
+        makes_test = self.test_ood is None and self.split.test > 0
+        if self.ood is not None and self.val_ood is not None and not makes_test:
+            wrong = "no split is left for rows above the bound"
+            remedy = "remove it, or val_ood, or test_ood and give split.test a share"
+            problems.append(_problem("ood", wrong, remedy))
         makes_val = self.val_id is None or (self.ood is not None and self.val_ood is None)
         if makes_val and not self.split.val:
             wrong = "nothing of train is left for validation"

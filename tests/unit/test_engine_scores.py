@@ -13,11 +13,11 @@ import torch
 from tests.decoding_reference import artifact_of
 from trainable.base_model.loading import BaseModel
 from trainable.batch import labelled_logits, prepare
-from trainable.data import EncodedTask, Example, Split
+from trainable.data import EncodedRow, EncodedTask, Example, Split
 from trainable.decoding import LatentLM
 from trainable.engine import Engine, TrialSpec
 from trainable.errors import TaskError
-from trainable.evaluation import ANSWER_MARGIN_TOKENS
+from trainable.evaluation import ANSWER_MARGIN_TOKENS, free_answers
 from trainable.state import TrialState
 from trainable.strategy import InsertionStrategy
 from trainable.tasks import build_task
@@ -147,6 +147,26 @@ def test_rows_that_were_made_are_told_by_split_and_place(tiny_base: BaseModel) -
     engine.evaluate(["t"], ["val_id"])
     with pytest.raises(TaskError, match="none returned None at val_id row 2"):
         engine.raise_failure("t")
+
+
+def test_an_answer_ends_with_eos_or_with_a_chat_s_end_mark(tiny_base: BaseModel) -> None:
+    """Where a reference ends with a special token; any other last token ends nothing."""
+    lm = LatentLM.build(tiny_base.model, tiny_base.tokenizer, artifact_of(tiny_base, STRATEGY))
+    tokenizer = tiny_base.tokenizer
+    mark = tokenizer.convert_tokens_to_ids("<unk>")
+    assert isinstance(mark, int)
+    queries = [tokenizer(str(number))["input_ids"] for number in range(200)]
+
+    def answers(last: int) -> list[list[int]]:
+        rows = [EncodedRow(np.array([*query, 9, last]), len(query), 0) for query in queries]
+        return [ids.tolist() for ids in free_answers(lm, rows, 12, 200)]
+
+    open_ended = answers(9)
+    for marked, full in zip(answers(mark), open_ended, strict=True):
+        cut = full.index(mark) + 1 if mark in full else len(full)
+        assert marked == full[:cut]
+    assert any(mark in full for full in open_ended), "the mark was never written"
+    assert all(tokenizer.eos_token_id not in full[:-1] for full in open_ended)
 
 
 # --- long rows

@@ -196,7 +196,12 @@ def test_the_objective(
         (
             RECORDS_TASK | {"ood": OOD, "val_ood": "v.jsonl", "test_ood": "t.jsonl"},
             {},
-            "task.ood (line 5): val_ood and test_ood have files, so that the length rule has not",
+            "task.ood (line 5): no split is left for rows above the bound; remove it, or val_ood",
+        ),
+        (
+            RECORDS_TASK | {"ood": OOD, "val_ood": "v.jsonl", "split": {"test": 0}},
+            {},
+            "task.ood (line 5): no split is left for rows above the bound; remove it, or val_ood",
         ),
         (
             RECORDS_TASK | {"metrics": ["exact_mach"]},

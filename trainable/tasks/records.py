@@ -158,7 +158,6 @@ def _split(
 ) -> dict[Split, TableSplit]:
     pool = tables["train"]
     made = made_splits(list(tables), ood=length is not None, test=rule.test)
-    made = ["train", *(split for split in made if split != "train")]
     measures_N = None if length is None else _measured(pool, length)
     above = 1 if length is None else length.above
     places = split_pool(pool.prompt_keys_N, measures_N, rule, above, made)
