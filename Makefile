@@ -4,9 +4,9 @@ BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export RAY_USAGE_STATS_ENABLED := 0
-.PHONY: demo test slow lint bench clean
+.PHONY: demo test slow lint bench results clean
 
-demo test slow: export HF_HUB_OFFLINE := 1
+demo test slow results: export HF_HUB_OFFLINE := 1
 
 demo: .venv/ready                   # the first search, end to end; again = goes on
 	$(BIN)/latentune run examples/quickstart.yaml
@@ -21,6 +21,12 @@ lint: .venv/ready
 	$(BIN)/lint-imports
 bench: .venv/ready
 	$(BIN)/python -m benchmarks
+results: .venv/ready                # the paper's three tasks, about an hour; writes docs/results.md
+	for task in generation summation repetition; do \
+	  $(BIN)/latentune run examples/paper/$$task.yaml && \
+	  $(BIN)/latentune status paper-$$task --json > benchmarks/results/paper-$$task.json || exit 1; \
+	done
+	$(BIN)/python -m benchmarks.paper
 clean:                              # keeps .latentune: your searches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 
