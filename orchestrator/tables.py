@@ -27,10 +27,10 @@ _IN_DOUBLE_QUOTES = re.compile(r"[\w\s@%+=:,./?<>;()|&*~#^\[\]{}'-]*")
 def print_result(console: Console, result: SearchResult) -> None:
     """The end of a run: the best, the baselines, who was cut, where the time went, what next."""
     _say(console, f"{result.name}: {_columns_in_words(result)}")
-    console.print(_trials_table(f"the {TOP} best", result.top(TOP), result.objective))
+    console.print(_trials_table(f"the {TOP} best", result, result.top(TOP)))
     baselines = result.top(len(result.trials), Role.BASELINE)
     if baselines:
-        console.print(_trials_table("baselines", baselines, result.objective))
+        console.print(_trials_table("baselines", result, baselines))
     _say(console, _winner(result))
     _say(console, _cut_early(result))
     failed = [trial for trial in result.trials if trial.status is TrialStatus.FAILED]
@@ -45,25 +45,23 @@ def print_status(console: Console, result: SearchResult) -> None:
     """How a search stands: its state, and every trial."""
     counts = ", ".join(f"{count} {status}" for status, count in sorted(result.counts.items()))
     _say(console, f"{result.name}: {result.state}; trials: {counts or 'none yet'}")
-    console.print(_trials_table("trials", result.trials, result.objective))
+    console.print(_trials_table("trials", result, result.trials))
     _say(console, _winner(result))
 
 
-def _trials_table(title: str, trials: Sequence[TrialRecord], objective: str) -> Table:
-    own = [] if objective in (IN_DISTRIBUTION, OUT_OF_DISTRIBUTION) else [objective]
+def _trials_table(title: str, result: SearchResult, trials: Sequence[TrialRecord]) -> Table:
+    metrics = _metric_columns(result)
     table = Table(title=title, title_justify="left")
     table.add_column("trial", justify="right", min_width=5)
     table.add_column("strategy", overflow="fold")
-    for name in (*own, "ID", "OOD", "extra", "steps"):
+    for name in (*metrics, "extra", "steps"):
         table.add_column(name, justify="right", min_width=5, overflow="fold")
     table.add_column("state", min_width=8)
     for trial in trials:
         table.add_row(
             str(trial.number),
             trial.strategy,
-            *(_score(trial, metric) for metric in own),
-            _score(trial, IN_DISTRIBUTION),
-            _score(trial, OUT_OF_DISTRIBUTION),
+            *(_score(trial, metric) for metric in metrics.values()),
             _score(trial, EXTRA_TOKENS, "{:.0f} %"),
             str(trial.step),
             str(trial.status),
@@ -71,14 +69,25 @@ def _trials_table(title: str, trials: Sequence[TrialRecord], objective: str) -> 
     return table
 
 
+def _metric_columns(result: SearchResult) -> dict[str, str]:
+    """Heading to metric: the objective where it is another one, and exact match where measured."""
+    columns = {"ID": IN_DISTRIBUTION}
+    measured = {name for trial in result.trials for name in trial.metrics}
+    if OUT_OF_DISTRIBUTION in measured or IN_DISTRIBUTION not in measured:
+        columns["OOD"] = OUT_OF_DISTRIBUTION
+    if result.objective in (IN_DISTRIBUTION, OUT_OF_DISTRIBUTION):
+        return columns
+    return {result.objective: result.objective, **columns}
+
+
 def _columns_in_words(result: SearchResult) -> str:
-    own = ""
-    if result.objective not in (IN_DISTRIBUTION, OUT_OF_DISTRIBUTION):
+    columns = _metric_columns(result)
+    words = "exact match in distribution (ID)"
+    words += " and out of it (OOD)" if "OOD" in columns else ""
+    if result.objective in columns:
         less = "less" if direction(result.objective) == "minimize" else "more"
-        own = f"{result.objective} ({less} is better), "
-    return (
-        f"{own}exact match in distribution (ID) and out of it (OOD), extra tokens, optimiser steps"
-    )
+        words = f"{result.objective} ({less} is better), {words}"
+    return f"{words}, extra tokens, optimiser steps"
 
 
 def _score(trial: TrialRecord, metric: str, form: str = "{:.3f}") -> str:

@@ -96,6 +96,13 @@ def test_an_objective_of_its_own_has_a_column_of_its_own() -> None:
     assert [row[:3] for row in found[1:]] == [["1", "a", "0.250"], ["0", "a", "0.500"]]
 
 
+def test_what_a_task_has_not_got_has_no_column() -> None:
+    trials = [record(0, "a", None, metrics={"val_id/exact_match": 0.5})]
+    text = shown(print_result, result(trials, objective="val_id/exact_match"))
+    assert text.startswith("tiny: exact match in distribution (ID), extra tokens, optimiser steps")
+    assert rows(text)[0] == ["trial", "strategy", "ID", "extra", "steps", "state"]
+
+
 @pytest.mark.parametrize(
     ("example", "prompt"),
     [
