@@ -187,7 +187,9 @@ def evaluate_data(
     own = load_answer_metrics([NORMALISED_MATCH, *specs])
     lm, latents = attach_folder(folder, base_model, trust_remote_code=trust_remote_code)
     problems = RowProblems()
-    records = RecordStore(lm.tokenizer, None).table({str(data): digest_or_none(data)}, problems)
+    specials = latents.artifact.add_special_tokens
+    store = RecordStore(lm.tokenizer, None, add_special_tokens=specials)
+    records = store.table({str(data): digest_or_none(data)}, problems)
     problems.raise_any()
     assert records is not None  # or there was a problem
     for note in table_notes(str(data), records):

@@ -138,3 +138,11 @@ def test_equal_prompts_share_a_key_and_others_do_not() -> None:
     assert record("a", "b").row_key() != record("a", "c").row_key()
     assert record("a", "b").prompt_key() != record("b", "b").prompt_key()
     assert chat("a", "b").prompt_key() == chat("a", "c").prompt_key() != chat("b", "b").prompt_key()
+
+
+def test_prompts_for_imported_latents_have_no_specials(tokenizer: PreTrainedTokenizerFast) -> None:
+    (given,) = RecordEncoder(tokenizer, add_special_tokens=False).encode([record("ab", "c")])
+    assert isinstance(given, EncodedRecord)
+    expected = tokenizer("abc", add_special_tokens=False)["input_ids"]
+    assert given.ids == [*expected, tokenizer.eos_token_id]
+    assert (given.query_length, given.seam_differs) == (2, False)

@@ -49,18 +49,23 @@ class RecordEncoder:
 
     Args:
         tokenizer: the base model's.
+        add_special_tokens: whether prompts get the tokenizer's specials: always, but for latents
+            that were imported with the specials inside them.
 
     Raises:
         TaskError: if it has no EOS token to close completions with.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, *, add_special_tokens: bool = True
+    ) -> None:
         if tokenizer.eos_token_id is None:
             raise TaskError(
                 "the tokenizer has no EOS token to close completions with: take another "
                 "base_model.path, or give its tokenizer an eos_token"
             )
         self._tokenizer = tokenizer
+        self._adds_specials = add_special_tokens
         self._eos = int(tokenizer.eos_token_id)
         self._specials = special_ids(tokenizer)
         self._seams_left = SEAM_ROWS
@@ -81,7 +86,7 @@ class RecordEncoder:
         return self._encode_plain(records)
 
     def _encode_plain(self, records: Sequence[Record]) -> list[EncodedRecord | str]:
-        queries = self._ids([record.prompt for record in records], specials=True)
+        queries = self._ids([record.prompt for record in records], specials=self._adds_specials)
         responses = self._ids([record.completion for record in records])
         joint = self._joint_ids(records)
         encoded: list[EncodedRecord | str] = []
@@ -101,7 +106,7 @@ class RecordEncoder:
         tried = records[: self._seams_left]
         self._seams_left -= len(tried)
         texts = [record.prompt + record.completion for record in tried]
-        ids = self._ids(texts, specials=True) if texts else []
+        ids = self._ids(texts, specials=self._adds_specials) if texts else []
         return [*ids, *[None] * (len(records) - len(tried))]
 
     def _encode_chats(self, chats: Sequence[list[Message]]) -> list[EncodedRecord | str]:

@@ -16,6 +16,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,16 +49,25 @@ class RecordStore:
     Args:
         tokenizer: the base model's.
         folder: the cache; None keeps the tables in memory alone.
+        add_special_tokens: see `RecordEncoder`.
 
     Raises:
         TaskError: if the tokenizer cannot encode records.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, folder: Path | None) -> None:
-        RecordEncoder(tokenizer)  # says what it lacks before any file is read
-        self._tokenizer = tokenizer
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        folder: Path | None,
+        *,
+        add_special_tokens: bool = True,
+    ) -> None:
+        # Made now, because it says what the tokenizer lacks before any file is read.
+        self._encoder = partial(RecordEncoder, tokenizer, add_special_tokens=add_special_tokens)
+        self._encoder()
         self._folder = folder
         self._identity = [
+            add_special_tokens,
             FORMAT_VERSION,
             tokenizer_hash(tokenizer),
             tokenizer.chat_template,
@@ -114,7 +124,7 @@ class RecordStore:
                     path.rmdir()
 
     def _write(self, sink: pa.NativeFile, files: Sequence[Path], problems: RowProblems) -> None:
-        reader, encoder = _RecordReader(files, problems), RecordEncoder(self._tokenizer)
+        reader, encoder = _RecordReader(files, problems), self._encoder()
         seams = {False: 0, True: 0}  # whether prompt and completion as one text give other ids
 
         def batches() -> Iterator[pa.RecordBatch]:
