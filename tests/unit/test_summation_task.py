@@ -22,7 +22,7 @@ def test_every_row_adds_two_of_its_variables(split: Split) -> None:
         first, second = question.removesuffix("=").split("+")
         assert first != second
         x, y = values[first], values[second]
-        assert example.completion == f"{x}+{y}={int(x) + int(y):03d}"
+        assert example.completion == f"{x}+{y}={int(x) + int(y):02d}"
         assert example.closed
 
 
@@ -35,10 +35,10 @@ def test_lengths_of_each_split() -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "value_accuracy"),
-    [([], 1.0), ([0], 0.5), ([1, 4], 0.0), ([6], 1.0), ([9], 1.0), ([2], 0.5), ([5], 0.5)],
+    [([], 1.0), ([0], 0.5), ([0, 2], 0.0), ([4], 1.0), ([6], 1.0), ([1], 0.5), ([3], 0.5)],
 )
 def test_scores(wrong: list[int], value_accuracy: float) -> None:
-    texts = [*"31+07=038", "</s>"]
+    texts = [*"3+7=10", "</s>"]
     right_N = np.ones(len(texts), dtype=bool)
     right_N[wrong] = False
     scores = SummationTask().score(texts, right_N)
@@ -50,3 +50,7 @@ def test_wrong_options_are_named() -> None:
         SummationTask(val_ood_lengths=(15,))
     with pytest.raises(TaskError, match=r"task\.train_rows=12001 must be from 1 to 12000"):
         build_task({"kind": "summation", "train_rows": 12001}, seed=0)
+    with pytest.raises(TaskError, match="from 2 to 52 variables"):
+        SummationTask(test_ood_lengths=(60,))
+    with pytest.raises(TaskError, match="from 2 to 52 variables"):
+        SummationTask(train_lengths=(1, 5))

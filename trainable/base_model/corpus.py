@@ -3,8 +3,8 @@
 Four families of synthetic text, drawn at random and never repeated:
 
     rules   [Pm]13&62=42,62&42=84,...      equations under a digit-wise rule; a tag may name it
-    lists   ab=31;q=07;...?q=07;?q ab=07 31  bindings, look-ups of one to three of them
-    sums    31+07=038;64+50=114            sums of two-digit numbers
+    lists   a=3;Q=7;...?Q=7;?Q a=7 3       bindings, look-ups of one to three of them
+    sums    3+7=10;6+0=06                  sums of two digits
     copies  3*fkw:fkw,fkw,fkw              words repeated a given number of times
 
 They hold the ingredients of the three built-in tasks and none of the tasks: no chain follows
@@ -47,6 +47,7 @@ HELD_OUT_RULE = "AD"
 RULES = tuple(t + u for t in OPERATIONS for u in OPERATIONS if t + u != HELD_OUT_RULE)
 SIGNS = "@#&%~^$!"
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
+NAMES = LETTERS + LETTERS.upper()
 MIXED = LETTERS + "0123456789" + SIGNS + "=+-/"
 EQUATIONS_MIN, EQUATIONS_MAX = 3, 32
 
@@ -58,7 +59,7 @@ SWITCH_SHARE = 0.3  # of the repeated tags: they name another rule
 # but the last, or (BEFORE_COMMA) in front of the comma that opens it.
 SPOTS = tuple(range(8))
 BEFORE_COMMA = -1
-FAMILIES = {"rules": 0.5, "lists": 0.25, "sums": 0.1, "copies": 0.15}
+FAMILIES = {"rules": 0.4, "lists": 0.3, "sums": 0.05, "copies": 0.25}
 COPIES_MAX = 12
 CHARACTERS_MAX = 480  # of a document with look-ups: it fits the context with its specials
 
@@ -112,8 +113,8 @@ def _insert(comma: str, equation: str, tag: str, spot: int) -> str:
 
 def list_document(rng: np.random.Generator, bindings: int) -> str:
     """Draw `bindings` name=value pairs, then about two look-ups per name."""
-    names = list(dict.fromkeys(_word(rng, LETTERS, 1, 2) for _ in range(bindings)))
-    values = {name: _number(rng) for name in names}
+    names = [str(name) for name in rng.choice(list(NAMES), size=bindings, replace=False)]
+    values = {name: str(rng.integers(10)) for name in names}
     separator = _draw(rng, (";", "\n", ","))
     text = separator.join(f"{name}={values[name]}" for name in names)
     for _ in range(2 * len(names)):
@@ -127,10 +128,10 @@ def list_document(rng: np.random.Generator, bindings: int) -> str:
 
 
 def sum_document(rng: np.random.Generator, sums: int) -> str:
-    """Draw `sums` sums of two numbers."""
+    """Draw `sums` sums of two digits."""
     separator = _draw(rng, (";", "\n", ","))
-    pairs = [(int(rng.integers(100)), int(rng.integers(100))) for _ in range(sums)]
-    return separator.join(f"{x:02d}+{y:02d}={x + y:03d}" for x, y in pairs)
+    pairs = [(int(rng.integers(10)), int(rng.integers(10))) for _ in range(sums)]
+    return separator.join(f"{x}+{y}={x + y:02d}" for x, y in pairs)
 
 
 def copy_document(rng: np.random.Generator, words: int) -> str:
@@ -157,7 +158,7 @@ def draw_batch(rng: np.random.Generator, tokens: int) -> list[tuple[str, bool]]:
     if family == "rules":
         size, draw = int(rng.integers(EQUATIONS_MIN, EQUATIONS_MAX + 1)), rule_document
     elif family == "lists":
-        size, draw = int(rng.integers(3, 31)), list_document
+        size, draw = int(rng.integers(3, 33)), list_document
     elif family == "sums":
         size, draw = int(rng.integers(3, 41)), sum_document
     else:

@@ -66,26 +66,33 @@ def encode_batch(
     return ids_BT, labels_BT
 
 
-def learning_rate(step: int, steps: int) -> float:
+def learning_rate(step: int, steps: int, peak: float) -> float:
     """Linear warm-up, then a cosine down to a tenth of the peak."""
     if step < WARMUP_STEPS:
-        return PEAK_LR * (step + 1) / WARMUP_STEPS
+        return peak * (step + 1) / WARMUP_STEPS
     progress = (step - WARMUP_STEPS) / max(1, steps - WARMUP_STEPS)
-    return PEAK_LR * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
+    return peak * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def pretrain(steps: int, seed: int) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
-    """Train from scratch for `steps` optimiser steps of about 4,096 tokens each."""
+def pretrain(
+    steps: int, seed: int, peak_lr: float = PEAK_LR, start: Path | None = None
+) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """Train for `steps` optimiser steps of about 4,096 tokens each.
+
+    Args:
+        start: a folder of this recipe's to go on from; None starts from scratch.
+    """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     tokenizer = build_tokenizer()
-    model = build_model(tokenizer)
+    model = build_model(tokenizer) if start is None else LlamaForCausalLM.from_pretrained(start)
+    model.train()
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
     started, tokens = time.monotonic(), 0
     for step in range(steps):
         ids_BT, labels_BT = encode_batch(tokenizer, corpus.draw_batch(rng, BATCH_TOKENS))
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps)
+            group["lr"] = learning_rate(step, steps, peak_lr)
         # Right padding under a causal mask: no real token sees a pad, so no mask is needed.
         loss = model(input_ids=ids_BT, labels=labels_BT).loss
         loss.backward()
@@ -169,9 +176,11 @@ def main() -> None:
     parser.add_argument("--to", type=Path, required=True, help="folder to write")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--lr", type=float, default=PEAK_LR, help="peak learning rate")
+    parser.add_argument("--from", dest="start", type=Path, help="folder to go on from")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    model, tokenizer = pretrain(args.steps, args.seed)
+    model, tokenizer = pretrain(args.steps, args.seed, args.lr, args.start)
     model.save_pretrained(args.to)
     tokenizer.save_pretrained(args.to)
     rows = probe_all(model, tokenizer)

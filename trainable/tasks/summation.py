@@ -1,15 +1,16 @@
 """Summation: add two of many variables (arXiv 2505.12629, its second synthetic task).
 
-    prompt      ab=31
-                q=07
+    prompt      a=3
+                Q=7
                 ...
-                ab+q=
-    completion  31+07=038
+                Q+a=
+    completion  7+3=10
 
-The completion looks the two values up and then adds them, so that a wrong sum can be told
-from a wrong look-up; the paper's exact form is not public. The distance is the number of
-variables; more than in training is out of distribution. The task asks for retrieval: latents
-in the list can serve as anchors.
+Variables are single letters and values single digits, so that a tiny base can know how to look
+up and to add; the completion does first the one and then the other, so that a wrong sum can be
+told from a wrong look-up. The paper's exact form is not public. The distance is the number of
+variables; more than in training is out of distribution. The task asks for retrieval: latents in
+the list can serve as anchors.
 """
 
 from __future__ import annotations
@@ -23,16 +24,12 @@ import numpy.typing as npt
 
 from trainable.answer_metrics import AnswerMetric
 from trainable.data import ALL_SPLITS, Example, Split
+from trainable.errors import TaskError
 from trainable.tasks.pieces import pieces_right
 from trainable.tasks.ranges import Ranges
 
 LISTS = 20_000
-_NAMES = np.array(
-    [
-        *string.ascii_lowercase,
-        *(x + y for x in string.ascii_lowercase for y in string.ascii_lowercase),
-    ]
-)
+NAMES = np.array([*string.ascii_letters])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +59,12 @@ class SummationTask:
 
     def __post_init__(self) -> None:
         self._ranges  # noqa: B018 - building it refuses what is wrong
+        most = max(*self.val_ood_lengths, *self.test_ood_lengths)
+        if self.train_lengths[0] < 2 or most > len(NAMES):
+            raise TaskError(
+                f"task.train_lengths={self.train_lengths} and task.test_ood_lengths="
+                f"{list(self.test_ood_lengths)}: a list has from 2 to {len(NAMES)} variables"
+            )
 
     @property
     def _ranges(self) -> Ranges:
@@ -88,10 +91,10 @@ class SummationTask:
 
 def _example(number: int, variables: int) -> Example:
     rng = np.random.default_rng((number, variables))
-    names = [str(name) for name in rng.choice(_NAMES, size=variables, replace=False)]
-    values = rng.integers(100, size=variables)
+    names = [str(name) for name in rng.choice(NAMES, size=variables, replace=False)]
+    values = [int(value) for value in rng.integers(10, size=variables)]
     first, second = (int(place) for place in rng.choice(variables, size=2, replace=False))
-    lines = [f"{name}={value:02d}" for name, value in zip(names, values, strict=True)]
+    lines = [f"{name}={value}" for name, value in zip(names, values, strict=True)]
     prompt = "\n".join([*lines, f"{names[first]}+{names[second]}="])
-    x, y = int(values[first]), int(values[second])
-    return Example(prompt, f"{x:02d}+{y:02d}={x + y:03d}", distance=variables)
+    x, y = values[first], values[second]
+    return Example(prompt, f"{x}+{y}={x + y:02d}", distance=variables)
