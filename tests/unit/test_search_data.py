@@ -14,6 +14,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.results import DataRecord
 from orchestrator.search_data import data_differences, read_data
 from tests.unit.ledgers import search_config, search_folder
+from tests.unit.test_house import BLOCKER, run_python
 from trainable.errors import BadRowsError, TaskError
 
 
@@ -29,10 +30,15 @@ def config_of(train: Path, **changed: Any) -> SearchConfig:
     return search_config(task={"kind": "records", "train": str(train)}, **changed)
 
 
-def test_tasks_that_make_their_rows_need_no_tokenizer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("trainable.base_model.loading.load_tokenizer", None)
+def test_tasks_that_make_their_rows_need_no_transformers() -> None:
+    code = "from orchestrator.search_data import read_data\n"
+    code += "from tests.unit.ledgers import search_config\nfrom pathlib import Path\n"
+    code += "print(read_data(search_config(), Path('/nowhere')).record.rows['train'])"
+    blocked = {"torch", "transformers"}
+    assert run_python(BLOCKER.format(blocked=blocked) + code) == "2048\n"
+
+
+def test_tasks_that_make_their_rows_keep_no_cache(tmp_path: Path) -> None:
     found = read_data(search_config(data={"max_tokens": 99}), tmp_path)
     assert found.source == DataSource(
         task=search_config().task.model_dump(mode="json"),

@@ -5,7 +5,7 @@
 
 JSON is read line by line with Python's parser: pyarrow's guesses types from a first block
 and stops at the first line that it dislikes, where a person needs them all with their
-numbers. It costs about 3 µs a line.
+numbers. Reading and checking cost about 6 µs a line, less than tokenising it.
 """
 
 from __future__ import annotations

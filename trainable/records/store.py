@@ -115,6 +115,7 @@ class RecordStore:
                 with scratch.open("rb") as file:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
                     os.fsync(file.fileno())
+                scratch.chmod(0o644)  # as any file; a temporary one is its maker's alone
                 scratch.replace(folder / f"{key}-{digest}{SUFFIX}")
                 made = []
         finally:
