@@ -49,6 +49,22 @@ def test_the_trap_is_caught(tiny_base: BaseModel, attention: str) -> None:
         check_attention(DropsTheMask(model.eval()))  # type: ignore[arg-type]
 
 
+def test_a_model_that_reads_ids_beside_embeddings_is_caught(tiny_base: BaseModel) -> None:
+    """As those with embeddings per layer do; a latent has no id for them to read."""
+
+    def shift(_: object, args: Any, given: dict[str, Any]) -> Any:
+        if given.get("input_ids") is None:
+            return None
+        embeds_BTD = model.get_input_embeddings()(given["input_ids"])
+        return args, given | {"input_ids": None, "inputs_embeds": embeds_BTD + 1}
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_base.path).eval()
+    check_attention(model)
+    model.register_forward_pre_hook(shift, with_kwargs=True)
+    with pytest.raises(BaseModelError, match=r"reads token ids.*embeddings alone"):
+        check_attention(model)
+
+
 def test_a_model_that_yields_no_numbers_is_caught(tiny_base: BaseModel) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_base.path).eval()
     with torch.no_grad():
@@ -64,6 +80,9 @@ def test_every_engine_checks_its_model(
         assert model is tiny_base.model
         raise BaseModelError("checked")
 
-    monkeypatch.setattr("trainable.engine.check_attention", refuse)
-    with pytest.raises(BaseModelError, match="checked"):
-        Engine(tiny_base)
+    for check in ("check_attention", "check_decoding"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"trainable.engine.{check}", refuse)
+            with pytest.raises(BaseModelError, match="checked"):
+                Engine(tiny_base)
+    Engine(tiny_base)
