@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from trainable.base_model import corpus
+from trainable.base_model.pretrain import STAGES
 from trainable.base_model.tokenizer import MAX_TOKENS, build_tokenizer
 from trainable.tasks import build_task
 
@@ -28,7 +29,7 @@ def drawn(family: str) -> list[str]:
 def test_batches_hold_one_family_and_about_the_tokens_asked_for() -> None:
     rng = np.random.default_rng(0)
     for _ in range(60):
-        documents = corpus.draw_batch(rng, 4096)
+        documents = corpus.draw_batch(rng, 4096, STAGES[-1].shares)
         assert sum(len(text) for text, _ in documents) < 4096 + MAX_TOKENS
         assert len({closed for _, closed in documents}) == 1
 
@@ -43,7 +44,10 @@ def test_every_character_is_known_and_every_document_fits(family: str) -> None:
 
 
 def test_shares_add_up() -> None:
-    assert sum(corpus.FAMILIES.values()) == pytest.approx(1.0)
+    for stage in STAGES:
+        assert set(stage.shares) <= set(corpus.FAMILIES)
+        assert sum(stage.shares.values()) == pytest.approx(1.0)
+    assert set(STAGES[-1].shares) == set(corpus.FAMILIES)
 
 
 def test_look_ups_are_right() -> None:

@@ -26,7 +26,7 @@ between are weaker evidence, and no rule has to be remembered for more than eigh
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -59,7 +59,7 @@ SWITCH_SHARE = 0.3  # of the repeated tags: they name another rule
 # but the last, or (BEFORE_COMMA) in front of the comma that opens it.
 SPOTS = tuple(range(8))
 BEFORE_COMMA = -1
-FAMILIES = {"rules": 0.4, "lists": 0.3, "sums": 0.05, "copies": 0.25}
+FAMILIES = ("rules", "lists", "sums", "copies")
 COPIES_MAX = 12
 CHARACTERS_MAX = 480  # of a document with look-ups: it fits the context with its specials
 
@@ -140,20 +140,25 @@ def copy_document(rng: np.random.Generator, words: int) -> str:
     lines = []
     while words > 0:
         count = min(words, int(rng.integers(1, COPIES_MAX + 1)))
-        word = _word(rng, alphabet, 2, 9)
+        word = draw_word(rng, alphabet, 2, 9)
         lines.append(f"{count}*{word}:" + ",".join([word] * count))
         words -= count
     return "\n".join(lines)
 
 
-def draw_batch(rng: np.random.Generator, tokens: int) -> list[tuple[str, bool]]:
+def draw_batch(
+    rng: np.random.Generator, tokens: int, shares: Mapping[str, float]
+) -> list[tuple[str, bool]]:
     """Draw documents of one family and similar length, about `tokens` characters in all.
+
+    Args:
+        shares: how probable each family is.
 
     Returns:
         Pairs (text, closed): a closed document ends with the end token; a rule document is
         a window of an endless chain and does not.
     """
-    family = str(rng.choice(list(FAMILIES), p=list(FAMILIES.values())))
+    family = str(rng.choice(list(shares), p=list(shares.values())))
     draw: Callable[[np.random.Generator, int], str]
     if family == "rules":
         size, draw = int(rng.integers(EQUATIONS_MIN, EQUATIONS_MAX + 1)), rule_document
@@ -177,5 +182,6 @@ def _number(rng: np.random.Generator) -> str:
     return f"{int(rng.integers(100)):02d}"
 
 
-def _word(rng: np.random.Generator, alphabet: str, low: int, high: int) -> str:
+def draw_word(rng: np.random.Generator, alphabet: str, low: int, high: int) -> str:
+    """Draw `low` to `high` characters of an alphabet."""
     return "".join(_draw(rng, alphabet) for _ in range(int(rng.integers(low, high + 1))))

@@ -1,8 +1,8 @@
 """Pre-train the bundled base model: `python -m trainable.base_model.pretrain --to DIR`.
 
-A Llama of 0.87 M parameters over characters, trained once on `corpus.py` from a fixed
-seed and then frozen for good. The recipe is here so that anyone can see, and repeat,
-what the base has read; the numbers it prints at the end are those of
+A Llama of 0.87 M parameters over characters, trained once on `corpus.py` from fixed seeds, in
+three stages, and then frozen for good. The recipe is here so that anyone can see, and
+repeat, what the base has read; the numbers it prints at the end are those of
 `docs/base_model.md`.
 """
 
@@ -13,6 +13,8 @@ import json
 import logging
 import math
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +26,31 @@ from trainable.base_model.tokenizer import MAX_TOKENS, build_tokenizer
 
 logger = logging.getLogger(__name__)
 
-SEED = 20261121
-STEPS = 5_200
 BATCH_TOKENS = 4_096
-PEAK_LR, WARMUP_STEPS = 3e-3, 100
+WARMUP_STEPS = 100
 IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of training with its own schedule.
+
+    Args:
+        shares: how probable each family of documents is.
+    """
+
+    steps: int
+    peak_lr: float
+    seed: int
+    shares: Mapping[str, float]
+
+
+# Rules are the hardest and come first; look-ups are learned on top of copying.
+STAGES = (
+    Stage(4_500, 3e-3, 20261121, {"rules": 0.7, "lists": 0.15, "copies": 0.15}),
+    Stage(1_000, 1.5e-3, 20261122, {"rules": 0.4, "lists": 0.3, "sums": 0.05, "copies": 0.25}),
+    Stage(1_200, 2e-3, 20261122, {"rules": 0.2, "lists": 0.4, "sums": 0.05, "copies": 0.35}),
+)
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -74,25 +96,27 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
     return peak * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def pretrain(
-    steps: int, seed: int, peak_lr: float = PEAK_LR, start: Path | None = None
-) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
-    """Train for `steps` optimiser steps of about 4,096 tokens each.
-
-    Args:
-        start: a folder of this recipe's to go on from; None starts from scratch.
-    """
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
+def pretrain() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """Train from scratch through all stages."""
+    torch.manual_seed(STAGES[0].seed)
     tokenizer = build_tokenizer()
-    model = build_model(tokenizer) if start is None else LlamaForCausalLM.from_pretrained(start)
-    model.train()
+    model = build_model(tokenizer)
+    for stage in STAGES:
+        run_stage(model, tokenizer, stage)
+    return model.eval(), tokenizer
+
+
+def run_stage(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, stage: Stage) -> None:
+    """Train for a stage's optimiser steps, each of about 4,096 tokens."""
+    rng = np.random.default_rng(stage.seed)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
     started, tokens = time.monotonic(), 0
-    for step in range(steps):
-        ids_BT, labels_BT = encode_batch(tokenizer, corpus.draw_batch(rng, BATCH_TOKENS))
+    for step in range(stage.steps):
+        ids_BT, labels_BT = encode_batch(
+            tokenizer, corpus.draw_batch(rng, BATCH_TOKENS, stage.shares)
+        )
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, peak_lr)
+            group["lr"] = learning_rate(step, stage.steps, stage.peak_lr)
         # Right padding under a causal mask: no real token sees a pad, so no mask is needed.
         loss = model(input_ids=ids_BT, labels=labels_BT).loss
         loss.backward()
@@ -100,13 +124,12 @@ def pretrain(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         tokens += int((labels_BT != IGNORED).sum())
-        if step % 50 == 0 or step == steps - 1:
+        if step % 50 == 0 or step == stage.steps - 1:
             elapsed_s = time.monotonic() - started
             logger.info(
                 "step %d  tokens %.2f M  loss %.4f  %.0f tokens/s",
                 step, tokens / 1e6, loss.item(), tokens / elapsed_s,
             )  # fmt: skip
-    return model.eval(), tokenizer
 
 
 @torch.no_grad()
@@ -170,20 +193,58 @@ def probe_all(
     return rows
 
 
+@torch.no_grad()
+def probe_ingredients(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> list[dict[str, object]]:
+    """What the other two tasks are made of: share of 200 look-ups, sums and copies right."""
+    rng = np.random.default_rng(2)
+    found: list[dict[str, object]] = []
+    for bindings in (5, 15, 30):
+        asked = [_look_up(rng, bindings) for _ in range(200)]
+        found.append({"look-ups among": bindings, "right": _share_right(model, tokenizer, asked)})
+    sums = [(f"{x}+{y}=", f"{x + y:02d}") for x in range(10) for y in range(10)]
+    found.append({"sums": len(sums), "right": _share_right(model, tokenizer, sums)})
+    for count in (2, 5, 9):
+        words = [corpus.draw_word(rng, corpus.MIXED, 5, 9) for _ in range(200)]
+        # The first copy shows what a word is; what follows is up to the model.
+        asked = [(f"{count}*{w}:{w},", ",".join([w] * (count - 1))) for w in words]
+        found.append({"copies": count, "right": _share_right(model, tokenizer, asked)})
+    return found
+
+
+def _look_up(rng: np.random.Generator, bindings: int) -> tuple[str, str]:
+    names = [str(name) for name in rng.choice(list(corpus.NAMES), size=bindings, replace=False)]
+    values = [str(rng.integers(10)) for _ in names]
+    lines = [f"{name}={value}" for name, value in zip(names, values, strict=True)]
+    place = int(rng.integers(bindings))
+    return "\n".join([*lines, f"?{names[place]}="]), values[place]
+
+
+def _share_right(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    asked: Sequence[tuple[str, str]],
+) -> float:
+    """The share of (prompt, completion) pairs that greedy decoding would get wholly right."""
+    right = 0
+    for prompt, completion in asked:
+        ids_BT = tokenizer(prompt + completion, return_tensors="pt")["input_ids"]
+        guessed_T = model(input_ids=ids_BT).logits[0, :-1].argmax(-1)
+        right += bool((guessed_T == ids_BT[0, 1:])[-len(completion) :].all())
+    return right / len(asked)
+
+
 def main() -> None:
     """Train, save as a Hugging Face folder, and write what the probes found beside it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--to", type=Path, required=True, help="folder to write")
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--lr", type=float, default=PEAK_LR, help="peak learning rate")
-    parser.add_argument("--from", dest="start", type=Path, help="folder to go on from")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    model, tokenizer = pretrain(args.steps, args.seed, args.lr, args.start)
+    model, tokenizer = pretrain()
     model.save_pretrained(args.to)
     tokenizer.save_pretrained(args.to)
-    rows = probe_all(model, tokenizer)
+    rows = probe_all(model, tokenizer) + probe_ingredients(model, tokenizer)
     (args.to / "probes.json").write_text(json.dumps(rows, indent=1) + "\n")
     for row in rows:
         logger.info("%s", row)
