@@ -32,18 +32,20 @@ class Task:
         unit: of the distance.
         best: the strategy that did best in the paper.
         gain_pct: over its best baseline at the farthest distance.
+        piece: what a response consists of; each is scored by itself as well.
     """
 
     name: str
     unit: str
     best: str
     gain_pct: int
+    piece: str
 
 
 TASKS = (
-    Task("generation", "equations", "comma2", 23),
-    Task("summation", "variables", "every8x2", 127),
-    Task("repetition", "copies", "start1+comma1~by_trigger", 220),
+    Task("generation", "equations", "comma2", 23, "equation"),
+    Task("summation", "variables", "every8x2", 127, "value"),
+    Task("repetition", "copies", "start1+comma1~by_trigger", 220, "copy"),
 )
 
 
@@ -103,11 +105,13 @@ def section(task: Task, search: Mapping[str, Any]) -> list[str]:
     steps = max(trial["step"] for found in arms.values() for trial in found)
     head = ["strategy", "extra tokens", f"in ({inside[0]} to {inside[-1]})"]
     head += [str(distance) for distance in outside]
+    head.append(f"out: {task.piece} accuracy")
     lines = [
         f"## {task.name.capitalize()}",
         "",
         f"Exact match, mean ± half width of the 95 % interval over {min(seeds)} seeds, after "
-        f"{steps} steps. Columns with a number are out of distribution, in {task.unit}.",
+        f"{steps} steps. Columns with a number are out of distribution, in {task.unit}; the last "
+        "is the share of single right pieces there.",
         "",
         "| " + " | ".join(head) + " |",
         "|---" * len(head) + "|",
@@ -116,6 +120,7 @@ def section(task: Task, search: Mapping[str, Any]) -> list[str]:
         cells = [f"`{arm}`", f"{metric(found, 'cost/extra_tokens_pct').mean:.0f} %"]
         cells.append(str(metric(found, "val_id/exact_match")))
         cells += [str(metric(found, f"val_ood/exact_match/{d}")) for d in outside]
+        cells.append(str(metric(found, f"val_ood/{task.piece}_accuracy")))
         lines.append("| " + " | ".join(cells) + " |")
     return [*lines, "", *finding(task, arms, outside), ""]
 

@@ -27,6 +27,7 @@ def search(**arms: Sequence[float]) -> dict[str, Any]:
                 "val_id/exact_match": score,
                 "val_id/exact_match/3": score,
                 "val_ood/exact_match/20": score,
+                "val_ood/equation_accuracy": score,
                 "cost/extra_tokens_pct": 10.0,
             },
         }
