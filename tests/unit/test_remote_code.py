@@ -108,7 +108,7 @@ def test_code_runs_where_it_is_asked_for_and_pinned(hub: Hub) -> None:
 
 def test_code_without_sdpa_is_refused_with_the_remedy(hub: Hub) -> None:
     chosen = {"revision": EAGER, "trust_remote_code": True, "device": "cpu"}
-    with pytest.raises(BaseModelError, match="base_model.attn_implementation: eager"):
+    with pytest.raises(BaseModelError, match=r"base_model\.attn_implementation: eager"):
         load_base(REPOSITORY, **chosen)
     load_base(REPOSITORY, **chosen, attn_implementation="eager")
 

@@ -46,7 +46,7 @@ NAMES = ("bos", "eos", "pad")
 
 def test_what_has_no_sdpa_is_refused_with_the_remedy_before_its_weights(eager_only: Path) -> None:
     for refuse in (check_base, load_base):
-        with pytest.raises(BaseModelError, match="base_model.attn_implementation: eager"):
+        with pytest.raises(BaseModelError, match=r"base_model\.attn_implementation: eager"):
             refuse(str(eager_only))
     check_base(str(eager_only), attn_implementation="eager")
 
