@@ -35,7 +35,7 @@ from trainable.decoding import LatentLM
 from trainable.engine import Engine
 from trainable.errors import ArtifactError, BaseModelError, StrategyError
 from trainable.peft_format import CONFIG_FILE, Adapter
-from trainable.prompt_tuning import to_adapter, to_artifact
+from trainable.prompt_tuning import refuse_other_base, to_adapter, to_artifact
 from trainable.strategy import InsertionStrategy
 
 pytestmark = [
@@ -278,7 +278,14 @@ def test_an_adapter_of_another_width_is_refused(folders: dict[str, Path], tmp_pa
     wide = load_base(str(folders["llama"]), device="cpu")
     adapter = trained_by_peft(wide, tmp_path / "adapter")
     with pytest.raises(ArtifactError, match=r"token_dim is 32, but the embeddings .* width 16"):
-        import_peft(adapter, tmp_path / "artifact", str(folders["gemma"]), None, "float32")
+        import_peft(
+            adapter,
+            tmp_path / "artifact",
+            str(folders["gemma"]),
+            None,
+            "float32",
+            renamed_base=True,
+        )
     assert not (tmp_path / "artifact").exists()
 
 
@@ -308,3 +315,35 @@ def test_what_is_written_is_what_peft_would_write(tiny_base: BaseModel, tmp_path
     trained = trained_by_peft(tiny_base, tmp_path / "theirs")
     ours, theirs = (json.loads((f / CONFIG_FILE).read_text()) for f in (adapter, trained))
     assert ours == theirs  # 3 latents and BOS; 4 virtual tokens
+
+
+@pytest.mark.parametrize(
+    ("named", "given", "is_same"),
+    [
+        ("meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.2-1B", True),
+        ("meta-llama/Llama-3.2-1B", "models/llama-3.2-1b/", True),  # downloaded into a folder
+        ("old/place/mine", "new/and/other/mine", True),
+        (
+            "meta-llama/Llama-3.2-1B",
+            "cache/hub/models--meta-llama--Llama-3.2-1B/snapshots/0123abcd",
+            True,
+        ),
+        (None, "models/mine", True),  # it does not say
+        ("", "models/mine", True),
+        ("meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.2-1B-Instruct", False),
+        ("meta-llama/Llama-3.2-1B", "unsloth/Llama-3.2-1B", False),
+        ("meta-llama/Llama-3.2-1B", "bundled", False),
+        ("models/one/of/them", "models/another/of/these", False),
+    ],
+)
+def test_which_names_are_of_the_same_base_model(
+    named: str | None, given: str, is_same: bool
+) -> None:
+    adapter = Adapter(torch.zeros(1, 4), {"base_model_name_or_path": named})
+    if is_same:
+        refuse_other_base(adapter, given)
+        return
+    with pytest.raises(ArtifactError, match="base_model_name_or_path") as caught:
+        refuse_other_base(adapter, given)
+    for word in (repr(named), repr(given), "--renamed-base"):
+        assert word in str(caught.value)
