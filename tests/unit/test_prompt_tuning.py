@@ -34,6 +34,7 @@ from trainable.data import EncodedRow
 from trainable.decoding import LatentLM
 from trainable.engine import Engine
 from trainable.errors import ArtifactError, BaseModelError, StrategyError
+from trainable.latents import LatentTokens
 from trainable.peft_format import CONFIG_FILE, Adapter
 from trainable.prompt_tuning import refuse_other_base, to_adapter, to_artifact
 from trainable.strategy import InsertionStrategy
@@ -214,6 +215,24 @@ def test_an_import_generates_what_peft_does(base: BaseModel, tmp_path: Path) -> 
     )  # fmt: skip
     text = base.tokenizer.decode(found[0], skip_special_tokens=True)
     assert text == generate_text(tmp_path / "artifact", PROMPT, 12, None)
+
+
+def test_an_import_for_prompts_without_bos_refuses_one(base: BaseModel, tmp_path: Path) -> None:
+    adapter = trained_by_peft(base, tmp_path / "adapter")
+    import_peft(adapter, tmp_path / "artifact", base.path, None, "float32")
+    tokenizer = base.tokenizer
+    tokenizer.padding_side = "left"
+    lm = LatentTokens.load(tmp_path / "artifact").attach(base.model, tokenizer)
+    prompts = [PROMPT, PROMPT[-2:]]  # the second is padded
+    bare = tokenizer(prompts, add_special_tokens=False, padding=True, return_tensors="pt")
+    lm.generate(**bare, max_new_tokens=2)
+    usual = tokenizer(prompts, padding=True, return_tensors="pt")
+    if torch.equal(usual["input_ids"], bare["input_ids"]):  # there is no BOS to forget
+        lm.generate(**usual, max_new_tokens=2)
+        return
+    for inputs in (usual, {"input_ids": usual["input_ids"][:1]}):
+        with pytest.raises(StrategyError, match="add_special_tokens=False"):
+            lm.generate(**inputs, max_new_tokens=2)
 
 
 def test_import_then_export_is_the_identity(base: BaseModel, tmp_path: Path) -> None:
