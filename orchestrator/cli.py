@@ -321,11 +321,25 @@ def import_(
     format_: Format = "peft",
     revision: Annotated[str | None, typer.Option(help="The base model's revision.")] = None,
     dtype: Annotated[str, typer.Option(help="The base model's dtype.")] = "float32",
+    attn_implementation: Annotated[
+        str, typer.Option(help="The base model's attention, sdpa or eager.")
+    ] = "sdpa",
+    renamed_base: Annotated[
+        bool, typer.Option("--renamed-base", help="The adapter may name its base model otherwise.")
+    ] = False,
 ) -> None:
     """Turn a PEFT prompt-tuning adapter into an artifact folder."""
     from orchestrator.interchange import import_peft
 
-    import_peft(folder, to, base_model, revision, dtype)
+    import_peft(
+        folder,
+        to,
+        base_model,
+        revision,
+        dtype,
+        attn_implementation=attn_implementation,
+        renamed_base=renamed_base,
+    )
     _say(f"wrote {to}, from a {format_} adapter")
 
 

@@ -9,7 +9,13 @@ from orchestrator.usage import base_of
 from trainable.base_model.loading import load_base
 from trainable.latents import LatentTokens
 from trainable.peft_format import Adapter
-from trainable.prompt_tuning import adapter_card, refuse_strategy, to_adapter, to_artifact
+from trainable.prompt_tuning import (
+    adapter_card,
+    refuse_other_base,
+    refuse_strategy,
+    to_adapter,
+    to_artifact,
+)
 
 
 def export_peft(
@@ -34,22 +40,37 @@ def export_peft(
     adapter.save(to, adapter_card(latents.artifact, adapter))
 
 
-def import_peft(folder: Path, to: Path, base_model: str, revision: str | None, dtype: str) -> None:
+def import_peft(
+    folder: Path,
+    to: Path,
+    base_model: str,
+    revision: str | None,
+    dtype: str,
+    *,
+    attn_implementation: str = "sdpa",
+    renamed_base: bool = False,
+) -> None:
     """Turn a PEFT prompt-tuning adapter into an artifact folder.
 
     Args:
         base_model: the base model that it was trained on.
         revision: the base model's revision, for a model id.
         dtype: the dtype that the base model is meant to be used in.
+        attn_implementation: the attention that it is meant to be used with.
+        renamed_base: whether the adapter may call its base model something else.
 
     Raises:
-        ArtifactError: if the folder is no such adapter, or not of this base model.
+        ArtifactError: if the folder is no such adapter, or names another base model.
         BaseModelError: if the base model cannot be used.
         TargetExistsError: if `to` holds anything.
     """
     _refuse_full(to)
     adapter = Adapter.load(folder)
-    base = load_base(base_model, revision=revision, dtype=dtype)
+    if not renamed_base:
+        refuse_other_base(adapter, base_model)
+    base = load_base(
+        base_model, revision=revision, dtype=dtype, attn_implementation=attn_implementation
+    )
     to_artifact(adapter, base).save(to)
 
 

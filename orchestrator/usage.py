@@ -17,6 +17,7 @@ from orchestrator.results import SCHEMA_VERSION, Record
 from trainable.answer_metrics import NORMALISED_MATCH, absolute_metric, load_answer_metrics
 from trainable.artifact import Artifact
 from trainable.base_model.loading import BaseModel, load_base
+from trainable.base_model.options import can_spread, spreading
 from trainable.base_model.source import BUNDLED
 from trainable.data import SEARCH_SPLITS, TEST_SPLITS, EncodedTask, Split, Task
 from trainable.decoding import LatentLM
@@ -87,6 +88,9 @@ def attach_folder(
 def base_of(artifact: Artifact, base_model: str | None, *, trust_remote_code: bool) -> BaseModel:
     """Load the base model that an artifact names, as it was loaded for training.
 
+    Where it was spread over devices, so it is here, if it can be; devices that were named belong
+    to the machine of the training, and `auto` takes their place. Neither changes what it computes.
+
     Raises:
         BaseModelError: if it cannot be used, or would run code of its own unasked.
     """
@@ -103,6 +107,9 @@ def base_of(artifact: Artifact, base_model: str | None, *, trust_remote_code: bo
         revision=named.get("revision") if base_model is None or own_code else None,
         dtype=str(named.get("dtype", "float32")),
         quantization=named.get("quantization"),
+        # Artifacts of before these fields were trained with the default, or cannot be told.
+        attn_implementation=str(named.get("attn_implementation", "sdpa")),
+        device_map=spreading(named.get("device_map")) if can_spread() else None,
         trust_remote_code=own_code,
     )
 

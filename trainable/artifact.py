@@ -212,6 +212,11 @@ def _facts(artifact: Artifact) -> list[str]:
         )
     if base.get("quantization"):
         facts.append(f"base model quantised: {base['quantization']}")
+    if base.get("attn_implementation", "sdpa") != "sdpa":
+        facts.append(
+            f'load the base model with `attn_implementation="{base["attn_implementation"]}"`, as '
+            "in training"
+        )
     facts.append(f"base model fingerprint: `{base.get('fingerprint')}`")
     if base.get("trust_remote_code"):
         facts.append(

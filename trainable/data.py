@@ -124,12 +124,6 @@ def encode(example: Example, tokenizer: PreTrainedTokenizerBase) -> EncodedRow:
     return EncodedRow(ids, len(query), example.distance)
 
 
-def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """The ids that stand for no text: BOS, EOS, a chat's end mark and the like."""
-    added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return frozenset(added | set(tokenizer.all_special_ids))
-
-
 class LazyRows(Sequence[_Item]):
     """Rows that are read when they are asked for.
 

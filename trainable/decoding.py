@@ -62,6 +62,7 @@ class LatentLM(PreTrainedModel, GenerationMixin):
         rules: the strategy, resolved against the vocabulary.
         latents: [L, D].
         context: positions from here on are refused; None for no limit.
+        refused_bos: an id that no prompt may begin with, where the latents stand in its place.
     """
 
     main_input_name = "input_ids"
@@ -74,6 +75,7 @@ class LatentLM(PreTrainedModel, GenerationMixin):
         rules: LayoutRules,
         latents: torch.Tensor,
         context: int | None = None,
+        refused_bos: int | None = None,
     ) -> None:
         super().__init__(frozen.config)
         self.frozen = frozen
@@ -81,6 +83,7 @@ class LatentLM(PreTrainedModel, GenerationMixin):
         self.rules = rules
         self.latents = nn.Parameter(latents, requires_grad=False)
         self.context = context
+        self._refused_bos = refused_bos
         self.generation_config = copy.deepcopy(frozen.generation_config)
         self._attention = Attention.of(frozen)
         self._outlook = Outlook.of(rules)
@@ -116,7 +119,8 @@ class LatentLM(PreTrainedModel, GenerationMixin):
         device = next(model.get_input_embeddings().parameters()).device
         latents = torch.from_numpy(artifact.latents).to(device)
         context = context_of(model) if refuse_beyond_context else None
-        return cls(model, tokenizer, rules, latents, context)
+        refused_bos = None if artifact.add_special_tokens else tokenizer.bos_token_id
+        return cls(model, tokenizer, rules, latents, context, refused_bos)
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """As `GenerationMixin.generate`, but `past_key_values` must be a `LatentCache`.
@@ -128,6 +132,8 @@ class LatentLM(PreTrainedModel, GenerationMixin):
             ValueError: for what cannot carry latents, wherever it is set: assisted decoding, a
                 cache of another kind or of another call, chunked prefill, `inputs_embeds`, or no
                 cache at all; and for a position beyond the context, where that is hard.
+            StrategyError: for a prompt that begins with BOS, where the latents are meant for
+            prompts without.
         """
         for name in ("assistant_model", "inputs_embeds", "cache_implementation"):
             if kwargs.get(name) is not None:
@@ -200,7 +206,8 @@ class LatentLM(PreTrainedModel, GenerationMixin):
             logits [B, 1, V] for the verbal token that comes next, and the cache.
 
         Raises:
-            StrategyError: if a row has neither a token nor a latent to go on from.
+            StrategyError: if a row has neither a token nor a latent to go on from, or begins with
+                a BOS that the latents are not meant for.
             ValueError: if a position is beyond a context that is hard.
         """
         ids_BN = input_ids.cpu()
@@ -266,6 +273,11 @@ class LatentLM(PreTrainedModel, GenerationMixin):
             )
 
     def _empty_cache(self, rows: Sequence[Sequence[int]]) -> LatentCache:
+        if self._refused_bos is not None and any(self._refused_bos in ids[:1] for ids in rows):
+            raise StrategyError(
+                "a prompt begins with BOS, but these latents stand in front of everything and were "
+                "made without: tokenise prompts with add_special_tokens=False"
+            )
         layouts = [RowLayout(self._outlook, start_state(self.rules, ids)) for ids in rows]
         return LatentCache(self, whole_slots(self.frozen.config), layouts, self.latents.device)
 

@@ -24,6 +24,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from trainable.layout_rules import Bools, LayoutRules
+from trainable.special_ids import special_ids
 from trainable.strategy import InsertionStrategy
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ REPLACEMENT = "\ufffd"
 
 def decoded_vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> list[str]:
     """The text of each id below `size`; empty for specials, unknown ids and character pieces."""
-    specials = set(tokenizer.all_special_ids)
+    specials = special_ids(tokenizer)
     known = min(size, len(tokenizer))
     texts = [
         "" if i in specials else str(tokenizer.decode([i], clean_up_tokenization_spaces=False))

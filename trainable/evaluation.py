@@ -30,9 +30,9 @@ from trainable.data import (
     Ints,
     Split,
     mean_by_distance,
-    special_ids,
 )
 from trainable.decoding import LatentLM
+from trainable.special_ids import special_ids
 
 ROWS_AT_ONCE = 64
 ANSWER_MARGIN_TOKENS = 16  # how much longer than the longest reference an answer may become

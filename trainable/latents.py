@@ -20,6 +20,7 @@ from trainable.base_model.probe import dtype_of, probe_deviation, quantization_o
 from trainable.decoding import LatentLM
 from trainable.errors import ArtifactError, BaseModelError, FingerprintError, TrialError
 from trainable.fingerprint import model_fingerprint, tokenizer_hash
+from trainable.special_ids import special_ids
 from trainable.trial import InitConfig
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ def init_latents(
     generator = torch.Generator().manual_seed(seed)
     table_VD = _embedding_table(embeddings)
     if init.kind == "vocab":
-        specials = set(tokenizer.all_special_ids)
+        specials = special_ids(tokenizer)
         ordinary = [i for i in range(min(len(tokenizer), len(table_VD))) if i not in specials]
         picked = torch.randint(len(ordinary), (count,), generator=generator)
         return table_VD[torch.tensor(ordinary)[picked]]

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from trainable.artifact import Artifact, describe_strategy
 from trainable.base_model.loading import BaseModel
+from trainable.base_model.options import is_model_id
 from trainable.base_model.source import source_of
 from trainable.errors import ArtifactError, BaseModelError, StrategyError
 from trainable.peft_format import Adapter, adapter_fields
@@ -84,6 +85,41 @@ def to_artifact(adapter: Adapter, base: BaseModel) -> Artifact:
             "add_special_tokens": behind_bos,
         },
     )
+
+
+def refuse_other_base(adapter: Adapter, path: str) -> None:
+    """Refuse an adapter that names another base model.
+
+    A folder may have been moved and a model id downloaded, so the names' last parts are compared,
+    without regard to case; two different model ids are never the same.
+
+    Args:
+        path: the base model that was given, as `base_model.path`.
+
+    Raises:
+        ArtifactError: naming both.
+    """
+    named, given = adapter.config.get("base_model_name_or_path"), source_of(path)
+    if not isinstance(named, str) or not named or _same_model(named, given):
+        return
+    raise ArtifactError(
+        f"the adapter's base_model_name_or_path is {named!r}, but the base model given is "
+        f"{path!r}: on another model its vectors mean nothing; give the one that it was trained "
+        "on, or say that this is it under another name with --renamed-base"
+    )
+
+
+def _same_model(named: str, given: str) -> bool:
+    if is_model_id(named) and is_model_id(given) and "/" in named and "/" in given:
+        return named.lower() == given.lower()
+    return bool(_last_parts(named) & _last_parts(given))
+
+
+def _last_parts(name: str) -> set[str]:
+    """What a model may be called: a folder's name, or the id that a cached snapshot is of."""
+    parts = [part for part in name.replace("\\", "/").lower().split("/") if part not in ("", ".")]
+    cached = {part.split("--")[-1] for part in parts if part.startswith("models--")}
+    return {*parts[-1:], *cached}
 
 
 def refuse_strategy(strategy: InsertionStrategy) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 
 import numpy as np
 import pytest
+import torch
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.decoders import Metaspace as MetaspaceDecoder
@@ -13,9 +15,12 @@ from tokenizers.decoders import WordPiece as WordPieceDecoder
 from tokenizers.models import BPE, Unigram, WordPiece
 from tokenizers.pre_tokenizers import ByteLevel, Metaspace, WhitespaceSplit
 from tokenizers.trainers import BpeTrainer
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from trainable.base_model.tokenizer import build_tokenizer
 from trainable.delimiters import REPLACEMENT, decoded_vocabulary, matching_ids
+from trainable.latents import init_latents
+from trainable.trial import InitConfig
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +64,43 @@ def test_specials_never_match(byte_tokenizer: PreTrainedTokenizerFast) -> None:
     matches = matching_ids(texts, [",", ".*", "^$"])
     for matches_V in matches.values():
         assert not matches_V[byte_tokenizer.all_special_ids].any()
+
+
+CHAT_MARKS = ("<|start_header_id|>", "<|reserved_special_token_0|>", "<|eot,id|>")
+
+
+@pytest.fixture(scope="module")
+def chat_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerBase:
+    """The character tokenizer with marks as chat models add them: special by their flag alone."""
+    folder = tmp_path_factory.mktemp("chat")
+    build_tokenizer().save_pretrained(folder)
+    rules = json.loads((folder / "tokenizer.json").read_text())
+    first = len(build_tokenizer())
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    rules["added_tokens"] += [
+        {"id": first + i, "content": mark, "special": True} | flags
+        for i, mark in enumerate(CHAT_MARKS)
+    ]
+    (folder / "tokenizer.json").write_text(json.dumps(rules))
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def test_a_chats_marks_are_specials(chat_tokenizer: PreTrainedTokenizerBase) -> None:
+    marks = chat_tokenizer.convert_tokens_to_ids(list(CHAT_MARKS))
+    assert not set(marks) & set(chat_tokenizer.all_special_ids)  # else this would test nothing
+    texts = decoded_vocabulary(chat_tokenizer, len(chat_tokenizer))
+    assert [texts[i] for i in marks] == [""] * len(CHAT_MARKS)
+    for pattern, matches_V in matching_ids(texts, [",", "_", "<"]).items():
+        assert not matches_V[marks].any(), pattern
+
+
+def test_a_chats_marks_start_no_latents(chat_tokenizer: PreTrainedTokenizerBase) -> None:
+    table = torch.nn.Embedding(len(chat_tokenizer), 1)
+    table.weight.data = torch.arange(float(len(chat_tokenizer)))[:, None]
+    drawn_L1 = init_latents(InitConfig(kind="vocab"), 2000, 0, table, chat_tokenizer)
+    drawn = set(drawn_L1.flatten().int().tolist())
+    assert len(drawn) > 90
+    assert not drawn & set(chat_tokenizer.convert_tokens_to_ids(list(CHAT_MARKS)))
 
 
 def test_pieces_of_characters_never_match(byte_tokenizer: PreTrainedTokenizerFast) -> None:

@@ -94,6 +94,23 @@ def test_another_base_model_is_bad_input(
     assert "belong to the base model" in said
 
 
+def test_an_adapter_of_another_base_is_bad_input(
+    call: Call, tiny_base: BaseModel, make_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    artifact_of(tiny_base, start("own")).save(tmp_path / "a")
+    assert call("export", tmp_path / "a", "--to", tmp_path / "b")[0] == 0
+    other, to = make_folder(seed=1), tmp_path / "c"
+    arguments = ["import", tmp_path / "b", "--base-model", other, "--to", to]
+    code, said = call(*arguments)
+    assert code == 2
+    for word in (tiny_base.path, str(other), "base_model_name_or_path", "--renamed-base"):
+        assert word in said
+    assert not to.exists()
+    code, said = call(*arguments, "--renamed-base")
+    assert code == 0, said
+    assert Artifact.load(to).provenance["adapter_base_model"] == tiny_base.path
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

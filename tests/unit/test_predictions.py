@@ -23,11 +23,12 @@ from tests.decoding_reference import artifact_of, attached
 from trainable.artifact import Artifact
 from trainable.base_model.loading import BaseModel
 from trainable.batch import labelled_logits, prepare
-from trainable.data import Example, encode, special_ids
+from trainable.data import Example, encode
 from trainable.decoding import LatentLM
 from trainable.errors import BadRowsError, TaskError
 from trainable.evaluation import free_answers
 from trainable.predictions import without_latents
+from trainable.special_ids import special_ids
 from trainable.strategy import InsertionStrategy
 
 STRATEGY = InsertionStrategy.from_dict(

@@ -34,8 +34,9 @@ from trainable.data import EncodedRow
 from trainable.decoding import LatentLM
 from trainable.engine import Engine
 from trainable.errors import ArtifactError, BaseModelError, StrategyError
+from trainable.latents import LatentTokens
 from trainable.peft_format import CONFIG_FILE, Adapter
-from trainable.prompt_tuning import to_adapter, to_artifact
+from trainable.prompt_tuning import refuse_other_base, to_adapter, to_artifact
 from trainable.strategy import InsertionStrategy
 
 pytestmark = [
@@ -216,6 +217,24 @@ def test_an_import_generates_what_peft_does(base: BaseModel, tmp_path: Path) -> 
     assert text == generate_text(tmp_path / "artifact", PROMPT, 12, None)
 
 
+def test_an_import_for_prompts_without_bos_refuses_one(base: BaseModel, tmp_path: Path) -> None:
+    adapter = trained_by_peft(base, tmp_path / "adapter")
+    import_peft(adapter, tmp_path / "artifact", base.path, None, "float32")
+    tokenizer = base.tokenizer
+    tokenizer.padding_side = "left"
+    lm = LatentTokens.load(tmp_path / "artifact").attach(base.model, tokenizer)
+    prompts = [PROMPT, PROMPT[-2:]]  # the second is padded
+    bare = tokenizer(prompts, add_special_tokens=False, padding=True, return_tensors="pt")
+    lm.generate(**bare, max_new_tokens=2)
+    usual = tokenizer(prompts, padding=True, return_tensors="pt")
+    if torch.equal(usual["input_ids"], bare["input_ids"]):  # there is no BOS to forget
+        lm.generate(**usual, max_new_tokens=2)
+        return
+    for inputs in (usual, {"input_ids": usual["input_ids"][:1]}):
+        with pytest.raises(StrategyError, match="add_special_tokens=False"):
+            lm.generate(**inputs, max_new_tokens=2)
+
+
 def test_import_then_export_is_the_identity(base: BaseModel, tmp_path: Path) -> None:
     adapter = trained_by_peft(base, tmp_path / "adapter")
     import_peft(adapter, tmp_path / "artifact", base.path, None, "float32")
@@ -278,7 +297,14 @@ def test_an_adapter_of_another_width_is_refused(folders: dict[str, Path], tmp_pa
     wide = load_base(str(folders["llama"]), device="cpu")
     adapter = trained_by_peft(wide, tmp_path / "adapter")
     with pytest.raises(ArtifactError, match=r"token_dim is 32, but the embeddings .* width 16"):
-        import_peft(adapter, tmp_path / "artifact", str(folders["gemma"]), None, "float32")
+        import_peft(
+            adapter,
+            tmp_path / "artifact",
+            str(folders["gemma"]),
+            None,
+            "float32",
+            renamed_base=True,
+        )
     assert not (tmp_path / "artifact").exists()
 
 
@@ -308,3 +334,35 @@ def test_what_is_written_is_what_peft_would_write(tiny_base: BaseModel, tmp_path
     trained = trained_by_peft(tiny_base, tmp_path / "theirs")
     ours, theirs = (json.loads((f / CONFIG_FILE).read_text()) for f in (adapter, trained))
     assert ours == theirs  # 3 latents and BOS; 4 virtual tokens
+
+
+@pytest.mark.parametrize(
+    ("named", "given", "is_same"),
+    [
+        ("meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.2-1B", True),
+        ("meta-llama/Llama-3.2-1B", "models/llama-3.2-1b/", True),  # downloaded into a folder
+        ("old/place/mine", "new/and/other/mine", True),
+        (
+            "meta-llama/Llama-3.2-1B",
+            "cache/hub/models--meta-llama--Llama-3.2-1B/snapshots/0123abcd",
+            True,
+        ),
+        (None, "models/mine", True),  # it does not say
+        ("", "models/mine", True),
+        ("meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.2-1B-Instruct", False),
+        ("meta-llama/Llama-3.2-1B", "unsloth/Llama-3.2-1B", False),
+        ("meta-llama/Llama-3.2-1B", "bundled", False),
+        ("models/one/of/them", "models/another/of/these", False),
+    ],
+)
+def test_which_names_are_of_the_same_base_model(
+    named: str | None, given: str, is_same: bool
+) -> None:
+    adapter = Adapter(torch.zeros(1, 4), {"base_model_name_or_path": named})
+    if is_same:
+        refuse_other_base(adapter, given)
+        return
+    with pytest.raises(ArtifactError, match="base_model_name_or_path") as caught:
+        refuse_other_base(adapter, given)
+    for word in (repr(named), repr(given), "--renamed-base"):
+        assert word in str(caught.value)

@@ -19,7 +19,7 @@ from trainable.latents import LatentTokens
 from trainable.strategy import InsertionStrategy
 
 REPOSITORY, PLAIN = "someone/tiny-own", "someone/plain"
-FIRST, SECOND, BORROWED = "a1" * 20, "b2" * 20, "c3" * 20
+FIRST, SECOND, BORROWED, EAGER = "a1" * 20, "b2" * 20, "c3" * 20, "d4" * 20
 START2 = InsertionStrategy.from_dict({"triggers": {"s": {"kind": "start", "m": 2}}})
 CONFIGURATION = """
 from pathlib import Path
@@ -40,19 +40,22 @@ class OwnForCausalLM(LlamaForCausalLM):
 
 
 class Hub(CachedHub):
-    """One repository at three commits, and another without code.
+    """One repository at four commits, and another without code.
 
-    The second commit's code differs by a comment; the third takes its code from elsewhere.
+    The second commit's code differs by a comment; the third takes its code from elsewhere; the
+    fourth's has no sdpa attention.
     """
 
     def __init__(self, folder: Path, model: Path, patch: pytest.MonkeyPatch) -> None:
         super().__init__(folder, patch)
         self.marker = folder / "it-ran"
         self.add(PLAIN, FIRST, model)
-        for commit in (FIRST, SECOND, BORROWED):
+        for commit in (FIRST, SECOND, BORROWED, EAGER):
             self._write_code(self.add(REPOSITORY, commit, model), borrowed=commit == BORROWED)
         more = self.snapshot(REPOSITORY, SECOND) / "modeling_own.py"
         more.write_text(more.read_text() + "# another\n")
+        eager = self.snapshot(REPOSITORY, EAGER) / "modeling_own.py"
+        eager.write_text(eager.read_text() + "    _supports_sdpa = False\n")
 
     def _write_code(self, folder: Path, borrowed: bool) -> None:
         there = "other/code--" if borrowed else ""
@@ -101,6 +104,13 @@ def test_code_runs_where_it_is_asked_for_and_pinned(hub: Hub) -> None:
     described = base.describe()
     assert described["trust_remote_code"] is True
     assert described["revision"] == FIRST
+
+
+def test_code_without_sdpa_is_refused_with_the_remedy(hub: Hub) -> None:
+    chosen = {"revision": EAGER, "trust_remote_code": True, "device": "cpu"}
+    with pytest.raises(BaseModelError, match=r"base_model\.attn_implementation: eager"):
+        load_base(REPOSITORY, **chosen)
+    load_base(REPOSITORY, **chosen, attn_implementation="eager")
 
 
 def test_without_the_flag_nothing_runs_and_the_message_says_how(untouched: Hub) -> None:

@@ -23,9 +23,9 @@ from transformers import (
 
 from trainable.attention_masks import refuse_attention
 from trainable.base_model.inputs import InputSpace, measure_inputs
-from trainable.base_model.options import LoadOptions
+from trainable.base_model.options import LoadOptions, spreading
 from trainable.base_model.probe import dtype_of, quantization_of, take_probe
-from trainable.base_model.refusals import class_of, refuse_config, refuse_forward
+from trainable.base_model.refusals import class_of, refuse_config, refuse_forward, refuse_kernel
 from trainable.base_model.source import ModelSource, first_line
 from trainable.errors import BaseModelError
 from trainable.fingerprint import model_fingerprint, tokenizer_hash
@@ -42,6 +42,8 @@ class BaseModel:
         space: which space latents live in.
         own_code: whether code from the model's repository ran.
         probe: what the model answers to a fixed sequence; None where nobody asked.
+        device_map: the word by which it was spread over devices; None where it was not, or where
+            devices were named, which mean something on one machine alone.
     """
 
     model: PreTrainedModel
@@ -53,6 +55,7 @@ class BaseModel:
     space: InputSpace = field(default_factory=InputSpace)
     own_code: bool = False
     probe: Mapping[str, Any] | None = None
+    device_map: str | None = None
 
     @property
     def embeddings(self) -> torch.nn.Module:
@@ -73,6 +76,8 @@ class BaseModel:
             "hidden_size": self.model.config.get_text_config().hidden_size,
             "dtype": dtype_of(self.model),
             "quantization": quantization_of(self.model),
+            "attn_implementation": self.model.config._attn_implementation,
+            "device_map": self.device_map,
             "trust_remote_code": self.own_code,
             "latent_space": "inputs_embeds",
             "embedding_scale": self.space.embedding_scale,
@@ -124,6 +129,7 @@ def load_base(path: str, **options: Any) -> BaseModel:
         space=measure_inputs(model),
         own_code=source.own_code,
         probe=take_probe(model),
+        device_map=spreading(chosen.device_map),
     )
 
 
@@ -135,6 +141,7 @@ def _read_parts(source: ModelSource) -> PreTrainedTokenizerBase:
     model_class = None if own_code else class_of(config)
     if model_class is not None:
         refuse_forward(source.path, model_class)
+        refuse_kernel(source.path, model_class, source.options.attn_implementation)
     return source.tokenizer()
 
 
@@ -152,6 +159,7 @@ def _load_weights(source: ModelSource) -> PreTrainedModel:
             **source.reading,
         )
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        _refuse_kernel_of_own_code(source, error)
         raise BaseModelError(
             f"base_model.path={source.path!r} cannot be loaded: {first_line(error)} Give a "
             "folder written by save_pretrained, or download the model again"
@@ -169,6 +177,17 @@ def _load_weights(source: ModelSource) -> PreTrainedModel:
         model.to(torch.device(_device(options)))  # type: ignore[arg-type]
     _refuse_offloading(model, options)
     return model
+
+
+def _refuse_kernel_of_own_code(source: ModelSource, error: Exception) -> None:
+    """Say what to write where a class that is known only once it runs has no such kernel."""
+    if source.own_code and "does not support an attention implementation" in str(error):
+        kernel = source.options.attn_implementation
+        raise BaseModelError(
+            f"base_model.attn_implementation={kernel!r}: the code of base_model.path="
+            f"{source.path!r} has no {kernel} attention: write base_model.attn_implementation: "
+            "eager"
+        ) from error
 
 
 def _placing(options: LoadOptions) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from trainable.errors import BaseModelError
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 ATTENTIONS = ("sdpa", "eager")
+SPREADINGS = ("auto", "balanced", "balanced_low_0", "sequential")  # accelerate's words
 QUANTIZATIONS = ("bitsandbytes-4bit", "bitsandbytes-8bit")
 _PACKED = "it takes repeated position ids for several packed sequences and cuts attention"
 _UNTESTED = "it is not tested with repeated position ids"
@@ -96,6 +97,16 @@ class LoadOptions:
 def is_commit(revision: object) -> bool:
     """Whether a revision is a full commit hash, which never comes to mean anything else."""
     return isinstance(revision, str) and _COMMIT.fullmatch(revision) is not None
+
+
+def spreading(device_map: object) -> str | None:
+    """The word for spreading over whatever devices there are, if a device map is one."""
+    return device_map if isinstance(device_map, str) and device_map in SPREADINGS else None
+
+
+def can_spread() -> bool:
+    """Whether models can be spread over devices here."""
+    return find_spec("accelerate") is not None
 
 
 def is_folder(source: str) -> bool:

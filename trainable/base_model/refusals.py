@@ -67,6 +67,20 @@ def refuse_forward(path: str, model_class: type[PreTrainedModel]) -> None:
             )
 
 
+def refuse_kernel(path: str, model_class: type[PreTrainedModel], kernel: str) -> None:
+    """Refuse `sdpa` for a model that transformers gives no such kernel.
+
+    Raises:
+        BaseModelError: naming `base_model.attn_implementation`.
+    """
+    if kernel == "sdpa" and not model_class._supports_sdpa:
+        raise BaseModelError(
+            f"base_model.attn_implementation={kernel!r}: {model_class.__name__} of "
+            f"base_model.path={path!r} has no sdpa attention: write "
+            "base_model.attn_implementation: eager"
+        )
+
+
 def class_of(config: Any) -> type[PreTrainedModel] | None:
     """The causal language model that transformers has for a configuration, if any."""
     found: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
-from trainable.data import special_ids
 from trainable.errors import TaskError
 from trainable.records.checking import Message, Record
+from trainable.special_ids import special_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
