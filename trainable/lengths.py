@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from trainable.data import SEARCH_SPLITS, EncodedTask, Ints, Split
+from trainable.data import SEARCH_SPLITS, EncodedRow, EncodedTask, Ints, Split
 from trainable.errors import TaskError
 from trainable.layout import whole_layout
 from trainable.layout_rules import Bools, LayoutRules
-from trainable.strategy import InsertionStrategy
+from trainable.strategy import InsertionStrategy, PositionRule
 
 
 def row_limit(context: int | None, max_tokens: int | None) -> int | None:
@@ -42,6 +42,25 @@ def check_verbal_lengths(data: EncodedTask, context: int | None, max_tokens: int
                 "any latent: raise it, shorten the task's rows, or write data.long_rows: drop to "
                 "leave such rows out"
             )
+
+
+def answer_room(
+    rules: LayoutRules, row: EncodedRow, context: int | None, wanted: int
+) -> int | None:
+    """How many tokens an answer to a row's query may have within the context.
+
+    Returns:
+        At most `wanted`; None where latents take positions too, and enough of them for the
+        context might stand in the answer: then only the answer itself tells.
+    """
+    if context is None:
+        return wanted
+    if rules.position_rule is not PositionRule.OWN:
+        return max(0, min(wanted, context - row.query_length))
+    splices = (*rules.latent_first, *rules.verbal_after)
+    most_per_gap = sum(splice.trigger.m for splice in splices)
+    slots = len(whole_layout(rules, row.ids[: row.query_length], row.query_length))
+    return wanted if slots + wanted * (1 + most_per_gap) <= context else None
 
 
 def check_own_positions(
