@@ -33,9 +33,11 @@ from trainable.data import (
     special_ids,
 )
 from trainable.decoding import LatentLM
+from trainable.errors import ContextError
 from trainable.layout import whole_layout
 from trainable.lengths import answer_room
 from trainable.positions import context_of
+from trainable.strategy import PositionRule
 
 ROWS_AT_ONCE = 64
 ANSWER_MARGIN_TOKENS = 16  # how much longer than the longest reference an answer may become
@@ -124,6 +126,25 @@ def free_answers(
         over = np.flatnonzero(np.isin(ids, ends))
         answers.append(ids[: over[0] + 1] if len(over) else ids)
     return answers
+
+
+def continue_prompt(lm: LatentLM, ids_N: Ints, max_new_tokens: int) -> Ints:
+    """What the model makes of a prompt by itself, up to the end of its context at most.
+
+    Raises:
+        ContextError: if the prompt leaves no room in the context.
+    """
+    row, context = EncodedRow(ids_N, len(ids_N), 0), context_of(lm.frozen)
+    if context is not None:
+        own = lm.rules.position_rule is PositionRule.OWN
+        needed = len(whole_layout(lm.rules, ids_N, len(ids_N))) if own else len(ids_N)
+        if needed >= context:
+            latents = " with its latents" if own else ""
+            raise ContextError(
+                f"the prompt{latents} needs {needed} positions, the base model's context is {context}: "
+                "nothing is left for an answer; give a shorter prompt"
+            )
+    return _continuations(lm, [row], max_new_tokens, 1)[0]
 
 
 def evaluate_decoding(
