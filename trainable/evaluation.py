@@ -141,8 +141,8 @@ def continue_prompt(lm: LatentLM, ids_N: Ints, max_new_tokens: int) -> Ints:
         if needed >= context:
             latents = " with its latents" if own else ""
             raise ContextError(
-                f"the prompt{latents} needs {needed} positions, the base model's context is {context}: "
-                "nothing is left for an answer; give a shorter prompt"
+                f"the prompt{latents} needs {needed} positions, the base model's context is "
+                f"{context}: nothing is left for an answer; give a shorter prompt"
             )
     return _continuations(lm, [row], max_new_tokens, 1)[0]
 

@@ -222,7 +222,7 @@ def test_a_text_goes_on_to_the_end_of_the_context(
     tiny_base: BaseModel, folder: Path, tmp_path: Path
 ) -> None:
     assert len(generate_text(folder, "1" * 509, 20, None)) <= 511
-    with pytest.raises(ContextError, match="the prompt needs 512 positions, .* context is 512"):
+    with pytest.raises(ContextError, match=r"the prompt needs 512 positions, .* context is 512"):
         generate_text(folder, "1" * 511, 20, None)
     strategy = InsertionStrategy.from_dict(
         {"triggers": {"s": {"kind": "start", "m": 9}}, "position_rule": "own"}
