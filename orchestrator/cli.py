@@ -193,7 +193,9 @@ def pull(
 def generate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A pulled artifact folder.")],
     prompt: Annotated[str, typer.Argument(help="What the model goes on from.")],
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="At most; it ends where the base model's context does, too.")
+    ] = 64,
     base_model: BasePath = None,
     trust_remote_code: TrustCode = False,
 ) -> None:
@@ -223,7 +225,10 @@ def evaluate(
         typer.Option(help="module:function, called with answer=, reference=, prompt=."),
     ] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Of an answer; default the longest reference + 16.")
+        int | None,
+        typer.Option(
+            min=1, help="Of an answer; default the longest reference + 16, within the context."
+        ),
     ] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Answers decoded together.")] = None,
     baseline: Annotated[

@@ -70,7 +70,8 @@ class DataRecord(Record):
         rows: per split, without those that were dropped.
         dropped: per split, rows that are too long without any latent.
         overlap: per split, what of it stands in train as well.
-        sha256: per split, the digests of its files.
+        sha256: per split, the digests of its files; under `metrics`, of those with metrics of
+            one's own.
         notes: what is odd and no error.
         example: one prompt.
     """

@@ -14,8 +14,9 @@ from orchestrator.folders import SearchFolder, cache_folder
 from orchestrator.results import DataRecord, read_data_record
 from orchestrator.search_config import SearchConfig
 from search_spaces.errors import Problem, shown
-from trainable.answer_metrics import judge_all
+from trainable.answer_metrics import judge_all, metric_files
 from trainable.data import ALL_SPLITS, Task
+from trainable.records.reading import digest_or_none
 from trainable.records.report import DataReport, digest_differences, digests_of
 from trainable.tasks import build_task
 
@@ -42,12 +43,12 @@ class SearchData:
 
 
 def data_differences(config: SearchConfig, folder: SearchFolder) -> list[str]:
-    """Which data files have changed since the search began, one line each."""
+    """Which files of data and of metrics have changed since the search began, one line each."""
     before = read_data_record(folder)
     if before is None or not config.task.reads_files:
         return []
     files = {split: getattr(config.task, split) for split in ALL_SPLITS}
-    return digest_differences(before.sha256, digests_of(files))
+    return digest_differences(before.sha256, digests_of(files) | _metric_digests(config))
 
 
 def read_data(config: SearchConfig, home: Path) -> SearchData:
@@ -83,7 +84,13 @@ def read_data(config: SearchConfig, home: Path) -> SearchData:
         long_rows=config.data.long_rows,
         cache=str(cache),
     )
-    return SearchData(source, _record(task, report))
+    return SearchData(source, _record(task, report, config))
+
+
+def _metric_digests(config: SearchConfig) -> dict[str, dict[str, str | None]]:
+    """The digests of the files with metrics of one's own: what a search is scored by."""
+    files = metric_files(getattr(config.task, "metrics", ()))
+    return {"metrics": {file: digest_or_none(Path(file)) for file in files}} if files else {}
 
 
 def read_task(config: SearchConfig, home: Path, tokenizer: PreTrainedTokenizerBase) -> Task:
@@ -92,12 +99,13 @@ def read_task(config: SearchConfig, home: Path, tokenizer: PreTrainedTokenizerBa
     return build_task(options, config.data.seed, tokenizer=tokenizer, cache=cache_folder(home))
 
 
-def _record(task: Task, report: DataReport | None) -> DataRecord:
+def _record(task: Task, report: DataReport | None, config: SearchConfig) -> DataRecord:
     if report is None:
         rows = {str(split): len(task.examples(split)) for split in task.splits}
         return DataRecord(rows=rows, example=task.examples("val_id")[0].prompt)
     known: dict[str, Any] = asdict(report)
     del known["distances"]
+    known["sha256"] = {**known["sha256"], **_metric_digests(config)}
     return DataRecord.model_validate(known)
 
 

@@ -6,6 +6,7 @@ A new task is one class here, with `kind` and its own metrics, and one more memb
 from __future__ import annotations
 
 import os.path
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeAlias, get_args
@@ -26,6 +27,8 @@ from search_spaces.errors import Problem, did_you_mean, shown
 from trainable.answer_metrics import NORMALISED_MATCH, absolute_metric, metric_name, repeated_names
 from trainable.data import ALL_SPLITS, SEARCH_SPLITS, Split
 from trainable.metrics import COMMON_METRICS, EXACT_MATCH, METRIC_NAME
+
+_WHOLE_NUMBER = re.compile(r"0|[1-9][0-9]*")  # as scores are named
 
 Share: TypeAlias = Annotated[float, Strict(), Field(ge=0, lt=1)]
 
@@ -303,13 +306,13 @@ def metric_problem(
         refused: whether a field of the task is wrong by itself, so that nothing follows from it.
     """
     split, _, rest = metric.partition("/")
-    name, _, distance = rest.partition("/")
+    name, slash, distance = rest.partition("/")
     there = [s for s in reversed(SEARCH_SPLITS) if s in task.splits()]
     if split in SEARCH_SPLITS and split not in there:
         remedy = f"write {there[0]}/{name}, or give task.{split} a file or task.ood a rule"
         return _metric_problem(path, metric, f"the task has no {split}", remedy)
     known = [f"{one}/{other}" for one in there for other in task.metrics_by_name()]
-    if f"{split}/{name}" not in known or (distance and not distance.isdecimal()):
+    if f"{split}/{name}" not in known or (slash and not _WHOLE_NUMBER.fullmatch(distance)):
         remedy = did_you_mean(f"{split}/{name}" if name else metric, known)
         return _metric_problem(path, metric, "the search does not measure that", remedy)
     distances = task.distances(there[there.index(split)])  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
@@ -22,7 +23,7 @@ from trainable.base_model.source import BUNDLED
 from trainable.data import SEARCH_SPLITS, TEST_SPLITS, EncodedTask, Split, Task
 from trainable.decoding import LatentLM
 from trainable.errors import BaseModelError, TaskError
-from trainable.evaluation import evaluate_decoding
+from trainable.evaluation import continue_prompt, evaluate_decoding
 from trainable.latents import LatentTokens
 from trainable.predictions import BASELINE_PREFIX, predict
 from trainable.records.problems import RowProblems
@@ -122,12 +123,16 @@ def generate_text(
     *,
     trust_remote_code: bool = False,
 ) -> str:
-    """The prompt and what the model makes of it, greedily."""
+    """The prompt and what the model makes of it, greedily, to the end of its context at most.
+
+    Raises:
+        ContextError: if the prompt leaves no room there.
+    """
     lm, latents = attach_folder(folder, base_model, trust_remote_code=trust_remote_code)
     specials = latents.artifact.add_special_tokens
-    inputs = lm.tokenizer(prompt, add_special_tokens=specials, return_tensors="pt").to(lm.device)
-    output = lm.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-    return str(lm.tokenizer.decode(output[0], skip_special_tokens=True))
+    ids = np.array(lm.tokenizer(prompt, add_special_tokens=specials)["input_ids"], dtype=np.int64)
+    whole = np.concatenate([ids, continue_prompt(lm, ids, max_new_tokens)])
+    return str(lm.tokenizer.decode(whole, skip_special_tokens=True))
 
 
 def evaluate_folder(

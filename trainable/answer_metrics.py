@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
+import os.path
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -92,7 +93,8 @@ def absolute_metric(spec: str, folder: Path) -> str:
     for name in names:
         path = folder / name
         if module.endswith(".py") or path.is_file():
-            return f"{path.absolute()}:{function}"
+            # Without `..`, as data files: one search, from wherever it is started.
+            return f"{os.path.abspath(path)}:{function}"
     return spec
 
 
@@ -112,6 +114,17 @@ def load_answer_metrics(specs: Iterable[str]) -> dict[str, AnswerMetric]:
             "that each metric has a name of its own"
         )
     return {metric_name(s): _load(s) for s in specs if s not in COMMON_METRICS}
+
+
+def metric_files(specs: Iterable[str]) -> list[str]:
+    """The files with the functions of one's own; an installed module without one has none."""
+    files = []
+    for source in dict.fromkeys(spec.rpartition(":")[0] for spec in specs):
+        if source.endswith(".py"):
+            files.append(source)
+        elif source and (origin := _origin(source)) is not None:
+            files.append(origin)
+    return files
 
 
 def judge(
@@ -185,6 +198,15 @@ def _module(source: str, spec: str) -> ModuleType:
             f"metrics: {spec!r} cannot be imported ({type(error).__name__}: {error}): give an "
             "installed module, or a file beside the search file"
         ) from error
+
+
+def _origin(module: str) -> str | None:
+    """The file of an installed module, if it has one."""
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError):  # loading it says what is wrong
+        return None
+    return found.origin if found is not None and found.has_location else None
 
 
 def _number(value: object) -> float | None:

@@ -6,6 +6,7 @@
     ├── BaseModelError (ValueError)     a model or tokenizer that cannot carry latents
     ├── TaskError (ValueError)          a task that yields no usable rows
     │   └── BadRowsError                ... because of what its files hold, row by row
+    ├── ContextError (ValueError)       a position beyond the base model's context
     ├── ArtifactError (ValueError)      an artifact folder that cannot be trusted
     │   └── FingerprintError            ... or that belongs to another base model
     ├── AttentionError (ValueError)     a sequence or model whose attention cannot be shown
@@ -44,10 +45,11 @@ class BadRowsError(TaskError):
     Args:
         shown: the first of them, each as one line.
         count: how many there are in all.
+        remedy: what helps against all of them; "" where each line says it.
     """
 
-    def __init__(self, shown: tuple[str, ...], count: int) -> None:
-        super().__init__(shown, count)  # args alone survive pickling
+    def __init__(self, shown: tuple[str, ...], count: int, remedy: str = "") -> None:
+        super().__init__(shown, count, remedy)  # args alone survive pickling
 
     @property
     def shown(self) -> tuple[str, ...]:
@@ -61,12 +63,17 @@ class BadRowsError(TaskError):
         return int(self.args[1])
 
     def __str__(self) -> str:
+        remedy: str = self.args[2]
         if self.count == 1:
-            return f"bad data: {self.shown[0]}"
+            return f"bad data: {self.shown[0]}" + (f": {remedy}" if remedy else "")
         more = self.count - len(self.shown)
         rest = [f"- … and {more} more"] if more else []
-        heading = f"bad data: {self.count} problems"
+        heading = f"bad data: {self.count} problems" + (f": {remedy}" if remedy else "")
         return "\n".join([heading, *(f"- {line}" for line in self.shown), *rest])
+
+
+class ContextError(LatentuneError, ValueError):
+    """A position beyond the base model's context."""
 
 
 class ArtifactError(LatentuneError, ValueError):

@@ -13,14 +13,14 @@ Shape suffixes: B rows, N response tokens, J labelled slots of a batch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import groupby, islice
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch.nn import functional
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, StoppingCriteria
 
 from trainable.answer_metrics import judge_all
 from trainable.batch import PreparedRow, labelled_logits, micro_batches
@@ -32,7 +32,12 @@ from trainable.data import (
     mean_by_distance,
 )
 from trainable.decoding import LatentLM
+from trainable.errors import ContextError
+from trainable.layout import whole_layout
+from trainable.lengths import answer_room
+from trainable.positions import context_of
 from trainable.special_ids import special_ids
+from trainable.strategy import PositionRule
 
 ROWS_AT_ONCE = 64
 ANSWER_MARGIN_TOKENS = 16  # how much longer than the longest reference an answer may become
@@ -73,7 +78,8 @@ def answer_metrics(
 ) -> list[tuple[int, dict[str, float]]]:
     """Decode every row of a split greedily and score its answer by the task's answer metrics.
 
-    An answer may be as long as the longest reference of the split and `ANSWER_MARGIN_TOKENS` more.
+    An answer may be as long as the longest reference of the split and `ANSWER_MARGIN_TOKENS` more,
+    where the model's context leaves so much; one that it cuts off is scored as it is.
 
     Returns:
         (distance, metric name to value) per row.
@@ -111,19 +117,34 @@ def free_answers(
     """The model's own greedy answers, each up to and with the token that ends it.
 
     Ends of an answer are the model's own, the tokenizer's EOS, and a special token at the end of
-    a reference, which is a chat's end mark. An answer of `max_new_tokens` may have none.
+    a reference, which is a chat's end mark. An answer of `max_new_tokens` may have none, and one
+    that reaches the end of the model's context neither.
     """
     ends = _end_ids(lm, rows)
-    # Rows of like length together: little padding, and answers that end at about the same time.
-    order = sorted(range(len(rows)), key=lambda place: (len(rows[place].ids), place))
-    answers: dict[int, Ints] = {}
-    places = iter(order)
-    while batch := list(islice(places, rows_at_once)):
-        found = _generate(lm, [rows[place] for place in batch], max_new_tokens, ends)
-        for place, ids in zip(batch, found, strict=True):
-            over = np.flatnonzero(np.isin(ids, ends))
-            answers[place] = ids[: over[0] + 1] if len(over) else ids
-    return [answers[place] for place in range(len(rows))]
+    answers = []
+    for ids in _continuations(lm, rows, max_new_tokens, rows_at_once, ends):
+        over = np.flatnonzero(np.isin(ids, ends))
+        answers.append(ids[: over[0] + 1] if len(over) else ids)
+    return answers
+
+
+def continue_prompt(lm: LatentLM, ids_N: Ints, max_new_tokens: int) -> Ints:
+    """What the model makes of a prompt by itself, up to the end of its context at most.
+
+    Raises:
+        ContextError: if the prompt leaves no room in the context.
+    """
+    row, context = EncodedRow(ids_N, len(ids_N), 0), context_of(lm.frozen)
+    if context is not None:
+        own = lm.rules.position_rule is PositionRule.OWN
+        needed = len(whole_layout(lm.rules, ids_N, len(ids_N))) if own else len(ids_N)
+        if needed >= context:
+            latents = " with its latents" if own else ""
+            raise ContextError(
+                f"the prompt{latents} needs {needed} positions, the base model's context is "
+                f"{context}: nothing is left for an answer; give a shorter prompt"
+            )
+    return _continuations(lm, [row], max_new_tokens, 1)[0]
 
 
 def evaluate_decoding(
@@ -159,7 +180,8 @@ def decode(lm: LatentLM, rows: Sequence[EncodedRow]) -> list[Ints]:
     """
     lengths = [len(row.ids) - row.query_length for row in rows]
     responses = []
-    for length, generated in zip(lengths, _generate(lm, rows, max(lengths)), strict=True):
+    continuations = _continuations(lm, rows, max(lengths), len(rows))
+    for length, generated in zip(lengths, continuations, strict=True):
         response = np.full(length, -1, dtype=np.int64)
         response[: min(length, len(generated))] = generated[:length]
         responses.append(response)
@@ -173,10 +195,63 @@ def _end_ids(lm: LatentLM, rows: Sequence[EncodedRow]) -> list[int]:
     return sorted(ends | ({int(row.ids[-1]) for row in rows} & special_ids(lm.tokenizer)))
 
 
+def _continuations(
+    lm: LatentLM,
+    rows: Sequence[EncodedRow],
+    max_new_tokens: int,
+    rows_at_once: int,
+    ends: list[int] | None = None,
+) -> list[Ints]:
+    """Greedy continuations of the rows' queries, none beyond the model's context.
+
+    A row that is over is fed padding until its whole batch is. Rows share a batch only where the
+    context leaves them equally much, so that no answer depends on its neighbours.
+    """
+    context = context_of(lm.frozen)
+    rooms = [answer_room(lm.rules, row, context, max_new_tokens) for row in rows]
+    # Rows of like length together: little padding, and answers that end at about the same time.
+    order = sorted(
+        range(len(rows)), key=lambda place: (rooms[place] or 0, len(rows[place].ids), place)
+    )
+    found: dict[int, Ints] = {}
+    for room, group in groupby(order, key=lambda place: rooms[place]):
+        while batch := list(islice(group, rows_at_once if room is not None else 1)):
+            chosen, stop = [rows[place] for place in batch], None
+            if room is None and context is not None:
+                stop = _ContextEnd(lm, chosen[0].query_length, context)
+            ids = _generate(lm, chosen, max_new_tokens if room is None else room, ends, stop)
+            found |= zip(batch, ids, strict=True)
+    return [found[place] for place in range(len(rows))]
+
+
+class _ContextEnd(StoppingCriteria):
+    """Ends an answer whose next token would have a position beyond the context, under `own`."""
+
+    def __init__(self, lm: LatentLM, query_length: int, context: int) -> None:
+        self._lm = lm
+        self._query_length = query_length
+        self._context = context
+
+    def __call__(
+        self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **_: object
+    ) -> torch.BoolTensor:
+        """[1], whether it ends here."""
+        ids_N = input_ids[0].cpu().numpy()
+        slots = len(whole_layout(self._lm.rules, ids_N, self._query_length))
+        over: torch.BoolTensor = torch.tensor([slots > self._context], device=input_ids.device)  # type: ignore[assignment]
+        return over
+
+
 def _generate(
-    lm: LatentLM, rows: Sequence[EncodedRow], max_new_tokens: int, ends: list[int] | None = None
+    lm: LatentLM,
+    rows: Sequence[EncodedRow],
+    max_new_tokens: int,
+    ends: list[int] | None,
+    stop: StoppingCriteria | None,
 ) -> list[Ints]:
     """Greedy continuations of the rows' queries, padded on the left; all of the same length."""
+    if not max_new_tokens:
+        return [row.ids[:0] for row in rows]
     width = max(row.query_length for row in rows)
     ids_BN = torch.zeros(len(rows), width, dtype=torch.long)
     mask_BN = torch.zeros_like(ids_BN)
@@ -188,6 +263,8 @@ def _generate(
     if ends:
         pad = lm.tokenizer.pad_token_id
         options = {"eos_token_id": ends, "pad_token_id": ends[0] if pad is None else pad}
+    if stop is not None:
+        options["stopping_criteria"] = [stop]
     output_BN = lm.generate(
         input_ids=ids_BN.to(lm.device),
         attention_mask=mask_BN.to(lm.device),

@@ -7,13 +7,16 @@ refuse | drop   a longer row is an error, or it is left out and counted; none is
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from trainable.data import SEARCH_SPLITS, EncodedTask, Ints, Split
+from trainable.data import SEARCH_SPLITS, EncodedRow, EncodedTask, Example, Ints, Split
 from trainable.errors import TaskError
 from trainable.layout import whole_layout
 from trainable.layout_rules import Bools, LayoutRules
-from trainable.strategy import InsertionStrategy
+from trainable.records.problems import RowProblems
+from trainable.strategy import InsertionStrategy, PositionRule
 
 
 def row_limit(context: int | None, max_tokens: int | None) -> int | None:
@@ -26,22 +29,79 @@ def check_verbal_lengths(data: EncodedTask, context: int | None, max_tokens: int
     """Refuse rows that no strategy could carry, in any split.
 
     Raises:
-        TaskError: if a row, without any latent, is too long for the model or `max_tokens`.
+        BadRowsError: naming all rows of files that, without any latent, are too long for the
+            model or `max_tokens`.
+        TaskError: if a row that was made is.
     """
-    for split in data.splits:
-        longest = int(data.lengths(split).max())
-        if context is not None and longest > context:
-            raise TaskError(
-                f"task: a row of {split} has {longest} tokens, the base model's context is "
-                f"{context}: shorten the task's rows, write data.long_rows: drop to leave such "
-                "rows out, or take another base_model.path"
-            )
-        if max_tokens is not None and longest > max_tokens:
-            raise TaskError(
-                f"data.max_tokens={max_tokens}: a row of {split} has {longest} tokens before "
-                "any latent: raise it, shorten the task's rows, or write data.long_rows: drop to "
-                "leave such rows out"
-            )
+    problems, limit = RowProblems(), row_limit(context, max_tokens)
+    for split in () if limit is None else data.splits:
+        lengths_R = data.lengths(split)
+        for place in np.flatnonzero(lengths_R > limit):
+            # A million rows may be too long; where one stands is looked up for those shown.
+            origin = "" if problems.is_full else data.example(split, int(place)).origin
+            if not origin and not problems.is_full:
+                longest = int(lengths_R.max())
+                raise TaskError(_made_row_too_long(split, longest, context, max_tokens))
+            length = int(lengths_R[place])
+            over = f"data.max_tokens={max_tokens}"
+            if context is not None and length > context:
+                over = f"the base model's context of {context}"
+            problems.add(origin, None, f"{length} tokens, in {split}, are above {over}")
+    problems.raise_any("shorten these rows, or write data.long_rows: drop to leave them out")
+
+
+def _made_row_too_long(
+    split: Split, longest: int, context: int | None, max_tokens: int | None
+) -> str:
+    if context is not None and longest > context:
+        return (
+            f"task: a row of {split} has {longest} tokens, the base model's context is "
+            f"{context}: shorten the task's rows, write data.long_rows: drop to leave such "
+            "rows out, or take another base_model.path"
+        )
+    return (
+        f"data.max_tokens={max_tokens}: a row of {split} has {longest} tokens before "
+        "any latent: raise it, shorten the task's rows, or write data.long_rows: drop to "
+        "leave such rows out"
+    )
+
+
+def check_data_rows(
+    examples: Sequence[Example], rows: Sequence[EncodedRow], rules: LayoutRules, context: int | None
+) -> None:
+    """Refuse rows of files that the model cannot read with some latents.
+
+    Raises:
+        BadRowsError: naming all rows that need more positions than the context has.
+    """
+    problems = RowProblems()
+    for example, row in zip(examples, rows, strict=True) if context is not None else ():
+        needed = len(row.ids)
+        if rules.position_rule is PositionRule.OWN:
+            needed = len(whole_layout(rules, row.ids, row.query_length))
+        if needed > context:
+            wrong = f"it needs {needed} positions, the base model's context is {context}"
+            problems.add(example.origin, None, wrong)
+    problems.raise_any("shorten these rows, prompt or reference, or leave them out")
+
+
+def answer_room(
+    rules: LayoutRules, row: EncodedRow, context: int | None, wanted: int
+) -> int | None:
+    """How many tokens an answer to a row's query may have within the context.
+
+    Returns:
+        At most `wanted`; None where latents take positions too, and enough of them for the
+        context might stand in the answer: then only the answer itself tells.
+    """
+    if context is None:
+        return wanted
+    if rules.position_rule is not PositionRule.OWN:
+        return max(0, min(wanted, context - row.query_length))
+    splices = (*rules.latent_first, *rules.verbal_after)
+    most_per_gap = sum(splice.trigger.m for splice in splices)
+    slots = len(whole_layout(rules, row.ids[: row.query_length], row.query_length))
+    return wanted if slots + wanted * (1 + most_per_gap) <= context else None
 
 
 def check_own_positions(

@@ -26,7 +26,9 @@ from trainable.engine import MICRO_BATCH_TOKENS
 from trainable.errors import TaskError
 from trainable.evaluation import answer_limit, forced_scores, free_answers
 from trainable.layout_rules import LayoutRules
+from trainable.lengths import check_data_rows
 from trainable.metrics import common_metrics
+from trainable.positions import context_of
 from trainable.records.table import RecordTable, TableSplit
 from trainable.strategy import InsertionStrategy
 
@@ -90,6 +92,8 @@ def predict(
         baseline: also with the frozen model alone.
 
     Raises:
+        BadRowsError: naming the rows that the model's context does not hold; nothing is decoded
+            then.
         TaskError: if a metric's name is a column's, or it raises or returns no finite number.
     """
     for name in metrics:
@@ -98,6 +102,7 @@ def predict(
     count = len(records)
     split = TableSplit(records, np.arange(count), np.maximum(records.distances_N, 0))
     rows, examples = split.rows(), split.examples()
+    check_data_rows(examples, rows, lm.rules, context_of(lm.frozen))
     limit = max_new_tokens or answer_limit(rows)
     scored = _Scored(rows, examples, metrics, limit, rows_at_once)
     columns: dict[str, Sequence[object]] = {

@@ -81,6 +81,7 @@ def test_a_file_beside_the_search_is_found_and_kept_to_itself(own: Path) -> None
     spec = absolute_metric("my_metrics:length", own)
     assert spec == f"{own / 'my_metrics.py'}:length"
     assert absolute_metric("my_metrics.py:length", own) == spec
+    assert absolute_metric("my_metrics.py:length", own / ".." / own.name) == spec
     assert absolute_metric("os.path:exists", own) == "os.path:exists"  # an installed module
     assert absolute_metric("normalised_match", own) == "normalised_match"
     loaded = load_answer_metrics([spec, f"{own}/my_metrics.py:Judge.strict", "nll"])

@@ -16,7 +16,7 @@ from trainable.batch import labelled_logits, prepare
 from trainable.data import EncodedRow, EncodedTask, Example, Split
 from trainable.decoding import LatentLM
 from trainable.engine import Engine, TrialSpec
-from trainable.errors import TaskError
+from trainable.errors import BadRowsError, TaskError
 from trainable.evaluation import ANSWER_MARGIN_TOKENS, free_answers
 from trainable.state import TrialState
 from trainable.strategy import InsertionStrategy
@@ -179,8 +179,10 @@ def test_rows_beyond_the_limit_are_dropped_from_every_split(
 ) -> None:
     engine = Engine(tiny_base)
     task = records(tiny_base, tmp_path, [LONG[0], *ROWS[:5], LONG[0], *ROWS[5:]])
-    with pytest.raises(TaskError, match=r"data\.max_tokens=20: a row of train has 33 tokens"):
+    with pytest.raises(BadRowsError, match=r"row 1: 33 tokens, .* data\.max_tokens=20") as caught:
         engine.check_context(engine.encode(task), 20)
+    assert caught.value.count == 4  # in train and in val_id
+    assert "data.long_rows: drop" in str(caught.value)
     data = engine.encode(task, max_tokens=20, long_rows="drop")
     engine.check_context(data, 20)
     assert [data.dropped(split) for split in data.splits] == [2, 2]
@@ -196,8 +198,15 @@ def test_without_a_limit_of_one_s_own_the_context_is_the_limit(
     engine = Engine(tiny_base)
     assert engine.context == 512
     task = records(tiny_base, tmp_path, [*ROWS, {"prompt": "1" * 600, "completion": "2"}])
-    with pytest.raises(TaskError, match=r"context is 512: .*data\.long_rows: drop"):
+    with pytest.raises(BadRowsError) as caught:
         engine.check_context(engine.encode(task))
+    lines = str(caught.value).splitlines()
+    assert lines[0].startswith("bad data: 2 problems: shorten these rows")
+    where = f"- {tmp_path}/rows.jsonl row 10: 603 tokens, in"
+    assert lines[1:] == [
+        f"{where} {split}, are above the base model's context of 512"
+        for split in ("train", "val_id")
+    ]
     assert engine.encode(task, long_rows="drop").dropped("train") == 1
 
 

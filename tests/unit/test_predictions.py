@@ -17,6 +17,7 @@ from orchestrator.usage import (
     DataEvaluation,
     evaluate_data,
     evaluate_folder,
+    generate_text,
     print_data_evaluation,
 )
 from tests.decoding_reference import artifact_of, attached
@@ -25,7 +26,7 @@ from trainable.base_model.loading import BaseModel
 from trainable.batch import labelled_logits, prepare
 from trainable.data import Example, encode
 from trainable.decoding import LatentLM
-from trainable.errors import BadRowsError, TaskError
+from trainable.errors import BadRowsError, ContextError, TaskError
 from trainable.evaluation import free_answers
 from trainable.predictions import without_latents
 from trainable.special_ids import special_ids
@@ -201,6 +202,36 @@ def test_scores_as_a_table(folder: Path, data: Path, tmp_path: Path) -> None:
     assert "frozen model alone" in text.getvalue()
     assert "start2+" in text.getvalue()
     assert f"one row per item: {tmp_path}/predictions.parquet" in text.getvalue()
+
+
+def test_rows_beyond_the_context_are_all_listed_before_any_decoding(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LatentLM, "generate", None)
+    rows = [("1", "2"), ("1" * 600, "2"), ("1", "2" * 511), ("1" * 509, "2")]
+    path = tmp_path / "data.jsonl"
+    path.write_text("\n".join(json.dumps({"prompt": p, "completion": c}) for p, c in rows))
+    with pytest.raises(BadRowsError) as caught:
+        evaluate_data(folder, path, to=tmp_path)
+    assert [line.partition("row ")[2] for line in caught.value.shown] == [
+        "2: it needs 603 positions, the base model's context is 512",
+        "3: it needs 514 positions, the base model's context is 512",
+    ]
+
+
+def test_a_text_goes_on_to_the_end_of_the_context(
+    tiny_base: BaseModel, folder: Path, tmp_path: Path
+) -> None:
+    assert len(generate_text(folder, "1" * 509, 20, None)) <= 511
+    with pytest.raises(ContextError, match=r"the prompt needs 512 positions, .* context is 512"):
+        generate_text(folder, "1" * 511, 20, None)
+    strategy = InsertionStrategy.from_dict(
+        {"triggers": {"s": {"kind": "start", "m": 9}}, "position_rule": "own"}
+    )
+    artifact_of(tiny_base, strategy).save(tmp_path / "own")
+    generate_text(tmp_path / "own", "1" * 499, 20, None)
+    with pytest.raises(ContextError, match="the prompt with its latents needs 512 positions"):
+        generate_text(tmp_path / "own", "1" * 502, 20, None)
 
 
 # --- on the task that they were trained for

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from orchestrator.results import DataRecord
 from orchestrator.search_data import data_differences, read_data
 from tests.unit.ledgers import search_config, search_folder
 from tests.unit.test_house import BLOCKER, run_python
+from trainable.answer_metrics import metric_files
 from trainable.errors import BadRowsError, TaskError
 
 
@@ -109,6 +111,26 @@ def test_a_changed_file_is_a_difference(train: Path, tmp_path: Path) -> None:
     train.write_text(train.read_text() + '\n{"prompt": "a", "completion": "b"}')
     (difference,) = data_differences(config_of(train), folder)
     assert difference.startswith(f"task.train: {train} has changed (")
+
+
+def test_a_changed_metric_is_a_difference(train: Path, tmp_path: Path) -> None:
+    """What a search is scored by is part of it, as its rows are."""
+    own, folder = tmp_path / "own.py", search_folder(tmp_path)
+    own.write_text("def f1(answer, reference, prompt):\n    return 1\n")
+    metrics = [f"{own}:f1", "operator:eq", "normalised_match"]
+    task = {"kind": "records", "train": str(train), "metrics": metrics[::2]}
+    config = search_config(task=task)
+    folder.path.mkdir(parents=True)
+    found = read_data(config, tmp_path)
+    assert set(found.record.sha256) == {"train", "metrics"}
+    assert set(found.source.task["sha256"]) == {"train"}
+    folder.data.write_text(found.record.model_dump_json())
+    assert data_differences(config, folder) == []
+    own.write_text(own.read_text().replace("1\n", "2\n"))
+    (difference,) = data_differences(config, folder)
+    assert difference.startswith(f"task.metrics: {own} has changed (")
+    assert metric_files(metrics) == [str(own), operator.__file__]
+    assert metric_files(["sys:exit", "there_is_none:f"]) == []
 
 
 def test_what_an_engine_found_joins_what_is_known(train: Path, tmp_path: Path) -> None:

@@ -154,6 +154,8 @@ def test_the_objective(
             "measure that; did you mean `val_id/normalised_match`?",
         ),
         (RECORDS_TASK, {"objective": "val_id/nll/x"}, "the search does not measure that; did you"),
+        (RECORDS_TASK, {"objective": "val_id/nll/"}, "the search does not measure that; did you"),
+        (RECORDS_TASK, {"objective": "val_id/nll/01"}, "the search does not measure that; did"),
         (RECORDS_TASK, {"objective": "nll"}, "the search does not measure that; "),
         (
             {"kind": "recrods", "train": "x"},

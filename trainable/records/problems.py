@@ -17,6 +17,11 @@ class RowProblems:
     shown: list[str] = field(default_factory=list)
     count: int = 0
 
+    @property
+    def is_full(self) -> bool:
+        """Whether further problems are counted alone."""
+        return len(self.shown) >= SHOWN
+
     def add(self, file: str, row: int | None, wrong: str) -> None:
         """Note one problem.
 
@@ -26,13 +31,17 @@ class RowProblems:
             wrong: what is wrong, and what to do where that is not plain.
         """
         self.count += 1
-        if len(self.shown) < SHOWN:
+        if not self.is_full:
             self.shown.append(f"{file}: {wrong}" if row is None else f"{file} row {row}: {wrong}")
 
-    def raise_any(self) -> None:
-        """Raise BadRowsError if there is any problem."""
+    def raise_any(self, remedy: str = "") -> None:
+        """Raise BadRowsError if there is any problem.
+
+        Args:
+            remedy: what helps against all of them.
+        """
         if self.count:
-            raise BadRowsError(tuple(self.shown), self.count)
+            raise BadRowsError(tuple(self.shown), self.count, remedy)
 
 
 def shown(value: object) -> str:
