@@ -15,6 +15,7 @@ import torch
 from transformers import GenerationMixin, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from tests.families import FAMILIES
 from tests.reference import Reference, Slot, reference_layout
 from trainable.artifact import Artifact
 from trainable.base_model.loading import BaseModel
@@ -50,7 +51,7 @@ def hand_made_masks(base: BaseModel, length: int) -> torch.Tensor | dict[str, to
     if getattr(config, "layer_types", None):
         windows = {"full_attention": None, "sliding_attention": config.sliding_window}
         return {kind: _mask(length, windows[kind], dtype) for kind in config.layer_types}
-    return _mask(length, getattr(config, "sliding_window", None), dtype)
+    return _mask(length, FAMILIES[base.path].window if base.path in FAMILIES else None, dtype)
 
 
 @cache

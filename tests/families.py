@@ -22,6 +22,7 @@ from transformers import (
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
     Olmo2Config,
     OPTConfig,
     Phi3Config,
@@ -71,6 +72,7 @@ class Family:
 FAMILIES: dict[str, Family] = {
     "llama": Family(LlamaConfig, COMMON | {"tie_word_embeddings": False}),
     "llama tied": Family(LlamaConfig, GROUPED | {"tie_word_embeddings": True}),
+    "llama stray": Family(LlamaConfig, COMMON | {"sliding_window": 5}),  # it never looks at it
     "qwen2": Family(Qwen2Config, GROUPED),
     "qwen2 window": Family(
         Qwen2Config,
@@ -80,6 +82,7 @@ FAMILIES: dict[str, Family] = {
     "qwen3": Family(Qwen3Config, GROUPED | {"head_dim": 8, "tie_word_embeddings": True}),
     "mistral": Family(MistralConfig, GROUPED | {"sliding_window": None}),
     "mistral window": Family(MistralConfig, GROUPED | {"sliding_window": 6}, window=6),
+    "mixtral": Family(MixtralConfig, GROUPED | {"num_local_experts": 4, "num_experts_per_tok": 2}),
     "gemma2": Family(
         Gemma2Config,
         GROUPED
@@ -150,7 +153,9 @@ def family(name: str, kernel: str = "sdpa", dtype: torch.dtype = torch.float32) 
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=kernel)
+    # What runs a mixture's experts by default knows no float64.
+    experts = {"experts_implementation": "eager"} if dtype == torch.float64 else {}
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=kernel, **experts)
     _spread(model)
     return BaseModel(
         model=model.to(dtype).eval().requires_grad_(False),

@@ -15,8 +15,9 @@ Shape suffixes: B rows, T slots of a chunk, S slots in all.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -25,6 +26,8 @@ from trainable.errors import BaseModelError
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 KERNELS = ("sdpa", "eager")
+_SLIDING_MASK = "create_sliding_window_causal_mask"  # what models with windows make theirs with
+_ROPES_BY_LENGTH = ("dynamic", "longrope", "su")
 
 Masks = torch.Tensor | dict[str, torch.Tensor]
 
@@ -45,9 +48,9 @@ class Attention:
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> Attention:
-        """Read it off a model's configuration, as transformers does."""
+        """Read it off a model's configuration and, for windows, its code."""
         config = model.config.get_text_config(decoder=True)
-        kinds = _kinds(config)
+        kinds = _kinds(model)
         window = config.sliding_window if SLIDING in kinds else None
         return cls(kinds, window, by_kind=bool(getattr(config, "layer_types", None)))
 
@@ -99,7 +102,7 @@ class Attention:
 def refuse_attention(model: PreTrainedModel) -> None:
     """Raise BaseModelError for a model whose layers latent tokens cannot live in."""
     name = type(model).__name__
-    kinds = _kinds(model.config.get_text_config(decoder=True))
+    kinds = _kinds(model)
     foreign = [kind for kind in kinds if kind not in (FULL, SLIDING)]
     if not foreign and model._is_stateful:
         foreign = ["recurrent"]
@@ -109,6 +112,7 @@ def refuse_attention(model: PreTrainedModel) -> None:
             "token to token or cut them into blocks: holes and repeated position ids would change "
             f"what follows; take a base model whose layers are all {FULL} or {SLIDING}"
         )
+    _refuse_rope(model)
     kernel = model.config._attn_implementation
     if kernel not in KERNELS:
         raise BaseModelError(
@@ -117,12 +121,55 @@ def refuse_attention(model: PreTrainedModel) -> None:
         )
 
 
-def _kinds(config: Any) -> tuple[str, ...]:
+def _kinds(model: PreTrainedModel) -> tuple[str, ...]:
+    config = model.config.get_text_config(decoder=True)
     named = getattr(config, "layer_types", None) or getattr(config, "attention_layers", None)
     if named:
-        return tuple(dict.fromkeys(FULL if name == "global" else name for name in named))
-    if getattr(config, "sliding_window", None) is not None:
-        return (SLIDING,)
-    if getattr(config, "attention_chunk_size", None) is not None:
-        return ("chunked_attention",)
-    return (FULL,)
+        kinds = [FULL if name == "global" else name for name in named]
+    elif getattr(config, "sliding_window", None) is not None:
+        kinds = [SLIDING]
+    elif getattr(config, "attention_chunk_size", None) is not None:
+        kinds = ["chunked_attention"]
+    else:
+        kinds = [FULL]
+    if not _knows_windows(model):
+        kinds = [FULL if kind == SLIDING else kind for kind in kinds]
+    return tuple(dict.fromkeys(kinds))
+
+
+def _knows_windows(model: PreTrainedModel) -> bool:
+    """Whether a model looks at `sliding_window`: any configuration may have one.
+
+    transformers' own models do if their code takes its function for such masks. Other code may
+    make them as it likes; what its configuration says is believed, and measured by the self-test.
+    """
+    classes = {type(part) for part in model.modules() if isinstance(part, PreTrainedModel)}
+    names = {base.__module__ for each in classes for base in each.__mro__}
+    if not all(each.__module__.startswith("transformers.") for each in classes):
+        return True
+    return any(hasattr(sys.modules.get(name), _SLIDING_MASK) for name in names)
+
+
+def _refuse_rope(model: PreTrainedModel) -> None:
+    """Refuse rotary frequencies that depend on how long a batch is."""
+    config = model.config.get_text_config(decoder=True)
+    for field in ("rope_parameters", "rope_scaling"):
+        for rope_type in _rope_types(getattr(config, field, None)):
+            if rope_type in _ROPES_BY_LENGTH:
+                raise BaseModelError(
+                    f"{type(model).__name__} has rope_type={rope_type!r} (its configuration's "
+                    f"{field}), whose frequencies change with the longest row of a batch: a row's "
+                    "result would depend on its neighbours, and on what the cache already holds; "
+                    "take a base model or configuration with rope_type default, linear, llama3 or "
+                    "yarn"
+                )
+
+
+def _rope_types(parameters: object) -> Iterator[str]:
+    """The kinds of scaling; configurations may hold one for each kind of layer."""
+    if isinstance(parameters, Mapping):
+        rope_type = parameters.get("rope_type", parameters.get("type"))
+        if isinstance(rope_type, str):
+            yield rope_type
+        for nested in parameters.values():
+            yield from _rope_types(nested)

@@ -281,6 +281,10 @@ class LatentLM(PreTrainedModel, GenerationMixin):
         layouts = [RowLayout(self._outlook, start_state(self.rules, ids)) for ids in rows]
         return LatentCache(self, whole_slots(self.frozen.config), layouts, self.latents.device)
 
+    @classmethod
+    def _can_set_experts_implementation(cls) -> bool:
+        return True  # a mixture's configuration asks for one; the frozen model runs it
+
     def _supports_default_dynamic_cache(self) -> bool:  # type: ignore[override]
         return False  # `forward` makes its own cache, a `LatentCache`
 

@@ -18,7 +18,8 @@ from trainable.latent_cache import whole_slots
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
 _COARSE_TOLERANCE = 0.1  # bfloat16, float16 and quantised weights
 _POSITIONS = (0, 1, 2, 2, 2, 3, 4, 4, 5, 6, 6, 7)
-_CUT = 7  # slots in front of the chunk
+_CHUNK = 5  # the last slots, fed behind a cache
+_WIDEST = 128  # a window up to here is measured: the check then runs beyond it
 _USE_SDPA = "load it with base_model.attn_implementation: sdpa"
 # What can be found wrong, and the remedy:
 _CUTS_AT_REPEATS = "cuts attention at repeated position ids", _USE_SDPA
@@ -56,11 +57,12 @@ def check_decoding(model: PreTrainedModel) -> None:
     by_hand = _by_hand(model, embeds_BTD, position_BT)
     cache = whole_slots(model.config)
     attention = Attention.of(model)
+    cut = ids_BT.shape[1] - _CHUNK
     holed_BS = torch.cat(
-        [torch.ones_like(ids_BT[:, :_CUT]), torch.zeros_like(ids_BT[:, :1]),
-         torch.ones_like(ids_BT[:, _CUT:])], dim=1,
+        [torch.ones_like(ids_BT[:, :cut]), torch.zeros_like(ids_BT[:, :1]),
+         torch.ones_like(ids_BT[:, cut:])], dim=1,
     )  # fmt: skip
-    for begin, end in ((0, _CUT), (_CUT - 1, ids_BT.shape[1])):  # the hole repeats a slot
+    for begin, end in ((0, cut), (cut - 1, ids_BT.shape[1])):  # the hole repeats a slot
         width = end + (begin > 0)
         logits = model(
             inputs_embeds=embeds_BTD[:, begin:end],
@@ -71,12 +73,16 @@ def check_decoding(model: PreTrainedModel) -> None:
             past_key_values=cache,
             use_cache=True,
         ).logits
-    _compare(model, logits[:, 1:], by_hand[:, _CUT:], *_CUTS_AT_HOLES)
+    _compare(model, logits[:, 1:], by_hand[:, cut:], *_CUTS_AT_HOLES)
 
 
 def _sequence(model: PreTrainedModel) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and position ids, [1, T]."""
-    position_BT = torch.tensor([_POSITIONS], device=model.device)
+    """Ids and position ids, [1, T]; longer than a window, so that it makes a difference."""
+    config = model.config.get_text_config(decoder=True)
+    window = getattr(config, "sliding_window", None) or 0  # also one that has no effect
+    more = window + _CHUNK - len(_POSITIONS) if window <= _WIDEST else 0
+    positions = [*_POSITIONS, *range(_POSITIONS[-1] + 1, _POSITIONS[-1] + 1 + more)]
+    position_BT = torch.tensor([positions], device=model.device)
     generator = torch.Generator().manual_seed(0)
     vocabulary = model.config.get_text_config().vocab_size
     ids_BT = torch.randint(vocabulary, position_BT.shape, generator=generator)

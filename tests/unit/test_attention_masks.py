@@ -14,9 +14,13 @@ from transformers import (
     LlamaConfig,
     MambaConfig,
     MistralConfig,
+    OlmoeConfig,
+    Phi3Config,
     PreTrainedConfig,
     PreTrainedModel,
+    Qwen2Config,
     Qwen3NextConfig,
+    Starcoder2Config,
 )
 
 from tests.families import FAMILIES, family
@@ -92,6 +96,73 @@ def test_every_family_is_known_by_its_window(name: str) -> None:
     attention = Attention.of(model)
     assert attention.window == FAMILIES[name].window
     assert ("sliding_attention" in attention.kinds) == (attention.window is not None)
+
+
+@pytest.mark.parametrize("config", [LlamaConfig, OlmoeConfig])
+@pytest.mark.parametrize("window", [4, 4096])
+def test_a_window_that_the_code_never_looks_at_is_none(
+    config: type[PreTrainedConfig], window: int
+) -> None:
+    attention = Attention.of(model_of(config(**SMALL, sliding_window=window)))
+    assert (attention.kinds, attention.window) == (("full_attention",), None)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        MistralConfig(**SMALL, sliding_window=4096),
+        Phi3Config(**SMALL, sliding_window=4096, pad_token_id=0),
+        Starcoder2Config(**SMALL, sliding_window=4096),
+        Qwen2Config(**SMALL, use_sliding_window=True, sliding_window=4096, max_window_layers=1),
+    ],
+    ids=lambda config: str(config.model_type),
+)
+def test_a_wide_window_that_it_does_look_at(config: PreTrainedConfig) -> None:
+    attention = Attention.of(model_of(config))
+    assert attention.window == 4096
+    assert "sliding_attention" in attention.kinds
+
+
+def test_foreign_code_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(LlamaConfig(**SMALL, sliding_window=4))
+    monkeypatch.setattr(type(model), "__module__", "modeling_ones_own")
+    assert Attention.of(model).window == 4
+
+
+ROPES: dict[str, dict[str, Any]] = {
+    "dynamic": {"rope_type": "dynamic", "factor": 4.0},
+    "longrope": {
+        "rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4,
+        "original_max_position_embeddings": 16,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rope_type", ROPES)
+def test_ropes_that_depend_on_the_batch_are_refused(rope_type: str) -> None:
+    ropes = ROPES[rope_type] | {"rope_theta": 10000.0}
+    model = model_of(LlamaConfig(**SMALL, max_position_embeddings=64, rope_parameters=ropes))
+    with pytest.raises(BaseModelError, match=rf"rope_type='{rope_type}'.*default, linear, llama3"):
+        refuse_attention(model)
+
+
+def test_ropes_of_one_kind_of_layer_are_refused_too() -> None:
+    model = model_of(LlamaConfig(**SMALL))
+    model.config.rope_parameters = {
+        "full_attention": {"type": "longrope"}, "sliding_attention": {"rope_type": "default"}
+    }  # fmt: skip
+    with pytest.raises(BaseModelError, match="longrope"):
+        refuse_attention(model)
+
+
+def test_ropes_that_stay_as_they_are_pass() -> None:
+    for rope in (
+        {"rope_type": "linear", "factor": 2.0},
+        {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 16},
+    ):
+        ropes = rope | {"rope_theta": 10000.0}
+        config = LlamaConfig(**SMALL, max_position_embeddings=32, rope_parameters=ropes)
+        refuse_attention(model_of(config))
 
 
 REFUSED: dict[str, PreTrainedConfig] = {
