@@ -24,7 +24,8 @@ bench: .venv/ready
 results: .venv/ready                # the paper's three tasks, about an hour; writes docs/results.md
 	for task in generation summation repetition; do \
 	  $(BIN)/latentune run examples/paper/$$task.yaml && \
-	  $(BIN)/latentune status paper-$$task --json > benchmarks/results/paper-$$task.json || exit 1; \
+	  $(BIN)/latentune status paper-$$task --json | $(BIN)/python -m benchmarks.paper keep $$task \
+	  || exit 1; \
 	done
 	$(BIN)/python -m benchmarks.paper
 clean:                              # keeps .latentune: your searches

@@ -1,7 +1,10 @@
-"""The paper's comparison as a page: `python -m benchmarks.paper` writes docs/results.md.
+"""The paper's comparison as a page, from the searches of `examples/paper/`.
 
-Reads what `latentune status NAME --json` said of the searches of `examples/paper/`, which
-lies in `benchmarks/results/`. `make results` runs the searches first. Nothing is timed here.
+    latentune status paper-TASK --json | python -m benchmarks.paper keep TASK
+    python -m benchmarks.paper
+
+The first keeps what the page needs of a search in `benchmarks/results/`, the second writes
+`docs/results.md`. `make results` does it all. Nothing is timed here.
 """
 
 from __future__ import annotations
@@ -196,8 +199,20 @@ def page(searches: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def keep(task: str, status: Mapping[str, Any]) -> Path:
+    """Store a search's trials, without what belongs to the machine that ran them."""
+    kept = ("uid", "strategy", "status", "step", "params", "metrics")
+    trials = [{name: trial[name] for name in kept} for trial in status["trials"]]
+    path = RESULTS / f"paper-{task}.json"
+    path.write_text(json.dumps({"trials": trials}, indent=1) + "\n")
+    return path
+
+
 def main() -> None:
-    """Write the page."""
+    """Keep one search's trials, or write the page."""
+    if sys.argv[1:2] == ["keep"]:
+        keep(sys.argv[2], json.load(sys.stdin))
+        return
     searches = {
         task.name: json.loads((RESULTS / f"paper-{task.name}.json").read_text()) for task in TASKS
     }

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.machine import RESULTS
-from benchmarks.paper import PAGE, TASKS, Estimate, arms_of, estimate, finding, page
+from benchmarks.paper import PAGE, TASKS, Estimate, arms_of, estimate, finding, keep, page
 
 TASK = TASKS[0]
 
@@ -86,3 +87,14 @@ def test_the_page_is_that_of_the_stored_runs() -> None:
         task.name: json.loads((RESULTS / f"paper-{task.name}.json").read_text()) for task in TASKS
     }
     assert PAGE.read_text() == page(searches)
+
+
+def test_nothing_of_the_machine_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.paper.RESULTS", tmp_path)
+    status = search(start2=[0.5])
+    status |= {"tracking_uri": "sqlite:////home/me/mlflow.db", "artifact": "/home/me/artifact"}
+    for trial in status["trials"]:
+        trial |= {"strategy": "start2", "role": "search", "attempts": 1, "reason": None}
+    kept = keep("generation", status)
+    assert "/home" not in kept.read_text()
+    assert arms_of(json.loads(kept.read_text())).keys() == {"start2"}
