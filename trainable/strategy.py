@@ -20,7 +20,6 @@ from trainable.errors import StrategyError
 from trainable.field_checks import member, refuse_unknown, require_count, set_field
 from trainable.trigger import Trigger, TriggerKind
 
-
 MOST_GROUPS = 4096
 
 
