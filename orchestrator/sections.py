@@ -22,7 +22,7 @@ from pydantic import (
 from orchestrator.errors import ConfigError
 from search_spaces import PRESETS, Space, SpaceError, check_legal
 from search_spaces.errors import Problem, did_you_mean, shown
-from trainable.base_model.options import REFUSED_ATTENTIONS, is_commit
+from trainable.base_model.options import DEVICE_MAPS, REFUSED_ATTENTIONS, is_commit, is_device_map
 
 Count: TypeAlias = Annotated[int, Strict(), Field(ge=1)]
 Seed: TypeAlias = Annotated[int, Strict(), Field(ge=0, lt=2**32)]
@@ -43,15 +43,8 @@ def _tested_attention(value: object) -> object:
 
 
 def _device_map(value: object) -> object:
-    known = value is None or (isinstance(value, str) and value != "")
-    if isinstance(value, dict) and value:
-        known = all(
-            isinstance(key, str) and isinstance(place, str | int) and not isinstance(place, bool)
-            for key, place in value.items()
-        )
-    if not known:
-        remedy = "write auto, or a mapping such as {model.layers.0: 0, model.layers.1: 1}"
-        raise refused(value, "expected a text or a mapping of modules to devices", remedy)
+    if not is_device_map(value):
+        raise refused(value, f"expected {DEVICE_MAPS}", "write auto or remove it")
     return value
 
 

@@ -133,7 +133,7 @@ class LatentLM(PreTrainedModel, GenerationMixin):
                 cache of another kind or of another call, chunked prefill, `inputs_embeds`, or no
                 cache at all; and for a position beyond the context, where that is hard.
             StrategyError: for a prompt that begins with BOS, where the latents are meant for
-            prompts without.
+                prompts without.
         """
         for name in ("assistant_model", "inputs_embeds", "cache_implementation"):
             if kwargs.get(name) is not None:

@@ -26,10 +26,12 @@ def member(enum: type[Member], name: str, value: Any) -> Member:
         raise StrategyError(f"{name}={value!r} is unknown; one of {', '.join(enum)}") from None
 
 
-def require_count(name: str, value: object, low: int = 1) -> None:
-    """Raise StrategyError unless `value` is a whole number of at least `low`."""
+def require_count(name: str, value: object, low: int = 1, *, high: int) -> None:
+    """Raise StrategyError unless `value` is a whole number from `low` to `high`."""
     if not isinstance(value, int) or isinstance(value, bool) or value < low:
         raise StrategyError(f"{name}={value!r} must be a whole number of at least {low}")
+    if value > high:
+        raise StrategyError(f"{name}={value} must be a whole number of at most {high}")
 
 
 def require_share(name: str, value: object) -> None:

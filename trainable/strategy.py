@@ -20,6 +20,8 @@ from trainable.errors import StrategyError
 from trainable.field_checks import member, refuse_unknown, require_count, set_field
 from trainable.trigger import Trigger, TriggerKind
 
+MOST_GROUPS = 4096
+
 
 class Specialization(StrEnum):
     """The rule that gives each site its group."""
@@ -78,7 +80,7 @@ class InsertionStrategy:
         if self.specialization is Specialization.CYCLE:
             if self.groups is None:
                 raise StrategyError("groups is missing: `cycle` needs G, e.g. groups: 2")
-            require_count("groups", self.groups, low=2)
+            require_count("groups", self.groups, low=2, high=MOST_GROUPS)
         elif self.groups is not None:
             raise StrategyError(
                 f"groups={self.groups!r} does not belong to specialization: "

@@ -65,6 +65,9 @@ _FIELDS_OF_KIND: Mapping[TriggerKind, frozenset[str]] = MappingProxyType(
         TriggerKind.RANDOM: frozenset({"rate", "seed", "region"}),
     }
 )
+MOST_LATENTS = 4096  # of a group; far beyond any use, and before a slip fills the memory
+_MOST_TOKENS = 2**31 - 1
+_MOST_SEED = 2**64 - 1
 _OWN_FIELDS = ("k", "pattern", "side", "rate", "seed", "region")
 
 
@@ -74,14 +77,15 @@ class Trigger:
 
     Args:
         kind: the rule; it decides which of the fields below `m` exist.
-        m: latent tokens per site, at least 1.
+        m: latent tokens per site, from 1 to `MOST_LATENTS`.
         k: `every` alone: one site after each k verbal tokens, at least 1.
         pattern: `delimiter` alone: a regular expression searched in the decoded text of
             single tokens; default ",".
         side: `delimiter` alone: the site's place relative to the matched token; default
             `before`.
         rate: `random` alone: the share of verbal tokens with a site before them, in (0, 1].
-        seed: `random` alone: another seed, other sites; default 0.
+        seed: `random` alone: another seed, other sites; default 0,
+            below 2**64.
         region: `delimiter`, `every` and `random`: where sites may be; default `both`. The
             region of a delimiter's site is that of the matched token, otherwise that of the
             token behind the site.
@@ -105,13 +109,13 @@ class Trigger:
     def __post_init__(self) -> None:
         set_field(self, "kind", member(TriggerKind, "kind", self.kind))
         self._refuse_foreign_fields()
-        require_count("m", self.m)
+        require_count("m", self.m, high=MOST_LATENTS)
         if "region" in _FIELDS_OF_KIND[self.kind]:
             set_field(self, "region", member(Region, "region", self.region or Region.BOTH))
         if self.kind is TriggerKind.EVERY:
             if self.k is None:
                 raise StrategyError("k is missing: `every` needs the period k, e.g. k: 8")
-            require_count("k", self.k)
+            require_count("k", self.k, high=_MOST_TOKENS)
         elif self.kind is TriggerKind.DELIMITER:
             set_field(self, "pattern", _pattern("," if self.pattern is None else self.pattern))
             set_field(self, "side", member(Side, "side", self.side or Side.BEFORE))
@@ -123,7 +127,7 @@ class Trigger:
             require_share("rate", self.rate)
             set_field(self, "rate", float(self.rate))
             set_field(self, "seed", 0 if self.seed is None else self.seed)
-            require_count("seed", self.seed, low=0)
+            require_count("seed", self.seed, low=0, high=_MOST_SEED)
         set_field(self, "readout", member(Readout, "readout", self.readout or self._usual_readout))
         if self.readout is Readout.LATENT and self.side is Side.BEFORE:
             raise StrategyError(

@@ -243,8 +243,13 @@ def test_rungs_grow_by_the_factor_up_to_the_budget(
         ),
         (
             {"base_model": {"device_map": [0, 1]}},
-            "base_model.device_map (line 8): got [0, 1], expected a text or a mapping of modules "
-            "to devices; write auto, or a mapping such as",
+            "base_model.device_map (line 8): got [0, 1], expected auto, balanced, balanced_low_0, "
+            "sequential, a device such as cpu, cuda or cuda:1, or a mapping of modules to devices "
+            "such as",
+        ),
+        (
+            {"base_model": {"device_map": "autoo"}},
+            "base_model.device_map (line 8): got 'autoo', expected auto, balanced",
         ),
         ({"base_model": {"device_map": {"lm_head": 0.5}}}, "base_model.device_map (line 8)"),
         (

@@ -28,6 +28,12 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
             {"device": "cpu", "device_map": "auto"},
             ["base_model.device='cpu'", "base_model.device_map='auto'", "exclude each other"],
         ),
+        ({"device_map": "autoo"}, ["base_model.device_map='autoo'", "auto, balanced, ", "cuda:1"]),
+        ({"device_map": "cuda:"}, ["base_model.device_map='cuda:'", "one of"]),
+        ({"device_map": "disk"}, ["base_model.device_map='disk'", "one of"]),
+        ({"device_map": {}}, ["base_model.device_map={}", "one of"]),
+        ({"device_map": {"lm_head": "gpu"}}, ["base_model.device_map={'lm_head': 'gpu'}"]),
+        ({"device_map": {"lm_head": True}}, ["base_model.device_map={'lm_head': True}"]),
         ({"trust_remote_code": True}, ["base_model.revision", "40 hexadecimal", "got None"]),
         ({"trust_remote_code": True, "revision": "main"}, ["40 hexadecimal", "got 'main'"]),
         ({"trust_remote_code": True, "revision": COMMIT[:-1]}, ["40 hexadecimal"]),
@@ -46,6 +52,8 @@ def test_a_refusal_names_the_field_and_the_remedy(fields: dict[str, Any], words:
 def test_what_is_legal() -> None:
     LoadOptions()
     LoadOptions(trust_remote_code=True, revision=COMMIT)
+    for device_map in ("auto", "balanced_low_0", "cpu", "cuda", "cuda:1", {"model": 0}):
+        LoadOptions(device_map=device_map)
     LoadOptions(device_map={"": "cpu"}, quantization="bitsandbytes-8bit", dtype="float16")
 
 

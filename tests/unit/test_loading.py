@@ -225,6 +225,15 @@ def test_a_device_map(
     assert torch.equal(*gradients)
 
 
+@pytest.mark.parametrize("device_map", ["cuda:1", {"model": "cpu", "lm_head": 1}])
+def test_a_device_map_with_a_gpu_that_is_not_there(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, device_map: object
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(BaseModelError, match=r"base_model\.device_map=.*torch sees 1 GPUs here"):
+        load_base(str(tiny_folder), device_map=device_map)
+
+
 START = InsertionStrategy.from_dict({"triggers": {"s": {"kind": "start", "m": 2}}})
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from trainable.errors import StrategyError
+from trainable.layout import whole_layout
+from trainable.layout_rules import LayoutRules
 from trainable.strategy import InsertionStrategy
 from trainable.trigger import Readout, Side, Trigger, TriggerKind
 
@@ -59,6 +61,9 @@ def test_defaults() -> None:
         ({"kind": "random", "rate": 1.5}, ["rate=1.5", "at most 1"]),
         ({"kind": "random", "rate": "often"}, ["rate='often'"]),
         ({"kind": "random", "rate": 0.5, "seed": -1}, ["seed=-1"]),
+        ({"kind": "random", "rate": 0.5, "seed": 2**64}, ["seed=18446744073709551616", "at most"]),
+        ({"kind": "start", "m": 10**9}, ["m=1000000000", "at most 4096"]),
+        ({"kind": "every", "k": 2**63}, ["k=9223372036854775808", "at most"]),
         ({"kind": "every", "k": 2, "rate": 0.5}, ["rate=0.5", "`random`"]),
         ({"kind": "start", "region": "query"}, ["region='query'", "`delimiter`, `every`"]),
         ({"kind": "every", "k": 2, "region": "answer"}, ["region='answer'", "query, response"]),
@@ -83,6 +88,10 @@ def test_an_illegal_trigger_names_its_fields(fields: dict[str, Any], words: list
         ({"specialization": "by_colour"}, ["strategy.specialization", "shared, by_trigger"]),
         ({"position_rule": "none"}, ["strategy.position_rule", "following, preceding, own"]),
         ({"specialization": "cycle"}, ["strategy.groups is missing", "groups: 2"]),
+        (
+            {"specialization": "cycle", "groups": 10**9},
+            ["strategy.groups=1000000000", "at most 4096"],
+        ),
         ({"specialization": "cycle", "groups": 1}, ["strategy.groups=1", "at least 2"]),
         ({"groups": 2}, ["strategy.groups=2", "specialization: shared", "use cycle"]),
         ({"triggers": ["start"]}, ["strategy.triggers", "mapping"]),
@@ -231,3 +240,11 @@ def test_a_strategy_cannot_be_changed() -> None:
         given.triggers["b"] = Trigger(kind=TriggerKind.END)  # type: ignore[index]
     with pytest.raises(AttributeError):
         given.specialization = "by_trigger"  # type: ignore[misc, assignment]
+
+
+def test_the_largest_of_each_count_is_legal_and_can_be_laid_out() -> None:
+    seed = {"kind": "random", "rate": 0.5, "seed": 2**64 - 1, "m": 4096}
+    period = {"kind": "every", "k": 2**31 - 1, "m": 4096}
+    rules = LayoutRules.build(strategy(r=seed, e=period), {}, bos_id=1)
+    layout = whole_layout(rules, [1, 5, 6, 7, 8, 9], 3)
+    assert (layout.latent_T >= 0).sum() % 4096 == 0

@@ -194,11 +194,25 @@ def _placing(options: LoadOptions) -> dict[str, Any]:
     """Arguments of `from_pretrained` that say where weights go and in how many bits."""
     placing: dict[str, Any] = {}
     if options.device_map is not None:
+        _refuse_absent_gpus(options.device_map)
         placing["device_map"] = options.device_map
     if options.quantization is not None:
         placing.setdefault("device_map", {"": _device(options)})  # they cannot be moved later
         placing["quantization_config"] = _quantization_config(options)
     return placing
+
+
+def _refuse_absent_gpus(device_map: str | Mapping[str, str | int]) -> None:
+    """Raise BaseModelError if a device map names a GPU that torch does not see."""
+    places = [device_map] if isinstance(device_map, str) else device_map.values()
+    count = torch.cuda.device_count()
+    for place in places:
+        kind, _, index = (f"cuda:{place}" if isinstance(place, int) else place).partition(":")
+        if kind == "cuda" and int(index or 0) >= count:
+            raise BaseModelError(
+                f"base_model.device_map={device_map!r} names the device {place!r}, but torch sees "
+                f"{count} GPUs here: name another device, or write auto"
+            )
 
 
 def _device(options: LoadOptions) -> str:

@@ -30,6 +30,11 @@ REFUSED_ATTENTIONS: Mapping[str, str] = MappingProxyType(
     }
 )
 _MODEL_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
+_DEVICE = re.compile(r"cpu|mps|(cuda|xpu|npu|hpu)(:\d+)?")
+DEVICE_MAPS = (
+    f"{', '.join(SPREADINGS)}, a device such as cpu, cuda or cuda:1, or a mapping of modules to "
+    "devices such as {model.layers.0: 0, model.layers.1: 1}"
+)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -67,6 +72,10 @@ class LoadOptions:
         _one_of("attn_implementation", self.attn_implementation, ATTENTIONS)
         if self.quantization is not None:
             _one_of("quantization", self.quantization, QUANTIZATIONS)
+        if not is_device_map(self.device_map):
+            raise BaseModelError(
+                f"base_model.device_map={self.device_map!r} is unknown; one of {DEVICE_MAPS}"
+            )
         if self.device_map is not None and self.device != "auto":
             raise BaseModelError(
                 f"base_model.device={self.device!r} and base_model.device_map="
@@ -97,6 +106,25 @@ class LoadOptions:
 def is_commit(revision: object) -> bool:
     """Whether a revision is a full commit hash, which never comes to mean anything else."""
     return isinstance(revision, str) and _COMMIT.fullmatch(revision) is not None
+
+
+def is_device_map(value: object) -> bool:
+    """Whether a value says where a model goes: nothing, a word, a device, or module to device."""
+    if isinstance(value, Mapping):
+        named = all(isinstance(module, str) for module in value)
+        return bool(value) and named and all(map(_is_place, value.values()))
+    word = isinstance(value, str) and (value in SPREADINGS or _is_device(value))
+    return value is None or word
+
+
+def _is_place(value: object) -> bool:
+    if isinstance(value, str):
+        return value == "disk" or _is_device(value)
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_device(name: str) -> bool:
+    return _DEVICE.fullmatch(name) is not None
 
 
 def spreading(device_map: object) -> str | None:
