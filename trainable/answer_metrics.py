@@ -37,7 +37,7 @@ class AnswerMetric(Protocol):
 
         Args:
             answer: what the model wrote, without special tokens.
-            reference: the completion in the data.
+            reference: the completion in the data, as its tokens read, without special tokens.
             prompt: what the model was given.
         """
         ...

@@ -96,7 +96,8 @@ def answer_metrics(
             data.answer_metrics,
             example.origin or f"{split} row {place + 1}",
             answer=data.answer_text(ids),
-            reference=example.completion,
+            # As the answer is made to text: of a chat the template may add to the completion.
+            reference=data.answer_text(row.ids[row.query_length :]),
             prompt=example.prompt,
         )
         scores.append((row.distance, found))

@@ -114,6 +114,19 @@ def test_overlap_with_train_is_counted(train: str, tmp_path: Path) -> None:
     assert whole.report.overlap == {"val_id": Overlap(prompts=2, rows=1)}
 
 
+def test_unknown_characters_are_noted(tmp_path: Path) -> None:
+    odd = [
+        {**row, "prompt": "é" + row["prompt"]} if i > 40 else row for i, row in enumerate(rows(50))
+    ]
+    train = written(tmp_path / "t.jsonl", odd)
+    for _ in range(2):  # read, and from the cache
+        task = RecordsTask(train=[train], tokenizer=build_tokenizer(), cache=tmp_path / "cache")
+        assert task.report.notes == [
+            "task.train: 9 rows (row 42, 43, 44, 45, 46, …) hold characters that the tokenizer "
+            "does not know: the model sees one unknown token for all of them"
+        ]
+
+
 def test_notes_tell_what_is_odd(tmp_path: Path) -> None:
     train = written(tmp_path / "t.jsonl", [{**row, "source": "web"} for row in rows(50)])
     assert build(train).report.notes == ["task.train: the columns source are not read"]
