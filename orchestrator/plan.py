@@ -92,8 +92,8 @@ class Plan(Record):
     splits: dict[Split, SplitPlan]
     delimiters: dict[str, DelimiterPlan]
     strategies: dict[str, StrategyPlan]
-    overlap: dict[str, OverlapRecord] = {}
-    notes: list[str] = []
+    overlap: dict[str, OverlapRecord]
+    notes: list[str]
 
 
 def plan_search(config: SearchConfig) -> Plan:
