@@ -150,8 +150,12 @@ def test_changed_files_are_refused_by_name(train: str) -> None:
         ({"split": {"val": 0.0001, "test": 0.1}}, "no rows in split val_id: raise task.split.val"),
         ({"split": {"val": 0.1, "test": 1e-4}}, "no rows in split test_id: raise task.split.test"),
         ({"ood": {"by": "prompt_chars", "above": 99}}, "split val_ood: lower task.ood.above"),
-        ({"ood": {"by": "prompt_chars", "above": 1}}, "split train: lower task.split.val"),
-        ({"metrics": ("normalised",)}, "'normalised' is no metric"),
+        (
+            {"ood": {"by": "prompt_chars", "above": 1}},
+            "split train: raise task.ood.above, which is 1",
+        ),
+        ({"metrics": ("normalised",)}, "task.metrics.0: 'normalised' is no metric"),
+        ({"metrics": ("nll", "nowhere:f")}, "task.metrics.1: 'nowhere:f' cannot be imported"),
     ],
 )
 def test_what_gives_no_task(train: str, options: dict[str, Any], words: str) -> None:
