@@ -235,7 +235,7 @@ def evaluate(
         bool, typer.Option("--baseline", help="Also score the frozen model alone.")
     ] = False,
     split: Annotated[
-        list[str] | None, typer.Option(help="val_id, val_ood, test_id or test_ood.")
+        list[str] | None, typer.Option(help="train, val_id, val_ood, test_id or test_ood.")
     ] = None,
     rows: Annotated[
         int | None, typer.Option(min=1, help="At most so many rows per distance; default 50.")
@@ -245,13 +245,18 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Score pulled latents by free-running greedy decoding, on DATA or on their task's splits."""
-    own = {"--to": to, "--metric": metric, "--max-new-tokens": max_new_tokens, "--batch": batch}
+    own = {"--to": to, "--max-new-tokens": max_new_tokens, "--batch": batch}
     if data is None:
         _refuse_options(own | {"--baseline": baseline or None}, "needs DATA, a file with rows")
         from orchestrator.usage import evaluate_folder, print_evaluation
 
         scores = evaluate_folder(
-            folder, split, rows or 50, base_model, trust_remote_code=trust_remote_code
+            folder,
+            split,
+            rows or 50,
+            base_model,
+            metrics=metric or [],
+            trust_remote_code=trust_remote_code,
         )
         _print_json(scores) if json else print_evaluation(_out, scores)
         return

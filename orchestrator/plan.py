@@ -5,7 +5,7 @@ No weight is read and nothing is written but the cache of a person's own rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import asdict
 
 import numpy as np
 from rich.console import Console
@@ -13,21 +13,23 @@ from rich.table import Table
 
 from orchestrator.config import SearchConfig
 from orchestrator.driver import baseline_configs
+from orchestrator.feasibility import (
+    context_of_source,
+    legal_strategies,
+    model_source,
+    refusal,
+    refuse_if_all,
+)
 from orchestrator.folders import home_folder
-from orchestrator.results import SCHEMA_VERSION, Record
-from orchestrator.search_data import read_task
-from search_spaces import enumerate_configs, sample_configs
-from trainable.base_model.options import LoadOptions
-from trainable.base_model.source import ModelSource
+from orchestrator.results import SCHEMA_VERSION, OverlapRecord, Record
+from orchestrator.search_data import checked_task
 from trainable.data import EncodedTask, Split
 from trainable.delimiters import Vocabulary
-from trainable.errors import LatentuneError
 from trainable.layout import whole_layout
 from trainable.lengths import check_verbal_lengths, row_limit
+from trainable.records.report import DataReport
 from trainable.strategy import InsertionStrategy
-from trainable.trial import TrialConfig
 
-SAMPLES = 300  # of a large space
 _ROWS = 32  # that a strategy's cost is measured on
 _SHOWN_TOKENS, _SHOWN_STRATEGIES = 12, 12
 
@@ -60,11 +62,13 @@ class StrategyPlan(Record):
         latents: L, the rows that are trained.
         extra_tokens_pct: 100 · latents / verbal tokens over some rows of val_id.
         longest: tokens of the longest of those rows, latents included.
+        refused: why a trial of it would be refused; None where it would not.
     """
 
     latents: int
     extra_tokens_pct: float
     longest: int
+    refused: str | None = None
 
 
 class Plan(Record):
@@ -74,6 +78,8 @@ class Plan(Record):
         context: the base model's, in tokens; None where it sets no limit.
         most_trial_steps: optimiser steps of all trials, if none were stopped early.
         strategies: by short name; of a large space a sample.
+        overlap: of a person's own rows, per split, what of it stands in train as well.
+        notes: what is odd about such rows and no error.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -86,57 +92,55 @@ class Plan(Record):
     splits: dict[Split, SplitPlan]
     delimiters: dict[str, DelimiterPlan]
     strategies: dict[str, StrategyPlan]
+    overlap: dict[str, OverlapRecord]
+    notes: list[str]
 
 
 def plan_search(config: SearchConfig) -> Plan:
     """Work out what a search would do.
 
     Raises:
-        TaskError, BaseModelError: as a run would, for what cannot be used.
+        TaskError, BaseModelError, ConfigError: as a run would, for what cannot be used.
     """
-    options = config.base_model.model_dump(mode="json")
-    source = ModelSource(options.pop("path"), LoadOptions(**options))
-    text_config = source.config().get_text_config(decoder=True)
-    context = getattr(text_config, "max_position_embeddings", None)
+    source = model_source(config)
+    context = context_of_source(source)
+    vocabulary_size = source.config().get_text_config(decoder=True).vocab_size
     tokenizer = source.tokenizer()
+    task, report = checked_task(config, home_folder(), tokenizer)
     drops = config.data.long_rows == "drop"
     data = EncodedTask(
-        read_task(config, home_folder(), tokenizer),
+        task,
         tokenizer,
         drop_above=row_limit(context, config.data.max_tokens) if drops else None,
     )
     check_verbal_lengths(data, context, config.data.max_tokens)
-    vocabulary = Vocabulary(tokenizer, text_config.vocab_size)
-    strategies = {strategy.short_name: strategy for strategy in _strategies(config)}
+    vocabulary = Vocabulary(tokenizer, vocabulary_size)
+    strategies = {strategy.short_name: strategy for strategy in legal_strategies(config)}
     patterns = {
         t.pattern: None for s in strategies.values() for t in s.triggers.values() if t.pattern
     }
+    refusals = {
+        name: refusal(strategy, vocabulary, data, config, context)
+        for name, strategy in strategies.items()
+    }
+    refuse_if_all(list(refusals.values()))
     baselines = len(baseline_configs()) * config.space.baselines
     return Plan(
         name=config.name,
         context=context,
-        vocabulary=text_config.vocab_size,
+        vocabulary=vocabulary_size,
         trials=config.budget.trials,
         baselines=baselines,
         most_trial_steps=(config.budget.trials + baselines) * config.budget.steps,
         splits={split: _split(data, split) for split in data.splits},
         delimiters={pattern: _delimiter(vocabulary, pattern) for pattern in patterns},
         strategies={
-            name: _cost(strategy, vocabulary, data) for name, strategy in strategies.items()
+            name: _cost(strategy, vocabulary, data, refusals[name])
+            for name, strategy in strategies.items()
         },
+        overlap={} if report is None else _overlaps(report),
+        notes=[] if report is None else report.notes,
     )
-
-
-def _strategies(config: SearchConfig) -> Iterator[InsertionStrategy]:
-    """The legal ones of the space: all of a small one, else a sample."""
-    space = config.space.build()
-    finite = space.size() <= SAMPLES
-    drawn = [point.config for point in enumerate_configs(space)] if finite else []
-    for data in drawn or sample_configs(space, SAMPLES):
-        try:
-            yield TrialConfig.from_dict(data).strategy
-        except LatentuneError:  # a run draws again
-            continue
 
 
 def _split(data: EncodedTask, split: Split) -> SplitPlan:
@@ -155,7 +159,13 @@ def _delimiter(vocabulary: Vocabulary, pattern: str) -> DelimiterPlan:
     return DelimiterPlan(ids=len(ids), tokens=texts[:_SHOWN_TOKENS])
 
 
-def _cost(strategy: InsertionStrategy, vocabulary: Vocabulary, data: EncodedTask) -> StrategyPlan:
+def _overlaps(report: DataReport) -> dict[str, OverlapRecord]:
+    return {s: OverlapRecord.model_validate(asdict(one)) for s, one in report.overlap.items()}
+
+
+def _cost(
+    strategy: InsertionStrategy, vocabulary: Vocabulary, data: EncodedTask, refused: str | None
+) -> StrategyPlan:
     rules, rows = vocabulary.rules(strategy), data.rows("val_id")
     chosen = np.unique(np.linspace(0, len(rows) - 1, min(_ROWS, len(rows))).astype(int))
     layouts = [
@@ -168,6 +178,7 @@ def _cost(strategy: InsertionStrategy, vocabulary: Vocabulary, data: EncodedTask
         latents=strategy.latent_count,
         extra_tokens_pct=100.0 * latents / (slots - latents),
         longest=max(map(len, layouts)),
+        refused=refused,
     )
 
 
@@ -178,6 +189,12 @@ def print_plan(console: Console, plan: Plan) -> None:
         dropped = f" ({found.dropped} dropped)" if found.dropped else ""
         splits.add_row(split, f"{found.rows}{dropped}", str(found.shortest), f"{found.longest}")
     console.print(splits)
+    lines = [
+        f"{split}: {one.prompts} rows with a prompt that train has too, {one.rows} of them whole"
+        for split, one in plan.overlap.items()
+    ]
+    for line in [*lines, *plan.notes]:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     for pattern, delimiter in plan.delimiters.items():
         shown = "  ".join(repr(text) for text in delimiter.tokens)
         more = "" if delimiter.ids <= len(delimiter.tokens) else "  ..."
@@ -187,6 +204,12 @@ def print_plan(console: Console, plan: Plan) -> None:
             markup=False, highlight=False, soft_wrap=True,
         )  # fmt: skip
     console.print(_strategy_table(plan))
+    refused = [cost.refused for cost in plan.strategies.values() if cost.refused]
+    if refused:
+        console.print(
+            f"* {len(refused)} of {len(plan.strategies)} strategies would be refused: {refused[0]}",
+            markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
     console.print(
         f"context {plan.context or 'without limit'}; {plan.trials} trials and {plan.baselines} "
         f"baselines, at most {plan.most_trial_steps} optimiser steps in all",
@@ -201,5 +224,8 @@ def _strategy_table(plan: Plan) -> Table:
     title = f"strategies by cost, {len(places)} of {len(ranked)}"
     table = Table("strategy", "latents", "extra tokens", "longest row", title=title)
     for name, cost in (ranked[int(place)] for place in places):
-        table.add_row(name, str(cost.latents), f"{cost.extra_tokens_pct:.0f} %", str(cost.longest))
+        mark = " *" if cost.refused else ""
+        table.add_row(
+            name + mark, str(cost.latents), f"{cost.extra_tokens_pct:.0f} %", str(cost.longest)
+        )
     return table

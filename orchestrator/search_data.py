@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.assignment import DataSource
 from orchestrator.errors import ConfigError
+from orchestrator.feasibility import model_source, refuse_impossible
 from orchestrator.folders import SearchFolder, cache_folder
 from orchestrator.results import DataRecord, read_data_record
 from orchestrator.search_config import SearchConfig
@@ -43,7 +44,7 @@ class SearchData:
 
 
 def data_differences(config: SearchConfig, folder: SearchFolder) -> list[str]:
-    """Which files of data and of metrics have changed since the search began, one line each."""
+    """Which files, of data and of metrics, have changed since the search began, one line each."""
     before = read_data_record(folder)
     if before is None or not config.task.reads_files:
         return []
@@ -55,28 +56,20 @@ def read_data(config: SearchConfig, home: Path) -> SearchData:
     """Read and check all rows; nothing is trained and no Ray is started.
 
     Raises:
-        TaskError: for a task that cannot be used; a `BadRowsError` lists the rows of its files.
+        TaskError: for a task that cannot be used, or a space without a strategy that fits it; a
+            `BadRowsError` lists the rows of its files.
         ConfigError: for a metric at a distance that no row has.
     """
     cache = cache_folder(home)
     options = config.task.model_dump(mode="json")
     report: DataReport | None = None
     if config.task.reads_files:
-        # transformers takes seconds to import; tasks that make their rows do without.
-        from trainable.base_model.options import LoadOptions
-        from trainable.base_model.source import ModelSource
-        from trainable.tasks.records import RecordsTask
-
-        base = config.base_model.model_dump(mode="json")
-        tokenizer = ModelSource(base.pop("path"), LoadOptions(**base)).tokenizer()
-        task = read_task(config, home, tokenizer)
-        assert isinstance(task, RecordsTask)
-        report = task.report
-        _try_metrics(task)
+        task, report = checked_task(config, home, model_source(config).tokenizer())
+        assert report is not None
         options["sha256"] = {split: dict(files) for split, files in report.sha256.items()}
-        _check_distances(config, report)
     else:
         task = build_task(options, config.data.seed)
+    refuse_impossible(config, task)
     source = DataSource(
         task=options,
         seed=config.data.seed,
@@ -93,10 +86,23 @@ def _metric_digests(config: SearchConfig) -> dict[str, dict[str, str | None]]:
     return {"metrics": {file: digest_or_none(Path(file)) for file in files}} if files else {}
 
 
-def read_task(config: SearchConfig, home: Path, tokenizer: PreTrainedTokenizerBase) -> Task:
-    """A search's task, its rows read and checked. Raises TaskError as `read_data` does."""
+def checked_task(
+    config: SearchConfig, home: Path, tokenizer: PreTrainedTokenizerBase
+) -> tuple[Task, DataReport | None]:
+    """A search's task, its rows read and checked, and what is known of them if files are read.
+
+    Raises:
+        TaskError, ConfigError: as `read_data` does.
+    """
+    from trainable.tasks.records import RecordsTask
+
     options = config.task.model_dump(mode="json")
-    return build_task(options, config.data.seed, tokenizer=tokenizer, cache=cache_folder(home))
+    task = build_task(options, config.data.seed, tokenizer=tokenizer, cache=cache_folder(home))
+    if not isinstance(task, RecordsTask):
+        return task, None
+    _try_metrics(task)
+    _check_distances(config, task.report)
+    return task, task.report
 
 
 def _record(task: Task, report: DataReport | None, config: SearchConfig) -> DataRecord:

@@ -235,6 +235,22 @@ class RecordsTaskConfig(TaskSection):
         """The common metrics and those that are named."""
         return tuple(dict.fromkeys([*COMMON_METRICS, *map(metric_name, self.metrics)]))
 
+    @field_validator("train", "val_id", "val_ood", "test_id", "test_ood", mode="before")
+    @classmethod
+    def _are_files(cls, files: object) -> object:
+        if files is not None and not isinstance(files, str | list | tuple):
+            wrong = "expected a file, or a list of files"
+            raise refused(files, wrong, "write data.jsonl, or [a.jsonl, b.jsonl]")
+        return files
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _are_listed(cls, metrics: object) -> object:
+        if not isinstance(metrics, list | tuple):
+            named = metrics if isinstance(metrics, str) and metrics else NORMALISED_MATCH
+            raise refused(metrics, "expected a list of metrics", f"write [{named}]")
+        return metrics
+
     @field_validator("metrics")
     @classmethod
     def _have_names(cls, metrics: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:

@@ -15,7 +15,12 @@ from rich.table import Table
 
 from orchestrator.files import write_atomic
 from orchestrator.results import SCHEMA_VERSION, Record
-from trainable.answer_metrics import NORMALISED_MATCH, absolute_metric, load_answer_metrics
+from trainable.answer_metrics import (
+    NORMALISED_MATCH,
+    absolute_metric,
+    load_answer_metrics,
+    metric_name,
+)
 from trainable.artifact import Artifact
 from trainable.base_model.loading import BaseModel, load_base
 from trainable.base_model.options import can_spread, spreading
@@ -30,7 +35,7 @@ from trainable.records.problems import RowProblems
 from trainable.records.reading import digest_or_none
 from trainable.records.report import table_notes
 from trainable.records.store import RecordStore
-from trainable.tasks import build_task
+from trainable.tasks import RECORDS, build_task
 
 logger = logging.getLogger(__name__)
 
@@ -38,13 +43,18 @@ PREDICTIONS_FILE = "predictions.parquet"
 
 
 class Evaluation(Record):
-    """Scores of one artifact folder on its own task, by free-running greedy decoding."""
+    """Scores of one artifact folder on its own task, by free-running greedy decoding.
+
+    Args:
+        left_out: metrics of the search that are functions of one's own, and were not given.
+    """
 
     schema_version: int = SCHEMA_VERSION
     folder: str
     strategy: str
     rows_per_distance: int
     metrics: dict[str, float]
+    left_out: list[str]
 
 
 class DataEvaluation(Record):
@@ -141,31 +151,45 @@ def evaluate_folder(
     rows_per_distance: int,
     base_model: str | None,
     *,
+    metrics: Sequence[str] = (),
     trust_remote_code: bool = False,
 ) -> Evaluation:
     """Score an artifact folder on splits of the task that it was trained for.
 
     Args:
         splits: default the test splits, and where the task has none, those of the search.
+        metrics: of one's own, `module:function`. What the artifact names is never imported.
 
     Raises:
-        TaskError: for a split that does not exist.
+        TaskError: for a split that does not exist, an artifact without a task, or a metric that
+            cannot be used.
     """
     for split in splits or ():
         if split not in get_args(Split):
             raise TaskError(f"--split {split!r} is unknown; one of {', '.join(get_args(Split))}")
+    named = Artifact.load(folder).task
+    if not named:
+        raise TaskError(
+            f"{folder} holds imported latents, which have no task of their own: give DATA, a file "
+            "with rows to score them on"
+        )
+    specs = [absolute_metric(spec, Path.cwd()) for spec in metrics]
+    if specs and named.get("kind") != RECORDS:
+        raise TaskError("--metric: the task makes its rows and is scored by its own metrics alone")
     lm, latents = attach_folder(folder, base_model, trust_remote_code=trust_remote_code)
-    data = EncodedTask(_task_of(latents.artifact, lm), lm.tokenizer)
-    metrics: dict[str, float] = {}
+    data = EncodedTask(_task_of(latents.artifact, lm, specs), lm.tokenizer)
+    given = {metric_name(spec) for spec in specs}
+    found: dict[str, float] = {}
     for split in splits or _default_splits(data):
         if split not in data.splits:
             raise TaskError(f"--split {split}: the task has only {', '.join(data.splits)}")
-        metrics |= evaluate_decoding(lm, data, split, rows_per_distance)
+        found |= evaluate_decoding(lm, data, split, rows_per_distance)
     return Evaluation(
         folder=str(folder),
         strategy=latents.artifact.config.strategy.short_name,
         rows_per_distance=rows_per_distance,
-        metrics=metrics,
+        metrics=found,
+        left_out=[spec for spec in _with_code(named) if metric_name(spec) not in given],
     )
 
 
@@ -195,6 +219,8 @@ def evaluate_data(
         BadRowsError: with all rows that cannot be used.
         TaskError: for a metric that cannot be used.
     """
+    if to.exists() and not to.is_dir():
+        raise TaskError(f"--to {to} is a file: give a folder for {PREDICTIONS_FILE}")
     specs = [absolute_metric(spec, Path.cwd()) for spec in metrics]
     own = load_answer_metrics([NORMALISED_MATCH, *specs])
     lm, latents = attach_folder(folder, base_model, trust_remote_code=trust_remote_code)
@@ -235,6 +261,9 @@ def print_evaluation(console: Console, evaluation: Evaluation) -> None:
     for name, value in evaluation.metrics.items():
         table.add_row(name, f"{value:.3f}")
     console.print(table)
+    for spec in evaluation.left_out:
+        line = f"left out: {spec}, which is code of the search's; give it with --metric"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_data_evaluation(console: Console, evaluation: DataEvaluation) -> None:
@@ -259,17 +288,19 @@ def _default_splits(data: EncodedTask) -> list[Split]:
     return tests or [split for split in SEARCH_SPLITS if split in data.splits]
 
 
-def _task_of(artifact: Artifact, lm: LatentLM) -> Task:
+def _task_of(artifact: Artifact, lm: LatentLM, metrics: Sequence[str]) -> Task:
+    """The artifact's task with the person's metrics, not with those that it would import itself."""
     options = {key: value for key, value in artifact.task.items() if key != "data_seed"}
-    return build_task(_without_code(options), artifact.data_seed, tokenizer=lm.tokenizer)
+    if options.get("kind") == RECORDS:
+        code = _with_code(options)
+        kept = [spec for spec in options.get("metrics", ()) if spec not in code]
+        options["metrics"] = [*kept, *metrics]
+    return build_task(options, artifact.data_seed, tokenizer=lm.tokenizer)
 
 
-def _without_code(options: Mapping[str, Any]) -> dict[str, Any]:
-    """A task's options without metrics that would have to be imported: a folder runs nothing."""
-    kept = dict(options)
-    if "metrics" in kept:
-        kept["metrics"] = [spec for spec in kept["metrics"] if ":" not in spec]
-    return kept
+def _with_code(options: Mapping[str, Any]) -> list[str]:
+    """A task's metrics that would have to be imported: a folder runs nothing."""
+    return [spec for spec in options.get("metrics", ()) if ":" in spec]
 
 
 def _parquet(table: pa.Table) -> bytes:

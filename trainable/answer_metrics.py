@@ -37,7 +37,7 @@ class AnswerMetric(Protocol):
 
         Args:
             answer: what the model wrote, without special tokens.
-            reference: the completion in the data.
+            reference: the completion in the data, as its tokens read, without special tokens.
             prompt: what the model was given.
         """
         ...
@@ -98,22 +98,30 @@ def absolute_metric(spec: str, folder: Path) -> str:
     return spec
 
 
-def load_answer_metrics(specs: Iterable[str]) -> dict[str, AnswerMetric]:
+def load_answer_metrics(
+    specs: Iterable[str], *, field: str | None = None
+) -> dict[str, AnswerMetric]:
     """The metrics, by name, that need a decoded answer; the common ones are passed over.
 
     Args:
         specs: `normalised_match`, `module:function` or `path/to/file.py:function`.
+        field: the list that they stand in, for messages.
 
     Raises:
         TaskError: for one that cannot be imported, or names that clash.
     """
-    specs = list(dict.fromkeys(specs))
+    specs = list(specs)
     if repeated := repeated_names(specs):
         raise TaskError(
-            f"metrics: the name {repeated[0]!r} stands for two metrics: rename the function, so "
-            "that each metric has a name of its own"
+            f"{field or 'metrics'}: the name {repeated[0]!r} stands for two metrics: rename the "
+            "function, so that each metric has a name of its own"
         )
-    return {metric_name(s): _load(s) for s in specs if s not in COMMON_METRICS}
+    loaded = dict[str, AnswerMetric]()
+    for place, spec in enumerate(specs):
+        if spec not in COMMON_METRICS and metric_name(spec) not in loaded:
+            where = "metrics" if field is None else f"{field}.{place}"
+            loaded[metric_name(spec)] = _load(spec, where)
+    return loaded
 
 
 def metric_files(specs: Iterable[str]) -> list[str]:
@@ -164,25 +172,25 @@ def judge_all(
     }
 
 
-def _load(spec: str) -> AnswerMetric:
+def _load(spec: str, where: str) -> AnswerMetric:
     if spec == NORMALISED_MATCH:
         return normalised_match
     source, colon, function = spec.rpartition(":")
     if not colon or not source or not METRIC_NAME.fullmatch(metric_name(spec)):
         raise TaskError(
-            f"metrics: {spec!r} is no metric: write {', '.join(COMMON_METRICS)}, "
+            f"{where}: {spec!r} is no metric: write {', '.join(COMMON_METRICS)}, "
             f"{NORMALISED_MATCH}, or module:function for one of your own"
         )
-    found: Any = _module(source, spec)
+    found: Any = _module(source, spec, where)
     for part in function.split("."):
         found = getattr(found, part, None)
     if not callable(found):
-        raise TaskError(f"metrics: {spec!r}: {source} has no function {function!r}")
+        raise TaskError(f"{where}: {spec!r}: {source} has no function {function!r}")
     loaded: AnswerMetric = found
     return loaded
 
 
-def _module(source: str, spec: str) -> ModuleType:
+def _module(source: str, spec: str, where: str) -> ModuleType:
     """The module of a metric; a file's is kept out of `sys.modules`, where others may be."""
     try:
         if not source.endswith(".py"):
@@ -195,7 +203,7 @@ def _module(source: str, spec: str) -> ModuleType:
         return module
     except Exception as error:  # a person's own code may raise anything
         raise TaskError(
-            f"metrics: {spec!r} cannot be imported ({type(error).__name__}: {error}): give an "
+            f"{where}: {spec!r} cannot be imported ({type(error).__name__}: {error}): give an "
             "installed module, or a file beside the search file"
         ) from error
 

@@ -74,12 +74,19 @@ def forced_scores(
 
 
 def answer_metrics(
-    lm: LatentLM, data: EncodedTask, split: Split, rows_at_once: int = ROWS_AT_ONCE
+    lm: LatentLM,
+    data: EncodedTask,
+    split: Split,
+    rows_at_once: int = ROWS_AT_ONCE,
+    places: Sequence[int] | None = None,
 ) -> list[tuple[int, dict[str, float]]]:
-    """Decode every row of a split greedily and score its answer by the task's answer metrics.
+    """Decode rows of a split greedily and score the answers by the task's answer metrics.
 
     An answer may be as long as the longest reference of the split and `ANSWER_MARGIN_TOKENS` more,
     where the model's context leaves so much; one that it cuts off is scored as it is.
+
+    Args:
+        places: which rows; default all.
 
     Returns:
         (distance, metric name to value) per row.
@@ -87,16 +94,19 @@ def answer_metrics(
     Raises:
         TaskError: if a metric raises or returns no finite number, naming the row.
     """
-    rows = data.rows(split)
-    answers = free_answers(lm, rows, answer_limit(rows), rows_at_once)
+    every = data.rows(split)
+    chosen = range(len(every)) if places is None else places
+    rows = [every[place] for place in chosen]
+    answers = free_answers(lm, rows, answer_limit(every), rows_at_once)
     scores = []
-    for place, (row, ids) in enumerate(zip(rows, answers, strict=True)):
+    for place, row, ids in zip(chosen, rows, answers, strict=True):
         example = data.example(split, place)
         found = judge_all(
             data.answer_metrics,
             example.origin or f"{split} row {place + 1}",
             answer=data.answer_text(ids),
-            reference=example.completion,
+            # As the answer is made to text: of a chat the template may add to the completion.
+            reference=data.answer_text(row.ids[row.query_length :]),
             prompt=example.prompt,
         )
         scores.append((row.distance, found))
@@ -158,18 +168,22 @@ def evaluate_decoding(
     Returns:
         Metric name to value, as `Engine.evaluate` names them; without `nll`.
     """
-    by_distance: dict[int, list[EncodedRow]] = {}
-    for row in data.rows(split):
+    by_distance: dict[int, list[int]] = {}
+    every = data.rows(split)
+    for place, row in enumerate(every):
         chosen = by_distance.setdefault(row.distance, [])
         if len(chosen) < rows_per_distance:
-            chosen.append(row)
+            chosen.append(place)
     scores = []
-    for rows in by_distance.values():
-        waiting = iter(rows)
+    for places in by_distance.values():
+        waiting = iter([every[place] for place in places])
         while batch := list(islice(waiting, ROWS_AT_ONCE)):
             for row, response in zip(batch, decode(lm, batch), strict=True):
                 right_N = response == row.ids[row.query_length :]
                 scores.append((row.distance, data.score(row, right_N)))
+    if data.answer_metrics:
+        places = [place for chosen in by_distance.values() for place in chosen]
+        scores += answer_metrics(lm, data, split, places=places)
     return mean_by_distance(scores, split)
 
 

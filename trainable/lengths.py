@@ -34,7 +34,9 @@ def check_verbal_lengths(data: EncodedTask, context: int | None, max_tokens: int
         TaskError: if a row that was made is.
     """
     problems, limit = RowProblems(), row_limit(context, max_tokens)
-    for split in () if limit is None else data.splits:
+    if limit is None:
+        return
+    for split in data.splits:
         lengths_R = data.lengths(split)
         for place in np.flatnonzero(lengths_R > limit):
             # A million rows may be too long; where one stands is looked up for those shown.
@@ -75,7 +77,9 @@ def check_data_rows(
         BadRowsError: naming all rows that need more positions than the context has.
     """
     problems = RowProblems()
-    for example, row in zip(examples, rows, strict=True) if context is not None else ():
+    if context is None:
+        return
+    for example, row in zip(examples, rows, strict=True):
         needed = len(row.ids)
         if rules.position_rule is PositionRule.OWN:
             needed = len(whole_layout(rules, row.ids, row.query_length))

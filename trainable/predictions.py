@@ -148,16 +148,18 @@ class _Scored:
         forced, latents = self._forced(lm)
         lines = []
         for place, (row, ids) in enumerate(zip(self.rows, answers, strict=True)):
-            example, exact = self.examples[place], np.array_equal(ids, row.ids[row.query_length :])
-            answer = str(lm.tokenizer.decode(ids, skip_special_tokens=True))
+            example, response = self.examples[place], row.ids[row.query_length :]
+            answer, reference = (
+                str(lm.tokenizer.decode(one, skip_special_tokens=True)) for one in (ids, response)
+            )
             judged = judge_all(
                 self.metrics,
                 example.origin,
                 answer=answer,
-                reference=example.completion,
+                reference=reference,
                 prompt=example.prompt,
             )
-            free = {"answer": answer, "exact_match": float(exact)}
+            free = {"answer": answer, "exact_match": float(np.array_equal(ids, response))}
             lines.append(free | {k: v for k, v in forced[place].items() if k not in free} | judged)
         columns: dict[str, Sequence[object]] = {
             name: [line[name] for line in lines] for name in lines[0]

@@ -17,7 +17,7 @@ from trainable.data import EncodedRow, EncodedTask, Example, Split
 from trainable.decoding import LatentLM
 from trainable.engine import Engine, TrialSpec
 from trainable.errors import BadRowsError, TaskError
-from trainable.evaluation import ANSWER_MARGIN_TOKENS, free_answers
+from trainable.evaluation import ANSWER_MARGIN_TOKENS, answer_metrics, free_answers
 from trainable.state import TrialState
 from trainable.strategy import InsertionStrategy
 from trainable.tasks import build_task
@@ -123,6 +123,24 @@ def test_a_trial_whose_answers_cannot_be_scored_fails_alone(
     engine.raise_failure("good")
     with pytest.raises(TaskError, match=r"picky raised ZeroDivisionError: .*rows\.jsonl row 4"):
         engine.raise_failure("bad")
+
+
+def test_a_reference_is_what_its_tokens_say(
+    tiny_base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A template without a generation prompt leaves the mark of the turn to the answer."""
+    template = "{% for m in messages %}{{ '[' + m.role + ']' + m.content }}{% endfor %}"
+    monkeypatch.setattr(tiny_base.tokenizer, "chat_template", template)
+    turns = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "9"}]
+    task = records(tiny_base, tmp_path, [{"messages": turns}] * 2, metrics=["normalised_match"])
+    data = Engine(tiny_base).encode(task)
+    lm = LatentLM.build(tiny_base.model, tiny_base.tokenizer, artifact_of(tiny_base, STRATEGY))
+    perfect = [row.ids[row.query_length :] for row in data.rows("val_id")]
+    monkeypatch.setattr("trainable.evaluation.free_answers", lambda *_: perfect)
+    assert data.answer_text(perfect[0]) == "[assistant]9"
+    assert [found for _, found in answer_metrics(lm, data, "val_id")] == [
+        {"normalised_match": 1.0}
+    ] * 2
 
 
 class Numbered:

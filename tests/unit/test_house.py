@@ -107,6 +107,11 @@ def test_readme_python_compiles() -> None:
         compile(code, "README.md", "exec")
 
 
+def test_readme_shows_the_example_as_it_is() -> None:
+    example = (ROOT / "examples" / "records" / "search.yaml").read_text()
+    assert f"```yaml\n{example}```\n" in (ROOT / "README.md").read_text()
+
+
 def test_there_are_examples() -> None:
     assert EXAMPLES
 

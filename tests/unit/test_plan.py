@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from rich.console import Console
 
 from orchestrator import cli
 from orchestrator.config import SearchConfig, load_search
+from orchestrator.errors import ConfigError
 from orchestrator.plan import Plan, plan_search, print_plan
+from orchestrator.search_data import read_data
 from orchestrator.yaml_source import dump_yaml
 from trainable.errors import BaseModelError, TaskError
 
@@ -86,6 +89,55 @@ def test_what_a_run_would_refuse() -> None:
         planned(task=SEARCH["task"] | {"test_ood_lengths": [80]})
     with pytest.raises(BaseModelError, match=r"base_model\.path"):
         planned(base_model={"path": "/nowhere"})
+
+
+def space_of(*starts: tuple[int, str]) -> dict[str, Any]:
+    arms = {
+        f"{rule}{m}": {"triggers": {"s": {"kind": "start", "m": m}}, "position_rule": rule}
+        for m, rule in starts
+    }
+    return {"axes": {"strategy": {"name": "strategy.arm", "one_of": arms}}, "baselines": False}
+
+
+def test_strategies_beyond_the_context_are_marked() -> None:
+    plan = planned(space=space_of((600, "own"), (600, "following"), (2, "own")))
+    refused = {name: cost.refused for name, cost in plan.strategies.items()}
+    assert [name for name, reason in refused.items() if reason] == ["start600~own"]
+    console = Console(file=io.StringIO(), width=120)
+    print_plan(console, plan)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "start600~own *" in text
+    assert "* 1 of 3 strategies would be refused: strategy.position_rule: own needs" in text
+
+
+@pytest.mark.parametrize("act", [plan_search, lambda config: read_data(config, Path("/nowhere"))])
+def test_a_space_without_any_strategy_that_fits(act: Callable[[SearchConfig], Any]) -> None:
+    space = space_of((600, "own"), (700, "own"))
+    with pytest.raises(TaskError, match=r"space: no strategy of it can be trained; .*own needs"):
+        act(SearchConfig.model_validate(SEARCH | {"space": space}))
+    act(SearchConfig.model_validate(SEARCH | {"space": space_of((600, "own"), (2, "own"))}))
+
+
+def test_records_are_told_as_a_run_tells_them(tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_text(
+        "\n".join(
+            json.dumps({"prompt": f"{i}=", "completion": str(i), "source": "web"})
+            for i in range(40)
+        )
+    )
+    (tmp_path / "val.jsonl").write_text('{"prompt": "1=", "completion": "1"}')
+    task = {"kind": "records", "train": str(tmp_path / "data.jsonl")}
+    task |= {"val_id": str(tmp_path / "val.jsonl")}
+    plan = planned(task=task)
+    assert plan.overlap["val_id"].model_dump() == {"prompts": 1, "rows": 1}
+    assert plan.notes == ["task.train: the columns source are not read"]
+    console = Console(file=io.StringIO(), width=120)
+    print_plan(console, plan)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "val_id: 1 rows with a prompt that train has too, 1 of them whole" in text
+    assert plan.notes[0] in text
+    with pytest.raises(ConfigError, match="no row of val_id has the distance 3"):
+        planned(task=task, objective="val_id/nll/3")
 
 
 def test_for_people() -> None:

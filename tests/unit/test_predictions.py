@@ -19,6 +19,7 @@ from orchestrator.usage import (
     evaluate_folder,
     generate_text,
     print_data_evaluation,
+    print_evaluation,
 )
 from tests.decoding_reference import artifact_of, attached
 from trainable.artifact import Artifact
@@ -257,9 +258,26 @@ def test_the_artifact_s_own_records(
     made.save(tmp_path / "own")
     found = evaluate_folder(tmp_path / "own", None, 2, None)
     assert {"val_id/exact_match", "val_id/exact_match/1"} <= set(found.metrics)
+    assert {"val_id/normalised_match", "val_id/normalised_match/1"} <= set(found.metrics)
+    assert found.left_out == [f"{tmp_path}/evil.py:size"]
+    console = Console(file=io.StringIO(), width=200)
+    print_evaluation(console, found)
+    assert f"left out: {tmp_path}/evil.py:size" in console.file.getvalue()  # type: ignore[attr-defined]
     assert np.isfinite(list(found.metrics.values())).all()
+    assert not (tmp_path / "ran").exists()
+    (tmp_path / "own.py").write_text(OWN)
+    given = evaluate_folder(tmp_path / "own", None, 2, None, metrics=[f"{tmp_path}/own.py:size"])
+    assert given.metrics["val_id/size"] >= 0
+    assert given.left_out == []
     assert not (tmp_path / "ran").exists()
     with pytest.raises(TaskError, match="--split test_id: the task has only train, val_id"):
         evaluate_folder(tmp_path / "own", ["test_id"], 2, None)
     with pytest.raises(TaskError, match="--split 'x' is unknown"):
         evaluate_folder(tmp_path / "own", ["x"], 2, None)
+
+
+def test_imported_latents_need_data(folder: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match=r"imported latents, which have no task .*: give DATA"):
+        evaluate_folder(folder, None, 2, None)
+    with pytest.raises(TaskError, match=f"--to {data} is a file: give a folder"):
+        evaluate_data(folder, data, to=data)

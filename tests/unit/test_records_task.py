@@ -114,6 +114,19 @@ def test_overlap_with_train_is_counted(train: str, tmp_path: Path) -> None:
     assert whole.report.overlap == {"val_id": Overlap(prompts=2, rows=1)}
 
 
+def test_unknown_characters_are_noted(tmp_path: Path) -> None:
+    odd = [
+        {**row, "prompt": "é" + row["prompt"]} if i > 40 else row for i, row in enumerate(rows(50))
+    ]
+    train = written(tmp_path / "t.jsonl", odd)
+    for _ in range(2):  # read, and from the cache
+        task = RecordsTask(train=[train], tokenizer=build_tokenizer(), cache=tmp_path / "cache")
+        assert task.report.notes == [
+            "task.train: 9 rows (row 42, 43, 44, 45, 46, …) hold characters that the tokenizer "
+            "does not know: the model sees one unknown token for all of them"
+        ]
+
+
 def test_notes_tell_what_is_odd(tmp_path: Path) -> None:
     train = written(tmp_path / "t.jsonl", [{**row, "source": "web"} for row in rows(50)])
     assert build(train).report.notes == ["task.train: the columns source are not read"]
@@ -137,8 +150,12 @@ def test_changed_files_are_refused_by_name(train: str) -> None:
         ({"split": {"val": 0.0001, "test": 0.1}}, "no rows in split val_id: raise task.split.val"),
         ({"split": {"val": 0.1, "test": 1e-4}}, "no rows in split test_id: raise task.split.test"),
         ({"ood": {"by": "prompt_chars", "above": 99}}, "split val_ood: lower task.ood.above"),
-        ({"ood": {"by": "prompt_chars", "above": 1}}, "split train: lower task.split.val"),
-        ({"metrics": ("normalised",)}, "'normalised' is no metric"),
+        (
+            {"ood": {"by": "prompt_chars", "above": 1}},
+            "split train: raise task.ood.above, which is 1",
+        ),
+        ({"metrics": ("normalised",)}, "task.metrics.0: 'normalised' is no metric"),
+        ({"metrics": ("nll", "nowhere:f")}, "task.metrics.1: 'nowhere:f' cannot be imported"),
     ],
 )
 def test_what_gives_no_task(train: str, options: dict[str, Any], words: str) -> None:

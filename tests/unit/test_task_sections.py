@@ -210,6 +210,18 @@ def test_the_objective(
             "task.metrics.0 (line 6): got 'exact_mach', there is no such metric; did you mean "
             "`exact_match`?",
         ),
+        (
+            RECORDS_TASK | {"metrics": "normalised_match"},
+            {},
+            "task.metrics (line 5): got 'normalised_match', expected a list of metrics; write "
+            "[normalised_match]",
+        ),
+        (
+            RECORDS_TASK | {"train": 3},
+            {},
+            "got 3, expected a file, or a list of files; write data.jsonl, or [a.jsonl, b.jsonl]",
+        ),
+        (RECORDS_TASK | {"val_id": 3}, {}, "task.val_id (line 5): got 3, expected a file, or a"),
         (RECORDS_TASK | {"metrics": ["m:"]}, {}, "task.metrics.0 (line 6): got 'm:', it names no"),
         (
             RECORDS_TASK | {"metrics": ["a:f1", "b:f1"]},

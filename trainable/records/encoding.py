@@ -36,12 +36,14 @@ class EncodedRecord:
         prompt: what the model is given, as text: of a chat, what the template wrote.
         seam_differs: whether tokenising prompt and completion as one text gives other ids; None
             where it was not tried.
+        unknown: whether a character of it has no token, and stands as the unknown one.
     """
 
     ids: list[int]
     query_length: int
     prompt: str
     seam_differs: bool | None = None
+    unknown: bool = False
 
 
 class RecordEncoder:
@@ -69,6 +71,8 @@ class RecordEncoder:
         self._eos = int(tokenizer.eos_token_id)
         self._specials = special_ids(tokenizer)
         self._seams_left = SEAM_ROWS
+        unknown, used = tokenizer.unk_token_id, (tokenizer.bos_token_id, tokenizer.eos_token_id)
+        self._unknown = None if unknown in used else unknown  # some have one id for all three
 
     def encode(self, records: Sequence[Record]) -> list[EncodedRecord | str]:
         """Encode records of one kind.
@@ -98,7 +102,8 @@ class RecordEncoder:
             else:
                 differs = None if whole is None else query + response != whole
                 ids = [*query, *response, self._eos]
-                encoded.append(EncodedRecord(ids, len(query), record.prompt, differs))
+                unknown = self._unknown in ids
+                encoded.append(EncodedRecord(ids, len(query), record.prompt, differs, unknown))
         return encoded
 
     def _joint_ids(self, records: Sequence[Record]) -> list[list[int] | None]:
@@ -135,7 +140,7 @@ class RecordEncoder:
             whole = [*whole, self._eos]
         if len(whole) - len(query) < 2:
             return "messages: the chat template leaves nothing of the last one's content"
-        return EncodedRecord(whole, len(query), prompt)
+        return EncodedRecord(whole, len(query), prompt, unknown=self._unknown in whole)
 
     def _render(self, chat: list[Message]) -> tuple[str, str] | str:
         """The prompt and the whole conversation as texts, or why there is none."""

@@ -81,6 +81,13 @@ def table_notes(name: str, table: RecordTable) -> list[str]:
             "give other tokens where they meet; end prompts where a token ends, for example "
             "before a space"
         )
+    unknown, first = int(str(table.facts["unknown"])), table.facts["unknown_rows"]
+    if unknown and isinstance(first, list):
+        more = ", …" if unknown > len(first) else ""
+        notes.append(
+            f"{name}: {unknown} rows (row {', '.join(map(str, first))}{more}) hold characters that "
+            "the tokenizer does not know: the model sees one unknown token for all of them"
+        )
     ignored = table.facts["ignored"]
     if isinstance(ignored, list) and ignored:
         notes.append(f"{name}: the columns {', '.join(map(str, ignored))} are not read")

@@ -16,6 +16,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SUFFIX = ".arrow"
+NOTED_ROWS = 5  # of some oddity, by number
 
 
 class RecordStore:
@@ -127,6 +129,7 @@ class RecordStore:
     def _write(self, sink: pa.NativeFile, files: Sequence[Path], problems: RowProblems) -> None:
         reader, encoder = _RecordReader(files, problems), self._encoder()
         seams = {False: 0, True: 0}  # whether prompt and completion as one text give other ids
+        unknown = RowNumbers()
 
         def batches() -> Iterator[pa.RecordBatch]:
             for records in batched(reader.records()):
@@ -134,6 +137,9 @@ class RecordStore:
                 for one in good:
                     if one.seam_differs is not None:
                         seams[one.seam_differs] += 1
+                for record, one in zip(records, good, strict=False):
+                    if one.unknown:  # (where a row is bad, nobody will read this)
+                        unknown.add(record.row)
                 if not problems.count:  # otherwise nobody will read it
                     yield record_batch(records, good)
 
@@ -144,6 +150,8 @@ class RecordStore:
                 "seams_tried": sum(seams.values()),
                 "seams_differ": seams[True],
                 "ignored": ignored,
+                "unknown": unknown.count,
+                "unknown_rows": unknown.first,
             }
 
         write_table(sink, batches(), facts)
@@ -215,6 +223,20 @@ class _RecordReader:
                 where = f"{self._files[first[0]]} row {first[1]}"
                 return f"id {record.id!r} is there twice, first in {where}"
         return record
+
+
+@dataclass
+class RowNumbers:
+    """The first rows of some kind, and how many there are."""
+
+    count: int = 0
+    first: list[int] = field(default_factory=list)
+
+    def add(self, number: int) -> None:
+        """Note a row's number in its file."""
+        self.count += 1
+        if len(self.first) < NOTED_ROWS:
+            self.first.append(number)
 
 
 def _good(

@@ -30,7 +30,7 @@ from trainable.records.checking import Kind, Record
 from trainable.records.encoding import EncodedRecord
 
 BATCH_ROWS = 1024
-FORMAT_VERSION = 1  # another one for other columns, or another way to encode
+FORMAT_VERSION = 2  # another one for other columns, or another way to encode
 _FACTS = b"latentune"  # the schema's metadata key
 
 _SCHEMA = pa.schema(

@@ -92,7 +92,7 @@ class RecordsTask:
             )
         rule = SplitRule(**split or {})
         length = None if ood is None else OodRule(**ood)
-        self._answer_metrics = load_answer_metrics(metrics)
+        self._answer_metrics = load_answer_metrics(metrics, field="task.metrics")
         tables = _read(digests, RecordStore(tokenizer, cache))
         self._splits = _split(tables, rule, length)
         self.report = _report(self._splits, tables, digests)
@@ -172,7 +172,10 @@ def _split(
                 tables[split], np.arange(count), np.zeros(count, dtype=np.int64)
             )
         if split in splits and not len(splits[split]):
-            raise TaskError(f"the task has no rows in split {split}: {_REMEDIES[split]}")
+            remedy = _REMEDIES[split]
+            if split == "train" and length is not None:
+                remedy = f"raise task.ood.above, which is {length.above}, {remedy}"
+            raise TaskError(f"the task has no rows in split {split}: {remedy}")
     return splits
 
 
