@@ -4,6 +4,7 @@
     ├── StrategyError (ValueError)      an insertion strategy that means nothing
     ├── TrialError (ValueError)         another field of a trial's configuration
     ├── BaseModelError (ValueError)     a model or tokenizer that cannot carry latents
+    ├── ContextError (ValueError)       a position beyond a base model's context
     ├── TaskError (ValueError)          a task that yields no usable rows
     │   └── BadRowsError                ... because of what its files hold, row by row
     ├── ArtifactError (ValueError)      an artifact folder that cannot be trusted
@@ -32,6 +33,10 @@ class TrialError(LatentuneError, ValueError):
 
 class BaseModelError(LatentuneError, ValueError):
     """A base model or tokenizer that latent tokens cannot be trained on."""
+
+
+class ContextError(LatentuneError, ValueError):
+    """Tokens and latents that need a position beyond the base model's context."""
 
 
 class TaskError(LatentuneError, ValueError):
