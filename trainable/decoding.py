@@ -98,7 +98,7 @@ class LatentLM(PreTrainedModel, GenerationMixin):
         *,
         refuse_beyond_context: bool | None = None,
     ) -> LatentLM:
-        """Join a model and an artifact's latents.
+        """Join a model and an artifact's latents. The model is left in eval() mode.
 
         Args:
             refuse_beyond_context: whether a position beyond the model's context is an error.
@@ -189,6 +189,13 @@ class LatentLM(PreTrainedModel, GenerationMixin):
         if cache is not None:
             cache.newest_padded = endings.padded()
         return output
+
+    def save_pretrained(self, *_: Any, **__: Any) -> None:
+        """Refused: such a folder would load as a model of random weights."""
+        raise NotImplementedError(
+            "a frozen model with latents is not saved as one: save the latents with "
+            "LatentTokens.save(folder), and attach them to their base model again"
+        )
 
     def get_input_embeddings(self) -> nn.Module:
         """The frozen model's input embeddings."""
@@ -333,6 +340,11 @@ def _which_are_real(
 
 def refuse_options(config: GenerationConfig, mode: GenerationMode) -> None:
     """Raise ValueError for options of `generate` that latent tokens cannot go along with."""
+    if config.guidance_scale not in (None, 1):
+        raise ValueError(
+            f"guidance_scale={config.guidance_scale} runs the model a second time without its "
+            "prompt, where there are no sites: leave it out"
+        )
     if config.use_cache is False:
         raise ValueError("use_cache=False: the latents live in the cache; leave it out")
     for name in ("cache_implementation", "prefill_chunk_size"):
