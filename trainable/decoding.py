@@ -29,6 +29,7 @@ from transformers import (
     GenerationMixin,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    StoppingCriteriaList,
 )
 from transformers.generation.configuration_utils import GenerationMode
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -36,12 +37,13 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from trainable.artifact import Artifact
 from trainable.attention_masks import Attention, refuse_attention
 from trainable.delimiters import Vocabulary
-from trainable.errors import StrategyError
+from trainable.endings import Endings
+from trainable.errors import ContextError, StrategyError
 from trainable.latent_cache import LatentCache, whole_slots
 from trainable.layout import NOT_LATENT, start_state
 from trainable.layout_rules import LayoutRules
 from trainable.positions import context_of, has_hard_context
-from trainable.row_layout import Outlook, Piece, RowLayout
+from trainable.row_layout import NOTHING, Outlook, Piece, RowLayout
 from trainable.selftest import check_decoding
 
 _MODES = (
@@ -99,7 +101,7 @@ class LatentLM(PreTrainedModel, GenerationMixin):
         *,
         refuse_beyond_context: bool | None = None,
     ) -> LatentLM:
-        """Join a model and an artifact's latents.
+        """Join a model and an artifact's latents. The model is left in eval() mode.
 
         Args:
             refuse_beyond_context: whether a position beyond the model's context is an error.
@@ -126,12 +128,14 @@ class LatentLM(PreTrainedModel, GenerationMixin):
         """As `GenerationMixin.generate`, but `past_key_values` must be a `LatentCache`.
 
         Such a cache comes with `return_dict_in_generate=True`. Handed back with all ids so far,
-        decoding goes on as one longer call would have; what was the query stays the query.
+        decoding goes on as one longer call would have; what was the query stays the query. The
+        padding behind the end of a row is not part of it: `attention_mask` must be 0 there.
 
         Raises:
-            ValueError: for what cannot carry latents, wherever it is set: assisted decoding, a
-                cache of another kind or of another call, chunked prefill, `inputs_embeds`, or no
-                cache at all; and for a position beyond the context, where that is hard.
+            ValueError: for what cannot carry latents, wherever it is set: assisted decoding,
+                guidance, a cache of another kind or of another call, chunked prefill,
+                `inputs_embeds`, or no cache at all.
+            ContextError: for a position beyond the context, where that is hard.
             StrategyError: for a prompt that begins with BOS, where the latents are meant for
                 prompts without.
         """
@@ -153,10 +157,51 @@ class LatentLM(PreTrainedModel, GenerationMixin):
         generation_mode: GenerationMode,
         *_: Any,
     ) -> None:
-        """Refuse what the merged configuration holds; note which ids end a row."""
+        """Refuse what the merged configuration holds."""
         refuse_options(generation_config, generation_mode)
-        eos = generation_config.eos_token_id
-        model_kwargs["eos_ids"] = eos if isinstance(eos, list) else [eos]
+
+    def _prepare_attention_mask_for_generation(  # type: ignore[override]
+        self,
+        inputs_tensor: torch.Tensor,
+        generation_config: GenerationConfig,
+        model_kwargs: dict[str, Any],
+    ) -> torch.Tensor:
+        """The mask where none is given: what a cache has seen as padding stays padding."""
+        cache = model_kwargs.get("past_key_values")
+        if cache is not None and len(cache.rows) == len(inputs_tensor):
+            new = inputs_tensor.shape[1] - cache.get_seq_length()
+            if new > 0:
+                grown: torch.Tensor = cache.grown_mask(new).to(inputs_tensor.device)
+                return grown
+        return super()._prepare_attention_mask_for_generation(
+            inputs_tensor, generation_config, model_kwargs
+        )
+
+    def _sample(  # type: ignore[override]
+        self,
+        input_ids: torch.LongTensor,
+        logits_processor: Any,
+        stopping_criteria: StoppingCriteriaList,
+        generation_config: GenerationConfig,
+        **model_kwargs: Any,
+    ) -> Any:
+        """As `GenerationMixin._sample`; notes which rows are over."""
+        endings = Endings(stopping_criteria)
+        output = super()._sample(  # type: ignore[misc]
+            input_ids, logits_processor, endings, generation_config, endings=endings, **model_kwargs
+        )
+        kept = model_kwargs if isinstance(output, torch.Tensor) else output
+        cache = kept.get("past_key_values")
+        if cache is not None:
+            cache.newest_padded = endings.padded()
+        return output
+
+    def save_pretrained(self, *_: Any, **__: Any) -> None:
+        """Refused: such a folder would load as a model of random weights."""
+        raise NotImplementedError(
+            "a frozen model with latents is not saved as one: save the latents with "
+            "LatentTokens.save(folder), and attach them to their base model again"
+        )
 
     def get_input_embeddings(self) -> nn.Module:
         """The frozen model's input embeddings."""
@@ -168,20 +213,20 @@ class LatentLM(PreTrainedModel, GenerationMixin):
         next_sequence_length: int | None = None,
         past_key_values: LatentCache | None = None,
         attention_mask: torch.Tensor | None = None,
-        eos_ids: Sequence[int | None] = (),
+        endings: Endings | None = None,
         is_first_iteration: bool = False,
         **_: Any,
     ) -> dict[str, Any]:
         """Hand `forward` the verbal tokens that it has not seen."""
         if is_first_iteration and past_key_values is not None:
-            past_key_values.refuse_other(self, input_ids, next_sequence_length)
+            past_key_values.refuse_other(self, input_ids, next_sequence_length, attention_mask)
         if next_sequence_length is not None:
             input_ids = input_ids[:, -next_sequence_length:]
         return {
             "input_ids": input_ids,
             "past_key_values": past_key_values,
             "attention_mask": attention_mask if is_first_iteration else None,  # no more padding
-            "eos_ids": eos_ids,
+            "padded": endings.padded() if endings is not None else (),
         }
 
     @torch.no_grad()
@@ -190,7 +235,7 @@ class LatentLM(PreTrainedModel, GenerationMixin):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         past_key_values: LatentCache | None = None,
-        eos_ids: Sequence[int | None] = (),
+        padded: Sequence[bool] = (),
         return_dict: bool = True,
     ) -> CausalLMOutputWithPast:
         """Feed the next verbal tokens, with the latents that belong among them.
@@ -200,7 +245,7 @@ class LatentLM(PreTrainedModel, GenerationMixin):
             attention_mask: [B, all verbal tokens], 0 on padding; None where there is none among
                 the new ones.
             past_key_values: from the call before; None begins, and makes all of `input_ids` query.
-            eos_ids: the ids that end a row; it makes no more sites.
+            padded: rows that are over: what is fed of them is padding, whatever its id.
 
         Returns:
             logits [B, 1, V] for the verbal token that comes next, and the cache.
@@ -208,25 +253,29 @@ class LatentLM(PreTrainedModel, GenerationMixin):
         Raises:
             StrategyError: if a row has neither a token nor a latent to go on from, or begins with
                 a BOS that the latents are not meant for.
-            ValueError: if a position is beyond a context that is hard.
+            ContextError: if a position is beyond a context that is hard.
         """
         ids_BN = input_ids.cpu()
-        rows = _real_tokens(ids_BN, attention_mask)
+        verbal_BN = _which_are_real(ids_BN, attention_mask, padded)
+        rows = [
+            list(compress(*each)) for each in zip(ids_BN.tolist(), verbal_BN.tolist(), strict=True)
+        ]
         cache = past_key_values or self._empty_cache(rows)
         # On branches: a call that is refused leaves the cache as it was.
         layouts = [row.branch() for row in cache.rows]
-        pieces = []
-        for layout, ids in zip(layouts, rows, strict=True):
-            pieces.append(layout.feed(ids))
-            if ids and ids[-1] in eos_ids:
-                layout.end_response()
+        over = padded or [False] * len(rows)
+        pieces = [
+            NOTHING if is_over else layout.feed(ids)
+            for layout, ids, is_over in zip(layouts, rows, over, strict=True)
+        ]
         if cache.get_seq_length() == 0 and not all(map(len, pieces)):
             raise StrategyError(
                 "a prompt has no tokens, the tokenizer adds no BOS, and no trigger puts latents "
                 "there: nothing predicts the first token; give the prompt a token"
             )
         embeds_BTD, position_BT, real_BT = self._chunk(rows, pieces)
-        cache.extend(layouts, ids_BN, real_BT, min(map(len, pieces)) < real_BT.shape[1])
+        has_holes = min(map(len, pieces)) < real_BT.shape[1]
+        cache.extend(layouts, ids_BN, verbal_BN, real_BT, has_holes)
         output = self.frozen(
             inputs_embeds=embeds_BTD,
             position_ids=position_BT,
@@ -246,7 +295,7 @@ class LatentLM(PreTrainedModel, GenerationMixin):
         self, rows: Sequence[Sequence[int]], pieces: Sequence[Piece]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Align pieces on the right. Returns embeddings [B, T, D], positions and mask [B, T]."""
-        shape = (len(pieces), max(map(len, pieces)))
+        shape = (len(pieces), max(1, *map(len, pieces)))  # all rows may be over
         table_4BT = np.zeros((4, *shape), dtype=np.int64)  # one array, so one way to the device
         ids_BT, latent_BT, position_BT, real_BT = table_4BT
         latent_BT[:] = NOT_LATENT
@@ -267,7 +316,7 @@ class LatentLM(PreTrainedModel, GenerationMixin):
 
     def _refuse_positions(self, highest: int) -> None:
         if self.context is not None and highest >= self.context:
-            raise ValueError(
+            raise ContextError(
                 f"position {highest} is beyond the base model's context of {self.context} "
                 "positions: give a shorter prompt or fewer max_new_tokens"
             )
@@ -289,17 +338,25 @@ class LatentLM(PreTrainedModel, GenerationMixin):
         return False  # `forward` makes its own cache, a `LatentCache`
 
 
-def _real_tokens(ids_BN: torch.Tensor, attention_mask: torch.Tensor | None) -> list[list[int]]:
-    """Each row's ids without its padding."""
-    rows: list[list[int]] = ids_BN.tolist()
-    if attention_mask is None:
-        return rows
-    real_BN = attention_mask[:, -ids_BN.shape[1] :].tolist()
-    return [list(compress(ids, real)) for ids, real in zip(rows, real_BN, strict=True)]
+def _which_are_real(
+    ids_BN: torch.Tensor, attention_mask: torch.Tensor | None, padded: Sequence[bool]
+) -> torch.Tensor:
+    """True on tokens, False on padding, [B, N]."""
+    if attention_mask is not None:
+        return attention_mask[:, attention_mask.shape[1] - ids_BN.shape[1] :].bool().cpu()
+    real_BN = torch.ones_like(ids_BN, dtype=torch.bool)
+    if padded:
+        real_BN[torch.tensor(padded)] = False
+    return real_BN
 
 
 def refuse_options(config: GenerationConfig, mode: GenerationMode) -> None:
     """Raise ValueError for options of `generate` that latent tokens cannot go along with."""
+    if config.guidance_scale not in (None, 1):
+        raise ValueError(
+            f"guidance_scale={config.guidance_scale} runs the model a second time without its "
+            "prompt, where there are no sites: leave it out"
+        )
     if config.use_cache is False:
         raise ValueError("use_cache=False: the latents live in the cache; leave it out")
     for name in ("cache_implementation", "prefill_chunk_size"):

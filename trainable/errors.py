@@ -4,9 +4,9 @@
     ├── StrategyError (ValueError)      an insertion strategy that means nothing
     ├── TrialError (ValueError)         another field of a trial's configuration
     ├── BaseModelError (ValueError)     a model or tokenizer that cannot carry latents
+    ├── ContextError (ValueError)       a position beyond a base model's context
     ├── TaskError (ValueError)          a task that yields no usable rows
     │   └── BadRowsError                ... because of what its files hold, row by row
-    ├── ContextError (ValueError)       a position beyond the base model's context
     ├── ArtifactError (ValueError)      an artifact folder that cannot be trusted
     │   └── FingerprintError            ... or that belongs to another base model
     ├── AttentionError (ValueError)     a sequence or model whose attention cannot be shown
@@ -33,6 +33,10 @@ class TrialError(LatentuneError, ValueError):
 
 class BaseModelError(LatentuneError, ValueError):
     """A base model or tokenizer that latent tokens cannot be trained on."""
+
+
+class ContextError(LatentuneError, ValueError):
+    """Tokens and latents that need a position beyond the base model's context."""
 
 
 class TaskError(LatentuneError, ValueError):
@@ -70,10 +74,6 @@ class BadRowsError(TaskError):
         rest = [f"- … and {more} more"] if more else []
         heading = f"bad data: {self.count} problems" + (f": {remedy}" if remedy else "")
         return "\n".join([heading, *(f"- {line}" for line in self.shown), *rest])
-
-
-class ContextError(LatentuneError, ValueError):
-    """A position beyond the base model's context."""
 
 
 class ArtifactError(LatentuneError, ValueError):

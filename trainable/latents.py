@@ -88,7 +88,7 @@ class LatentTokens:
         """Join the latents and the base model that they were trained on.
 
         Args:
-            model: the base model, loaded by `from_pretrained`; it is not changed.
+            model: the base model, loaded by `from_pretrained`; it is left in eval() mode.
 
         Returns:
             A model whose `generate` works as the base's own.
@@ -99,6 +99,10 @@ class LatentTokens:
             BaseModelError: if its attention implementation cannot carry latents.
             ArtifactError: if the artifact does not say which they were.
         """
+        if isinstance(model, LatentLM):
+            raise BaseModelError(
+                "the model already carries latents: attach to its base model, its `frozen`"
+            )
         self._check_base(model, tokenizer)
         return LatentLM.build(model, tokenizer, self.artifact)
 

@@ -175,8 +175,6 @@ def _lines(
     counts_NC = np.zeros((lines, columns), dtype=np.int64)
     rows_NC = np.zeros_like(counts_NC)
     counts_NC[: len(before.index_N), len(rules.verbal_after)] = 1
-    if state.ended:
-        return counts_NC, rows_NC
     asked = [(splice, before) for splice in rules.verbal_after]
     asked += [(splice, behind) for splice in rules.latent_first]
     for place, (splice, places) in enumerate(asked):

@@ -170,7 +170,6 @@ class LayoutState:
         pairs: (site, trigger) pairs laid out so far.
         last_id: the last verbal token, or NO_TOKEN.
         begun: the latents that stand before s_0 have been laid out.
-        ended: the row is finished; it makes no more sites.
     """
 
     query_length: int
@@ -181,7 +180,6 @@ class LayoutState:
     pairs: int = 0
     last_id: int = NO_TOKEN
     begun: bool = False
-    ended: bool = False
 
 
 def digest(ids_N: Ints) -> int:

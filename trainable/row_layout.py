@@ -11,7 +11,7 @@ no delimiter were among them, and hands that out piece by piece while this holds
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -30,6 +30,9 @@ class Piece:
 
     def __len__(self) -> int:
         return len(self.latent_T)
+
+
+NOTHING = Piece(np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
 @dataclass(frozen=True)
@@ -94,11 +97,6 @@ class RowLayout:
         layout, state = advance(self._outlook.rules, self._state, [*self._fed, *ids])
         self._restart(state)
         return Piece(layout.latent_T[given:], layout.position_T[given:])
-
-    def end_response(self) -> None:
-        """An EOS has been fed: behind the query, the row makes no more sites."""
-        if not self._state.ended and self.state.length > self._state.query_length:
-            self._restart(replace(self.state, ended=True))
 
     def branch(self) -> RowLayout:
         """A row that goes on from here by itself."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from tests.reference import reference_layout
 from trainable.base_model.loading import BaseModel, load_base
 from trainable.decoding import LatentLM
 from trainable.errors import BaseModelError
+from trainable.latents import LatentTokens
 from trainable.strategy import InsertionStrategy
 
 NEW_TOKENS = 40
@@ -167,12 +169,11 @@ def test_rows_that_end_early_make_no_more_sites(own_base: BaseModel, name: str) 
         assert found[: len(expected)] == expected
         assert set(found[len(expected) :]) <= {own_base.tokenizer.pad_token_id}
         lengths.append(len(expected))
-        # Slots that were fed: the layout up to EOS, then padding tokens without any latent.
-        fed = len(found) - 1 - len(expected)  # the newest token has not been fed
-        if fed >= 0:
+        # Slots that were fed: the layout up to EOS, then holes alone.
+        if len(expected) < len(found):  # the newest token has not been fed
             q = len(ids_of(own_base, prompt))
             layout = whole(naive, ids_of(own_base, prompt) + expected, q)
-            assert int(output.past_key_values.mask_BS[line].sum()) == layout + fed
+            assert int(output.past_key_values.mask_BS[line].sum()) == layout
     assert min(lengths) <= 13
 
 
@@ -288,6 +289,7 @@ def test_generating_leaves_the_frozen_model_alone(tiny_base: BaseModel) -> None:
 
 REFUSED: dict[str, Any] = {
     "use_cache": False,
+    "guidance_scale": 1.5,
     "prompt_lookup_num_tokens": 3,
     "cache_implementation": "static",
     "prefill_chunk_size": 4,
@@ -336,6 +338,20 @@ def test_a_cache_of_someone_else_is_refused(tiny_base: BaseModel) -> None:
     cache = StaticCache(config=tiny_base.model.config, max_cache_len=99)
     with pytest.raises(ValueError, match="past_key_values"):
         generate(lm, tiny_base, PROMPTS, past_key_values=cache)
+
+
+def test_it_is_not_saved_as_a_model(tiny_base: BaseModel, tmp_path: Path) -> None:
+    """A folder of its own would load as a random model of the base's kind."""
+    with pytest.raises(NotImplementedError, match=r"LatentTokens\.save"):
+        attached(tiny_base, STRATEGIES["start"]).save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_latents_are_not_attached_to_latents(tiny_base: BaseModel) -> None:
+    latents = LatentTokens(artifact_of(tiny_base, STRATEGIES["start"]))
+    lm = attached(tiny_base, STRATEGIES["start"])
+    with pytest.raises(BaseModelError, match=r"already carries latents.*`frozen`"):
+        latents.attach(lm, tiny_base.tokenizer)
 
 
 def test_a_plain_generation_config_works(tiny_base: BaseModel) -> None:

@@ -17,6 +17,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tests.decoding_reference import (
+    artifact_of,
     attached,
     difference,
     engine_logits,
@@ -28,6 +29,7 @@ from tests.families import CONTEXT, FAMILIES, WINDOWED, WITH_KERNELS, family, ra
 from trainable.attention_masks import Attention, Masks
 from trainable.base_model.loading import BaseModel
 from trainable.decoding import LatentLM
+from trainable.engine import Engine
 from trainable.errors import BaseModelError
 from trainable.selftest import check_attention, check_decoding
 from trainable.strategy import InsertionStrategy
@@ -212,3 +214,18 @@ def test_the_check_before_decoding_sees_it(
     monkeypatch.setattr(Attention, "decoding_mask", mask)
     with pytest.raises(BaseModelError, match="holes"):
         check_decoding(base.model)
+
+
+@pytest.mark.parametrize("mask", [two_dimensional, without_window])
+def test_neither_an_engine_nor_an_attached_model_is_built_without_it(
+    mask: Callable[..., Masks], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = family("mistral window")
+    artifact = artifact_of(base, MANY_SITES)
+    Engine(base)
+    LatentLM.build(base.model, base.tokenizer, artifact)
+    monkeypatch.setattr(Attention, "decoding_mask", mask)
+    with pytest.raises(BaseModelError, match="behind a cache with holes"):
+        Engine(base)
+    with pytest.raises(BaseModelError, match="behind a cache with holes"):
+        LatentLM.build(base.model, base.tokenizer, artifact)

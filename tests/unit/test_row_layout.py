@@ -79,18 +79,6 @@ def test_a_branch_goes_its_own_way() -> None:
     assert (row.state.length, other.state.length) == (5, 9)
 
 
-def test_a_response_that_has_ended_makes_no_more_sites() -> None:
-    matched = tokenizer_of_all().get_vocab()["c"]
-    row, _ = new_row(delimiter("[a-m]"), [matched], 1)
-    row.feed([matched])
-    row.end_response()  # within the query an EOS ends nothing
-    assert len(row.feed([matched])) == 2
-    row.end_response()
-    row.end_response()
-    assert [len(row.feed([matched])) for _ in range(3)] == [1] * 3
-    assert row.state.ended
-
-
 def test_where_every_id_matches_there_is_nothing_to_look_ahead_to() -> None:
     rules = rules_of(delimiter("a"))
     everything = LayoutRules(
