@@ -283,16 +283,6 @@ def test_an_empty_prompt_is_begun_once() -> None:
     assert state.length == 1
 
 
-def test_an_ended_row_makes_no_more_sites() -> None:
-    from dataclasses import replace
-
-    rules = rules_of({"c": COMMA, "e": EVERY | {"readout": "latent"}})
-    _, state = advance(rules, start_state(rules, ids_of("<s> a")), ids_of("<s> a </s>"))
-    piece, _ = advance(rules, replace(state, ended=True), ids_of(", , ,"))
-    assert piece.latent_count == 0
-    assert piece.verbal_T.tolist() == [3, 4, 5]
-
-
 def test_pieces_go_on_where_the_last_one_stopped() -> None:
     rules = rules_of({"s": START, "c": COMMA, "e": END})
     prompt, state = advance(rules, start_state(rules, ids_of("<s> a ,")), ids_of("<s> a ,"))
