@@ -103,7 +103,9 @@ def test_every_family_is_known_by_its_window(name: str) -> None:
 def test_a_window_that_the_code_never_looks_at_is_none(
     config: type[PreTrainedConfig], window: int
 ) -> None:
-    attention = Attention.of(model_of(config(**SMALL, **{"sliding_window": window})))
+    made = config(**SMALL)
+    made.sliding_window = window  # type: ignore[attr-defined]
+    attention = Attention.of(model_of(made))
     assert (attention.kinds, attention.window) == (("full_attention",), None)
 
 
@@ -124,7 +126,9 @@ def test_a_wide_window_that_it_does_look_at(config: PreTrainedConfig) -> None:
 
 
 def test_foreign_code_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = model_of(LlamaConfig(**SMALL, **{"sliding_window": 4}))
+    config = LlamaConfig(**SMALL)
+    config.sliding_window = 4  # type: ignore[attr-defined]
+    model = model_of(config)
     monkeypatch.setattr(type(model), "__module__", "modeling_ones_own")
     assert Attention.of(model).window == 4
 
