@@ -104,7 +104,7 @@ def test_a_window_that_the_code_never_looks_at_is_none(
     config: type[PreTrainedConfig], window: int
 ) -> None:
     made = config(**SMALL)
-    made.sliding_window = window  # type: ignore[attr-defined]
+    made.sliding_window = window
     attention = Attention.of(model_of(made))
     assert (attention.kinds, attention.window) == (("full_attention",), None)
 
@@ -127,7 +127,7 @@ def test_a_wide_window_that_it_does_look_at(config: PreTrainedConfig) -> None:
 
 def test_foreign_code_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     config = LlamaConfig(**SMALL)
-    config.sliding_window = 4  # type: ignore[attr-defined]
+    config.sliding_window = 4
     model = model_of(config)
     monkeypatch.setattr(type(model), "__module__", "modeling_ones_own")
     assert Attention.of(model).window == 4
