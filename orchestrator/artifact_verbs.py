@@ -1,0 +1,189 @@
+"""The verbs for what a search hands over: `latentune pull`, `generate`, `evaluate` and so on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.console import BasePath, Format, Json, TrustCode, out, print_json, say
+from orchestrator.folders import home_folder
+
+
+def pull(
+    name: Annotated[str, typer.Argument(metavar="NAME[@ALIAS]", help="A search's name.")],
+    to: Annotated[Path, typer.Option(help="The folder to write.")],
+    version: Annotated[int | None, typer.Option(help="A registered version.")] = None,
+) -> None:
+    """Fetch a search's registered latents, verified against their digest."""
+    from orchestrator.registry import download
+
+    folder = download(name, version=version, to=to, home=home_folder())
+    say(f"pulled {name} to {folder}")
+
+
+def generate(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A pulled artifact folder.")],
+    prompt: Annotated[str, typer.Argument(help="What the model goes on from.")],
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="At most; it ends where the base model's context does, too.")
+    ] = 64,
+    base_model: BasePath = None,
+    trust_remote_code: TrustCode = False,
+) -> None:
+    """Let the base model go on from a prompt, with the latents in place."""
+    from orchestrator.usage import generate_text
+
+    text = generate_text(
+        folder, prompt, max_new_tokens, base_model, trust_remote_code=trust_remote_code
+    )
+    out.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def evaluate(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A pulled artifact folder.")],
+    data: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="DATA", help="JSONL or Parquet with prompt and completion, or messages."
+        ),
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="The folder for predictions.parquet; default this one.")
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="module:function, called with answer=, reference=, prompt=."),
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Of an answer; default the longest reference + 16, within the context."
+        ),
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Answers decoded together.")] = None,
+    baseline: Annotated[
+        bool, typer.Option("--baseline", help="Also score the frozen model alone.")
+    ] = False,
+    split: Annotated[
+        list[str] | None, typer.Option(help="train, val_id, val_ood, test_id or test_ood.")
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="At most so many rows per distance; default 50.")
+    ] = None,
+    base_model: BasePath = None,
+    trust_remote_code: TrustCode = False,
+    json: Json = False,
+) -> None:
+    """Score pulled latents by free-running greedy decoding, on DATA or on their task's splits."""
+    own = {"--to": to, "--max-new-tokens": max_new_tokens, "--batch": batch}
+    if data is None:
+        _refuse_options(own | {"--baseline": baseline or None}, "needs DATA, a file with rows")
+        from orchestrator.usage import evaluate_folder, print_evaluation
+
+        scores = evaluate_folder(
+            folder,
+            split,
+            rows or 50,
+            base_model,
+            metrics=metric or [],
+            trust_remote_code=trust_remote_code,
+        )
+        print_json(scores) if json else print_evaluation(out, scores)
+        return
+    _refuse_options({"--split": split, "--rows": rows}, "is for the task's own rows, not for DATA")
+    from orchestrator.usage import evaluate_data, print_data_evaluation
+
+    found = evaluate_data(
+        folder,
+        data,
+        to=to or Path(),
+        metrics=metric or [],
+        max_new_tokens=max_new_tokens,
+        rows_at_once=batch or 64,
+        baseline=baseline,
+        base_model=base_model,
+        trust_remote_code=trust_remote_code,
+    )
+    print_json(found) if json else print_data_evaluation(out, found)
+
+
+def inspect(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A pulled artifact folder.")],
+    prompt: Annotated[str, typer.Argument(help="What the model goes on from.")],
+    completion: Annotated[
+        str | None, typer.Option(help="What comes behind it; default: what the model makes of it.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=0)] = 64,
+    to: Annotated[Path | None, typer.Option(help="The folder to write.")] = None,
+    base_model: BasePath = None,
+    trust_remote_code: TrustCode = False,
+    json: Json = False,
+) -> None:
+    """Show what share of its attention each token pays to each group of latents."""
+    from orchestrator.inspection import inspect_folder, print_inspection
+
+    found = inspect_folder(
+        folder,
+        prompt,
+        completion=completion,
+        max_new_tokens=max_new_tokens,
+        to=to,
+        base_model=base_model,
+        trust_remote_code=trust_remote_code,
+    )
+    if json:
+        print_json(found)
+    else:
+        print_inspection(out, found)
+
+
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A pulled artifact folder.")],
+    to: Annotated[Path, typer.Option(help="The folder to write.")],
+    format_: Format = "peft",
+    base_model: BasePath = None,
+    trust_remote_code: TrustCode = False,
+) -> None:
+    """Write latents at the start as a PEFT prompt-tuning adapter."""
+    from orchestrator.interchange import export_peft
+
+    export_peft(folder, to, base_model, trust_remote_code=trust_remote_code)
+    say(f"wrote {to}: a {format_} adapter, for prompts without specials (see its README.md)")
+
+
+def import_(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A PEFT adapter folder.")],
+    base_model: Annotated[str, typer.Option(help="The base model that it was trained on.")],
+    to: Annotated[Path, typer.Option(help="The artifact folder to write.")],
+    format_: Format = "peft",
+    revision: Annotated[str | None, typer.Option(help="The base model's revision.")] = None,
+    dtype: Annotated[str, typer.Option(help="The base model's dtype.")] = "float32",
+    attn_implementation: Annotated[
+        str, typer.Option(help="The base model's attention, sdpa or eager.")
+    ] = "sdpa",
+    renamed_base: Annotated[
+        bool, typer.Option("--renamed-base", help="The adapter may name its base model otherwise.")
+    ] = False,
+) -> None:
+    """Turn a PEFT prompt-tuning adapter into an artifact folder."""
+    from orchestrator.interchange import import_peft
+
+    import_peft(
+        folder,
+        to,
+        base_model,
+        revision,
+        dtype,
+        attn_implementation=attn_implementation,
+        renamed_base=renamed_base,
+    )
+    say(f"wrote {to}, from a {format_} adapter")
+
+
+def _refuse_options(options: Mapping[str, object], why: str) -> None:
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise typer.BadParameter(f"{given[0]} {why}")
