@@ -21,7 +21,7 @@ lint: .venv/ready
 	$(BIN)/lint-imports
 bench: .venv/ready
 	$(BIN)/python -m benchmarks
-results: .venv/ready                # the paper's three tasks, about an hour; writes docs/results.md
+results: .venv/ready                # the paper's three tasks, about half an hour; writes docs/results.md
 	for task in generation summation repetition; do \
 	  $(BIN)/latentune run examples/paper/$$task.yaml && \
 	  $(BIN)/latentune status paper-$$task --json | $(BIN)/python -m benchmarks.paper keep $$task \
