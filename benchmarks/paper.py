@@ -186,7 +186,7 @@ def page(searches: Mapping[str, Mapping[str, Any]]) -> str:
         "",
         "Every strategy is trained with the same learning rate, steps and examples, and nothing is "
         "selected, so the scores are not flattered by a search. The base model is the bundled one: "
-        "0.9 M parameters over characters, which has read the tasks' ingredients but not the tasks "
+        "1.1 M parameters over characters, which has read the tasks' ingredients but not the tasks "
         "([base_model.md](base_model.md)). The paper's is Llama-3.2-1B; its exact templates, sizes "
         "and hyper-parameters are not public, so what follows tests its claims on other ground and "
         "reproduces none of its numbers. `start` and `end` stand with as many parameters and with "

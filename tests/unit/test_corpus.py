@@ -6,9 +6,11 @@ import re
 
 import numpy as np
 import pytest
+import torch
 
 from trainable.base_model import corpus
-from trainable.base_model.pretrain import STAGES
+from trainable.base_model.growing import add_heads
+from trainable.base_model.pretrain import IGNORED, STAGES, build_model, encode_batch
 from trainable.base_model.tokenizer import MAX_TOKENS, build_tokenizer
 from trainable.tasks import build_task
 
@@ -22,16 +24,30 @@ def drawn(family: str) -> list[str]:
         "lists": corpus.list_document,
         "sums": corpus.sum_document,
         "copies": corpus.copy_document,
+        "echoes": corpus.echo_document,
     }[family]
-    return [draw(rng, int(rng.integers(3, 31))) for _ in range(DOCUMENTS)]
+    return [draw(rng, int(rng.integers(3, 31))).text for _ in range(DOCUMENTS)]
 
 
-def test_batches_hold_one_family_and_about_the_tokens_asked_for() -> None:
+@pytest.mark.parametrize("family", corpus.FAMILIES)
+def test_batches_hold_one_family_and_fill_a_rectangle(family: str) -> None:
     rng = np.random.default_rng(0)
-    for _ in range(60):
-        documents = corpus.draw_batch(rng, 4096, STAGES[-1].shares)
-        assert sum(len(text) for text, _ in documents) < 4096 + MAX_TOKENS
-        assert len({closed for _, closed in documents}) == 1
+    for _ in range(20):
+        documents, width = corpus.draw_batch(rng, 4096, {family: 1.0})
+        assert len(documents) * width <= 4096
+        assert max(len(document.text) for document in documents) < width
+        assert {document.closed for document in documents} == {family not in ("rules", "echoes")}
+
+
+def test_what_is_given_is_not_to_be_predicted() -> None:
+    tokenizer = build_tokenizer()
+    document = corpus.Document("a=3;?a=3", given=len("a=3"))
+    ids_BT, labels_BT = encode_batch(tokenizer, [document], width=12)
+    read = len("a=3") + 1  # BOS
+    assert set(labels_BT[0, :read].tolist()) == {IGNORED}
+    assert labels_BT[0, read:10].tolist() == ids_BT[0, read:10].tolist()
+    assert ids_BT[0, 9] == tokenizer.eos_token_id
+    assert set(labels_BT[0, 10:].tolist()) == {IGNORED}
 
 
 @pytest.mark.parametrize("family", corpus.FAMILIES)
@@ -58,6 +74,10 @@ def test_look_ups_are_right() -> None:
             name, _, value = line.partition("=")
             if line.startswith("?"):
                 assert [values[asked] for asked in name[1:].split(" ")] == value.split(" ")
+            elif expression := re.fullmatch(r"(.)([-*])(.)=(\d)[-*](\d)=(\d\d)", line):
+                left, sign, right, x, y, result = expression.groups()
+                assert (values[left], values[right]) == (x, y)
+                assert int(result) == (int(x) * int(y) if sign == "*" else abs(int(x) - int(y)))
             else:
                 assert name not in values
                 values[name] = value
@@ -75,6 +95,29 @@ def test_copies_are_counted() -> None:
         for line in text.split("\n"):
             count, word, copies = re.fullmatch(r"(\d+)\*([^:]+):(.*)", line).groups()  # type: ignore[union-attr]
             assert copies.split(",") == [word] * int(count)
+
+
+def test_echoes_repeat_what_is_given() -> None:
+    rng = np.random.default_rng(0)
+    for characters in (6, 20, 48):
+        document = corpus.echo_document(rng, characters)
+        assert document.given == characters
+        assert document.text[characters:] == document.text[:-characters]
+
+
+def test_added_heads_change_no_logits_and_look_back() -> None:
+    tokenizer = build_tokenizer()
+    torch.manual_seed(0)
+    model = build_model(tokenizer).eval()
+    ids_BT = torch.randint(4, len(tokenizer), (2, 40))
+    grown = add_heads(model, seed=0).eval()
+    with torch.no_grad():
+        assert torch.equal(model(ids_BT).logits, grown(ids_BT).logits)
+        grown.set_attn_implementation("eager")
+        attention_HTT = grown(ids_BT, output_attentions=True).attentions[0][0]
+    for head, distance in ((4, 1), (5, 2), (6, 3)):
+        looked = torch.diagonal(attention_HTT[head], -distance)[10:]
+        assert looked.mean() > 0.9
 
 
 def test_generations_rule_is_never_read() -> None:

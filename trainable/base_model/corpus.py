@@ -3,9 +3,12 @@
 Four families of synthetic text, drawn at random and never repeated:
 
     rules   [Pm]13&62=42,62&42=84,...      equations under a digit-wise rule; a tag may name it
-    lists   a=3;Q=7;...?Q=7;?Q a=7 3       bindings, look-ups of one to three of them
+    lists   a=3;Q=7;...?Q=7;?Q a=7 3;Q-a=7-3=04
+                                           bindings, look-ups of one to three of them,
+                                           differences and products of two
     sums    3+7=10;6+0=06                  sums of two digits
     copies  3*fkw:fkw,fkw,fkw              words repeated a given number of times
+    echoes  fk4w@fk4w@fk4w@...             a random string, again and again
 
 They hold the ingredients of the three built-in tasks and none of the tasks: no chain follows
 Generation's rule, no name is ever added to another (Summation), and no count stands where
@@ -27,6 +30,7 @@ between are weaker evidence, and no rule has to be remembered for more than eigh
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -48,7 +52,8 @@ RULES = tuple(t + u for t in OPERATIONS for u in OPERATIONS if t + u != HELD_OUT
 SIGNS = "@#&%~^$!"
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 NAMES = LETTERS + LETTERS.upper()
-MIXED = LETTERS + "0123456789" + SIGNS + "=+-/"
+DIGITS = "0123456789"
+MIXED = LETTERS + DIGITS + SIGNS + "=+-/"
 EQUATIONS_MIN, EQUATIONS_MAX = 3, 32
 
 TAG_GAP_MAX = 8  # equations from one tag to the next
@@ -59,9 +64,26 @@ SWITCH_SHARE = 0.3  # of the repeated tags: they name another rule
 # but the last, or (BEFORE_COMMA) in front of the comma that opens it.
 SPOTS = tuple(range(8))
 BEFORE_COMMA = -1
-FAMILIES = ("rules", "lists", "sums", "copies")
+WIDTHS = (64, 128, 192, 256, 384, 512)  # of a batch, in tokens
+SPECIAL_TOKENS = 2
+FAMILIES = ("rules", "lists", "sums", "copies", "echoes")
 COPIES_MAX = 12
-CHARACTERS_MAX = 480  # of a document with look-ups: it fits the context with its specials
+DIGITS_SHARE = 0.7  # of the lists: their values are digits; elsewhere letters
+LOOK_UP_KINDS = {"?": 0.7, "-": 0.15, "*": 0.15}
+
+
+class Document(NamedTuple):
+    """A text to read.
+
+    Args:
+        closed: the end token follows; a rule document is a window of an endless chain and has
+            none.
+        given: so many characters at the front are read but not to be predicted.
+    """
+
+    text: str
+    closed: bool = True
+    given: int = 0
 
 
 def apply_rule(rule: str, left: str, right: str) -> str:
@@ -72,7 +94,7 @@ def apply_rule(rule: str, left: str, right: str) -> str:
     )
 
 
-def rule_document(rng: np.random.Generator, equations: int) -> str:
+def rule_document(rng: np.random.Generator, equations: int) -> Document:
     """Draw a document of `equations` equations, its rule named by tags (or, rarely, not)."""
     rule, sign = _draw(rng, RULES), _draw(rng, SIGNS)
     tagged = rng.random() < TAGGED_SHARE
@@ -97,7 +119,7 @@ def rule_document(rng: np.random.Generator, equations: int) -> str:
         equation = f"{left}{sign}{right}={result}"
         text += _insert(comma, equation, tag, _spot(rng) if place is None else place)
         left, right = (right, result) if chained else (_number(rng), _number(rng))
-    return text
+    return Document(text, closed=False)
 
 
 def _spot(rng: np.random.Generator) -> int:
@@ -111,67 +133,95 @@ def _insert(comma: str, equation: str, tag: str, spot: int) -> str:
     return comma + equation[:spot] + tag + equation[spot:]
 
 
-def list_document(rng: np.random.Generator, bindings: int) -> str:
-    """Draw `bindings` name=value pairs, then about two look-ups per name."""
+def list_document(rng: np.random.Generator, bindings: int) -> Document:
+    """Draw `bindings` name=value pairs, which are given, then look-ups that fill the document."""
     names = [str(name) for name in rng.choice(list(NAMES), size=bindings, replace=False)]
-    values = {name: str(rng.integers(10)) for name in names}
+    alphabet = DIGITS if rng.random() < DIGITS_SHARE else NAMES
+    values = {name: _draw(rng, alphabet) for name in names}
     separator = _draw(rng, (";", "\n", ","))
     text = separator.join(f"{name}={values[name]}" for name in names)
-    for _ in range(2 * len(names)):
-        asked = [_draw(rng, names) for _ in range(int(rng.choice((1, 1, 1, 2, 3))))]
-        found = " ".join(values[name] for name in asked)
-        look_up = f"{separator}?{' '.join(asked)}={found}"
-        if len(text) + len(look_up) > CHARACTERS_MAX:
-            break
-        text += look_up
-    return text
+    given, length = len(text), _bucket(4 * len(text)) - SPECIAL_TOKENS
+    while len(line := separator + _look_up(rng, names, values)) + len(text) <= length:
+        text += line
+    return Document(text, given=given)
 
 
-def sum_document(rng: np.random.Generator, sums: int) -> str:
+def _look_up(rng: np.random.Generator, names: list[str], values: Mapping[str, str]) -> str:
+    """One line: `?Q=7`, `?Q a=7 3`, and of digits also `Q-a=7-3=04` or `Q*a=7*3=21`."""
+    kind = str(rng.choice(list(LOOK_UP_KINDS), p=list(LOOK_UP_KINDS.values())))
+    if kind == "?" or values[names[0]] not in DIGITS:
+        asked = [_draw(rng, names) for _ in range(int(rng.choice((1, 1, 2, 3))))]
+        return f"?{' '.join(asked)}={' '.join(values[name] for name in asked)}"
+    left, right = _draw(rng, names), _draw(rng, names)
+    x, y = int(values[left]), int(values[right])
+    return f"{left}{kind}{right}={x}{kind}{y}={abs(x - y) if kind == '-' else x * y:02d}"
+
+
+def sum_document(rng: np.random.Generator, sums: int) -> Document:
     """Draw `sums` sums of two digits."""
     separator = _draw(rng, (";", "\n", ","))
     pairs = [(int(rng.integers(10)), int(rng.integers(10))) for _ in range(sums)]
-    return separator.join(f"{x}+{y}={x + y:02d}" for x, y in pairs)
+    return Document(separator.join(f"{x}+{y}={x + y:02d}" for x, y in pairs))
 
 
-def copy_document(rng: np.random.Generator, words: int) -> str:
+def copy_document(rng: np.random.Generator, words: int) -> Document:
     """Draw lines that each repeat one word a number of times given in front: `3*ab:ab,ab,ab`."""
-    alphabet = _draw(rng, (LETTERS, MIXED))
+    alphabet = _draw(rng, (LETTERS, MIXED, DIGITS + "@="))
     lines = []
     while words > 0:
         count = min(words, int(rng.integers(1, COPIES_MAX + 1)))
         word = draw_word(rng, alphabet, 2, 9)
         lines.append(f"{count}*{word}:" + ",".join([word] * count))
         words -= count
-    return "\n".join(lines)
+    return Document("\n".join(lines))
+
+
+def echo_document(rng: np.random.Generator, characters: int) -> Document:
+    """Draw a string of `characters`, which is given, and repeat it to fill the document."""
+    text = draw_word(rng, NAMES + DIGITS, characters, characters)
+    length = _bucket(4 * characters) - SPECIAL_TOKENS
+    return Document((text * length)[:length], closed=False, given=characters)
 
 
 def draw_batch(
     rng: np.random.Generator, tokens: int, shares: Mapping[str, float]
-) -> list[tuple[str, bool]]:
-    """Draw documents of one family and similar length, about `tokens` characters in all.
+) -> tuple[list[Document], int]:
+    """Draw documents of one family and similar length that fill a rectangle of tokens.
 
     Args:
+        tokens: the rectangle's size, a multiple of the longest width.
         shares: how probable each family is.
 
     Returns:
-        Pairs (text, closed): a closed document ends with the end token; a rule document is
-        a window of an endless chain and does not.
+        The documents and the width that they are to be padded to, which is one of `WIDTHS`:
+        as many as `tokens // width` rows hold, or fewer.
     """
     family = str(rng.choice(list(shares), p=list(shares.values())))
-    draw: Callable[[np.random.Generator, int], str]
+    draw: Callable[[np.random.Generator, int], Document]
     if family == "rules":
         size, draw = int(rng.integers(EQUATIONS_MIN, EQUATIONS_MAX + 1)), rule_document
     elif family == "lists":
         size, draw = int(rng.integers(3, 33)), list_document
     elif family == "sums":
         size, draw = int(rng.integers(3, 41)), sum_document
+    elif family == "copies":
+        size, draw = int(rng.integers(1, 31)), copy_document
     else:
-        size, draw = int(rng.integers(3, 31)), copy_document
-    texts: list[str] = []
-    while not texts or sum(map(len, texts)) + len(texts[-1]) <= tokens:
-        texts.append(draw(rng, size))
-    return [(text, family != "rules") for text in texts]
+        size, draw = int(rng.integers(6, 49)), echo_document
+    documents: list[Document] = []
+    width = WIDTHS[0]
+    while True:
+        document = draw(rng, size)
+        wider = max(width, _bucket(len(document.text)))
+        if (len(documents) + 1) * wider > tokens:
+            return documents, width
+        documents.append(document)
+        width = wider
+
+
+def _bucket(characters: int) -> int:
+    """The smallest width that holds a text with its specials, or the largest there is."""
+    return next((w for w in WIDTHS if characters + SPECIAL_TOKENS <= w), WIDTHS[-1])
 
 
 def _draw(rng: np.random.Generator, options: tuple[str, ...] | list[str] | str) -> str:
