@@ -232,14 +232,11 @@ def test_the_loss_of_one_trial_does_not_reach_another(
         for owner, trial in enumerate(trials)
         for row in tiny_data.rows("train")[:3]
     ]
-    logits_JV, labels_J, owners_J = labelled_logits(
-        engine.base.model, rows, [trial.latents for trial in trials]
-    )
+    leaves = [trial.latents.detach().requires_grad_(True) for trial in trials]
+    logits_JV, labels_J, owners_J = labelled_logits(engine.base.model, rows, leaves)
     nll_J = torch.nn.functional.cross_entropy(logits_JV, labels_J, reduction="none")
     for owner in (0, 1):
-        gradients = torch.autograd.grad(
-            nll_J[owners_J == owner].sum(), [t.latents for t in trials], retain_graph=True
-        )
+        gradients = torch.autograd.grad(nll_J[owners_J == owner].sum(), leaves, retain_graph=True)
         assert float(gradients[owner].abs().max()) > 0
         assert torch.count_nonzero(gradients[1 - owner]) == 0
 
