@@ -57,6 +57,8 @@ class TrainingCompute:
         self.model = _compiled(model) if compiled else model
         self._autocast = precision == "bfloat16"
         self._checkpointed = _layers(model) if checkpoint_activations else []
+        with _recomputing(self._checkpointed):
+            check_attention(self.model)
 
     @contextmanager
     def forward(self) -> Iterator[PreTrainedModel]:
@@ -94,7 +96,6 @@ def _compiled(model: PreTrainedModel) -> PreTrainedModel:
     twin._modules = dict(model._modules)
     name = model.base_model_prefix
     setattr(twin, name, torch.compile(getattr(model, name), dynamic=True))
-    check_attention(twin)
     return twin
 
 

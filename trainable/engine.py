@@ -44,7 +44,7 @@ from trainable.memory import TokenBudget, probe_tokens
 from trainable.positions import context_of
 from trainable.resident import ResidentTrial, starting_rows
 from trainable.scoring import score_split
-from trainable.selftest import check_attention, check_decoding
+from trainable.selftest import check_decoding
 from trainable.state import TrialState
 from trainable.strategy import InsertionStrategy, PositionRule
 from trainable.training_step import SlotCount, gather_gradients, train_step
@@ -105,8 +105,6 @@ class Engine:
         compiled: bool = False,
         checkpoint_activations: bool = False,
     ) -> None:
-        check_attention(base.model)
-        check_decoding(base.model)  # before a search, not after it
         self.base = base
         self.slots = SlotCount()
         self._compute = TrainingCompute(
@@ -115,6 +113,7 @@ class Engine:
             compiled=compiled,
             checkpoint_activations=checkpoint_activations,
         )
+        check_decoding(base.model)  # before a search, not after it
         self._adamw = LatentAdamW(_width(base), base.model.device, base.model.dtype)
         self._trials: dict[str, ResidentTrial] = {}
         self._vocabulary = Vocabulary(
@@ -240,10 +239,15 @@ class Engine:
     ) -> Generator[None, None, dict[str, dict[str, float]]]:
         """`evaluate`, a piece at a time: between two, other trials may take steps.
 
-        The trials in it must not be trained before it is through.
+        The trials in it must not be trained before it is through; one that leaves meanwhile is
+        left out from then on.
         """
-        trials = [self._trial(uid) for uid in uids]
-        results: dict[str, dict[str, float]] = {uid: {} for uid in uids}
+        return self._evaluation([self._trial(uid) for uid in uids], splits)
+
+    def _evaluation(
+        self, trials: list[ResidentTrial], splits: Sequence[Split]
+    ) -> Generator[None, None, dict[str, dict[str, float]]]:
+        results: dict[str, dict[str, float]] = {trial.uid: {} for trial in trials}
         for split in splits:
             trials = [trial for trial in trials if self._trials.get(trial.uid) is trial]
             tallies = yield from score_split(self.base.model, trials, split, self._budget)

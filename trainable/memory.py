@@ -59,12 +59,15 @@ class TokenBudget:
             batch = [row for row in waiting.popleft() if row.owner not in refused]
             if not batch:
                 continue
+            if len(batch) > 1 and batch_slots(batch) > self.tokens:  # cut before memory ran out
+                waiting.extendleft(reversed(list(micro_batches(batch, self.tokens))))
+                continue
             results = _attempt(action, batch)
             if results:
                 yield batch, results[0]
             elif len(batch) > 1:
                 self._halve(batch_slots(batch))
-                waiting.extendleft(reversed(list(micro_batches(batch, self.tokens))))
+                waiting.appendleft(batch)
             else:
                 refused.add(batch[0].owner)
                 refuse(batch[0])

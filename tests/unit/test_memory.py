@@ -65,7 +65,7 @@ def test_out_of_memory_halves_the_micro_batch_and_changes_nothing(
     with memory_of(tiny_base.model, 150, backward=backward), caplog.at_level(logging.WARNING):
         found = [engine.step() for _ in range(3)]
     assert engine.micro_batch_tokens <= 150
-    assert 1 <= caplog.text.count("out of memory with") <= 2
+    assert caplog.text.count("out of memory with") == 2  # 500 or so, 250, and then no more
     assert "engine.micro_batch_tokens" in caplog.text
     for one, other in zip(found, losses, strict=True):
         assert one == pytest.approx(other, rel=1e-5)
