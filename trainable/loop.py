@@ -77,7 +77,7 @@ class LoopClock:
     Args:
         train_s: in optimiser steps.
         evaluate_s: in scoring.
-        idle_s: without a goal.
+        idle_s: without a goal, from the first step on: waiting for decisions.
         trial_steps: optimiser steps, counted once per trial.
         useful_slots: slots of rows that went through the model in training.
         all_slots: the same, padding included.
@@ -154,7 +154,8 @@ class EngineLoop:
         while True:
             begin = self._now()
             work = self._next_work()
-            self.clock.idle_s += self._now() - begin
+            if self.clock.trial_steps:
+                self.clock.idle_s += self._now() - begin
             if work is None:
                 return
             work()
