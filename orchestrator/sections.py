@@ -48,6 +48,12 @@ def _device_map(value: object) -> object:
     return value
 
 
+def _tokens_or_auto(value: object) -> object:
+    if value is None or value == "auto" or (type(value) is int and value >= 1):
+        return value
+    raise refused(value, "expected a whole number of at least 1, or auto", "remove it if unsure")
+
+
 class Section(BaseModel):
     """What all parts of a configuration share: frozen, and no unknown key."""
 
@@ -195,7 +201,9 @@ class EngineConfig(Section):
     """How many trials share the frozen model, and how much goes through it at once."""
 
     concurrent_trials: Count = Field(default=8, description="the number of trials trained together")
-    micro_batch_tokens: Count | Literal["auto"] | None = Field(
+    micro_batch_tokens: Annotated[
+        Count | Literal["auto"] | None, BeforeValidator(_tokens_or_auto)
+    ] = Field(
         default=None,
         description="the most tokens in one forward, padding included; `auto` tries what a GPU "
         "can hold; default by device",

@@ -338,6 +338,10 @@ def test_rungs_grow_by_the_factor_up_to_the_budget(
         ),
         ({"engine": {"threads": 0}}, "engine.threads (line 8): got 0"),
         (
+            {"engine": {"micro_batch_tokens": 0}},
+            "engine.micro_batch_tokens (line 8): got 0, expected a whole number of at least 1",
+        ),
+        (
             {"engine": {"compile": True, "checkpoint_activations": True}},
             "checkpoint_activations and compile exclude each other",
         ),
