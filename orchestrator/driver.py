@@ -358,10 +358,7 @@ def _is_over(events: EventLog) -> bool:
 
 def engine_options(config: SearchConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     """What `open_engine` needs: the base model's options and the engine's."""
-    options = {
-        "micro_batch_tokens": config.engine.micro_batch_tokens,
-        "threads": config.engine.threads,
-    }
+    options = config.engine.model_dump(mode="json", exclude={"concurrent_trials"})
     return config.base_model.model_dump(mode="json"), options
 
 

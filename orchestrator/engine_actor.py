@@ -42,7 +42,8 @@ class EngineActor:
 
     Args:
         base: keyword arguments of `load_base`.
-        options: `micro_batch_tokens`, and `threads` (None: all cores).
+        options: `threads` (None: all cores), and keyword arguments of `Engine`; of those, `compile`
+            stands for `compiled`.
     """
 
     def __init__(self, base: Mapping[str, Any], options: Mapping[str, Any]) -> None:
@@ -167,9 +168,10 @@ class EngineActor:
         from trainable.engine import Engine
         from trainable.loop import EngineLoop
 
-        torch.set_num_threads(self._options["threads"] or os.cpu_count() or 1)
-        micro_batch_tokens = self._options["micro_batch_tokens"]
-        return EngineLoop(Engine(load_base(**self._base), micro_batch_tokens=micro_batch_tokens))
+        options = dict(self._options)
+        torch.set_num_threads(options.pop("threads") or os.cpu_count() or 1)
+        compiled = options.pop("compile", False)
+        return EngineLoop(Engine(load_base(**self._base), compiled=compiled, **options))
 
 
 def open_engine(

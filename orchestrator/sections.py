@@ -48,6 +48,12 @@ def _device_map(value: object) -> object:
     return value
 
 
+def _tokens_or_auto(value: object) -> object:
+    if value is None or value == "auto" or (type(value) is int and value >= 1):
+        return value
+    raise refused(value, "expected a whole number of at least 1, or auto", "remove it if unsure")
+
+
 class Section(BaseModel):
     """What all parts of a configuration share: frozen, and no unknown key."""
 
@@ -195,11 +201,34 @@ class EngineConfig(Section):
     """How many trials share the frozen model, and how much goes through it at once."""
 
     concurrent_trials: Count = Field(default=8, description="the number of trials trained together")
-    micro_batch_tokens: Count | None = Field(
+    micro_batch_tokens: Annotated[
+        Count | Literal["auto"] | None, BeforeValidator(_tokens_or_auto)
+    ] = Field(
         default=None,
-        description="the most tokens in one forward, padding included; default by device",
+        description="the most tokens in one forward, padding included; `auto` tries what a GPU "
+        "can hold; default by device",
     )
     threads: Count | None = Field(default=None, description="the CPU threads of an engine")
+    precision: Literal["float32", "bfloat16"] | None = Field(
+        default=None,
+        description="`bfloat16` trains a float32 base with bfloat16 products; latents, their "
+        "moments and all scores stay in float32; default as the base is loaded",
+    )
+    compile: Flag = Field(
+        default=False, description="true to compile the frozen model's layers for training"
+    )
+    checkpoint_activations: Flag = Field(
+        default=False,
+        description="true to compute layers again in the backward instead of keeping what it needs",
+    )
+
+    @field_validator("checkpoint_activations")
+    @classmethod
+    def _excludes_compile(cls, checkpointed: bool, info: ValidationInfo) -> bool:
+        if checkpointed and info.data.get("compile"):
+            wrong = "checkpoint_activations and compile exclude each other"
+            raise refused(checkpointed, wrong, "leave one of them out")
+        return checkpointed
 
 
 class ConfirmConfig(Section):

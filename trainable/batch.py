@@ -6,7 +6,8 @@ right: under a causal mask no real slot sees the padding, so the attention mask 
 It is passed all the same, because transformers takes repeated position ids without a mask
 for packed sequences and silently cuts attention.
 
-Shape suffixes: B rows, T slots, D width, K latents of all trials, J labelled slots, V vocabulary.
+Shape suffixes: B rows, T slots, S slots of several rows, D width, K latents of all trials,
+J labelled slots, V vocabulary.
 """
 
 from __future__ import annotations
@@ -21,8 +22,11 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from trainable.data import EncodedRow
+from trainable.latent_table import LatentTable
 from trainable.layout import NOT_LATENT, Layout, whole_layout
 from trainable.layout_rules import Ints, LayoutRules
+
+FORWARDS_PER_BATCH = 64  # a forward of nothing takes about this part of a full one's time
 
 
 @dataclass(frozen=True)
@@ -59,16 +63,36 @@ def prepare(owner: int, row: EncodedRow, rules: LayoutRules) -> PreparedRow:
 def micro_batches(rows: Sequence[PreparedRow], max_tokens: int) -> Iterator[list[PreparedRow]]:
     """Cut rows, longest first, into batches of at most `max_tokens` slots, padding included.
 
-    A row longer than that makes a batch of its own.
+    Of all such cuts, the one that costs least: padding costs slots, and so does each further
+    forward. A row longer than `max_tokens` makes a batch of its own.
     """
-    batch: list[PreparedRow] = []
-    for row in sorted(rows, key=len, reverse=True):
-        if batch and (len(batch) + 1) * len(batch[0]) > max_tokens:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
+    ordered = sorted(rows, key=len, reverse=True)
+    begin = 0
+    for size in _cheapest_sizes([len(row) for row in ordered], max_tokens):
+        yield ordered[begin : begin + size]
+        begin += size
+
+
+def batch_slots(rows: Sequence[PreparedRow]) -> int:
+    """The slots of one batch, padding included."""
+    return len(rows) * max(map(len, rows))
+
+
+def _cheapest_sizes(lengths: list[int], max_tokens: int) -> list[int]:
+    """How many rows each batch takes, of rows whose lengths do not grow."""
+    count = len(lengths)
+    cost = np.zeros(count + 1)  # of all rows from here on
+    size = np.zeros(count, dtype=np.int64)
+    for begin in reversed(range(count)):
+        most = max(1, min(count - begin, max_tokens // max(1, lengths[begin])))
+        costs = lengths[begin] * np.arange(1, most + 1) + cost[begin + 1 : begin + most + 1]
+        best = int(costs.argmin())
+        cost[begin], size[begin] = max_tokens / FORWARDS_PER_BATCH + costs[best], best + 1
+    sizes, begin = [], 0
+    while begin < count:
+        sizes.append(int(size[begin]))
+        begin += sizes[-1]
+    return sizes
 
 
 def embed(
@@ -77,18 +101,35 @@ def embed(
     """Build the model's inputs.
 
     Args:
-        latents: per owner, its [L, D] float32 parameter.
+        latents: per owner, its [L, D] float32 parameter; a `LatentTable` is used as it is.
         embeddings: the model's input embeddings.
 
     Returns:
         inputs_embeds [B, T, D] in the model's dtype, differentiable in the latents, and
         position_ids [B, T].
     """
-    width = max(map(len, rows))
-    offsets = np.concatenate([[0], np.cumsum([len(values) for values in latents])])
-    ids_BT = np.zeros((len(rows), width), dtype=np.int64)
-    source_BT = np.full((len(rows), width), NOT_LATENT, dtype=np.int64)
-    position_BT = np.zeros((len(rows), width), dtype=np.int64)
+    device = next(embeddings.parameters()).device
+    table = LatentTable.of(latents, device)
+    ids_BT, source_BT, position_BT = _tables(rows, table.offsets)
+    spliced = np.flatnonzero(source_BT != NOT_LATENT)  # here: asking a GPU would wait for it
+    ids, position, slots, source = to_device(
+        device, ids_BT, position_BT, spliced, source_BT.ravel()[spliced]
+    )
+    with torch.no_grad():
+        embeds_BTD = embeddings(ids.view(ids_BT.shape))
+    if len(spliced):
+        flat_SD = embeds_BTD.reshape(-1, embeds_BTD.shape[-1])
+        latents_SD = table.latents_KD.index_select(0, source).to(flat_SD.dtype)
+        embeds_BTD = flat_SD.index_copy(0, slots, latents_SD).view_as(embeds_BTD)
+    return embeds_BTD, position.view(position_BT.shape)
+
+
+def _tables(rows: Sequence[PreparedRow], offsets: Ints) -> tuple[Ints, Ints, Ints]:
+    """Ids, latent rows and position ids of a padded batch, each [B, T]."""
+    shape = len(rows), max(map(len, rows))
+    ids_BT = np.zeros(shape, dtype=np.int64)
+    source_BT = np.full(shape, NOT_LATENT, dtype=np.int64)
+    position_BT = np.zeros(shape, dtype=np.int64)
     for line, row in enumerate(rows):
         layout, end = row.layout, len(row)
         is_latent_T = layout.latent_T != NOT_LATENT
@@ -97,17 +138,16 @@ def embed(
             is_latent_T, layout.latent_T + offsets[row.owner], NOT_LATENT
         )
         position_BT[line, :end] = layout.position_T
-    device = next(embeddings.parameters()).device
-    with torch.no_grad():
-        embeds_BTD = embeddings(torch.from_numpy(ids_BT).to(device))
-    source = torch.from_numpy(source_BT.ravel()).to(device)
-    slots = torch.nonzero(source != NOT_LATENT).squeeze(1)
-    if len(slots):
-        latents_KD = torch.cat([values.to(device) for values in latents])
-        flat_SD = embeds_BTD.reshape(-1, embeds_BTD.shape[-1])
-        spliced_SD = flat_SD.index_copy(0, slots, latents_KD[source[slots]].to(flat_SD.dtype))
-        embeds_BTD = spliced_SD.view_as(embeds_BTD)
-    return embeds_BTD, torch.from_numpy(position_BT).to(device)
+    return ids_BT, source_BT, position_BT
+
+
+def to_device(device: torch.device, *arrays: Ints) -> tuple[torch.Tensor, ...]:
+    """Flat whole-number arrays on the device, in one copy that a GPU need not be waited for."""
+    joined = torch.from_numpy(np.concatenate([array.ravel() for array in arrays]))
+    if device.type == "cuda":
+        joined = joined.pin_memory()
+    sent = joined.to(device, non_blocking=True)
+    return tuple(torch.split(sent, [array.size for array in arrays]))
 
 
 def labelled_logits(
@@ -121,22 +161,20 @@ def labelled_logits(
     """
     embeds_BTD, position_BT = embed(rows, latents, model.get_input_embeddings())
     width = embeds_BTD.shape[1]
-    slots = np.concatenate([line * width + row.predictor_N for line, row in enumerate(rows)])
-    labels = np.concatenate([row.response for row in rows])
-    owners = np.repeat([row.owner for row in rows], [len(row.response) for row in rows])
-    device = embeds_BTD.device
-    with _head_reads(model, torch.from_numpy(slots).to(device)):
+    slots, labels, owners = to_device(
+        embeds_BTD.device,
+        np.concatenate([line * width + row.predictor_N for line, row in enumerate(rows)]),
+        np.concatenate([row.response for row in rows]),
+        np.repeat([row.owner for row in rows], [len(row.response) for row in rows]),
+    )
+    with _head_reads(model, slots):
         logits_JV = model(
             inputs_embeds=embeds_BTD,
             position_ids=position_BT,
             attention_mask=torch.ones_like(position_BT),
             use_cache=False,
         ).logits
-    return (
-        logits_JV.to(torch.promote_types(logits_JV.dtype, torch.float32)),
-        torch.from_numpy(labels).to(device),
-        torch.from_numpy(owners).to(device),
-    )
+    return logits_JV.to(torch.promote_types(logits_JV.dtype, torch.float32)), labels, owners
 
 
 @contextmanager
@@ -145,10 +183,8 @@ def _head_reads(model: PreTrainedModel, slots: torch.Tensor) -> Iterator[None]:
 
     def gather(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         hidden_BTD = inputs[0]
-        return (
-            hidden_BTD.reshape(-1, hidden_BTD.shape[-1])[slots.to(hidden_BTD.device)],
-            *inputs[1:],
-        )
+        hidden_SD = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])
+        return (hidden_SD.index_select(0, slots.to(hidden_SD.device)), *inputs[1:])
 
     hook = model.get_output_embeddings().register_forward_pre_hook(gather)
     try:

@@ -11,6 +11,7 @@
     │   └── FingerprintError            ... or that belongs to another base model
     ├── AttentionError (ValueError)     a sequence or model whose attention cannot be shown
     ├── NumericError (ArithmeticError)  a trial whose loss or latents are not finite
+    ├── RowMemoryError (MemoryError)    a row that does not fit into the memory by itself
     └── UnknownTrialError (KeyError)    a trial that this engine does not hold
 
 A message says what is wrong, what was given, what was expected and what to do next.
@@ -90,6 +91,10 @@ class AttentionError(LatentuneError, ValueError):
 
 class NumericError(LatentuneError, ArithmeticError):
     """A trial whose loss, gradient or latents stopped being finite."""
+
+
+class RowMemoryError(LatentuneError, MemoryError):
+    """A row of a trial that does not fit into the memory even by itself."""
 
 
 class UnknownTrialError(LatentuneError, KeyError):

@@ -12,7 +12,7 @@ Shape suffixes: B rows, N response tokens, J labelled slots of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby, islice
 from typing import TypeAlias
 
@@ -23,7 +23,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel, StoppingCriteria
 
 from trainable.answer_metrics import judge_all
-from trainable.batch import PreparedRow, labelled_logits, micro_batches
+from trainable.batch import PreparedRow, labelled_logits
 from trainable.data import (
     EncodedRow,
     EncodedTask,
@@ -32,9 +32,10 @@ from trainable.data import (
     mean_by_distance,
 )
 from trainable.decoding import LatentLM
-from trainable.errors import ContextError
+from trainable.errors import ContextError, RowMemoryError
 from trainable.layout import whole_layout
 from trainable.lengths import answer_room
+from trainable.memory import TokenBudget, too_long_message
 from trainable.positions import context_of
 from trainable.special_ids import special_ids
 from trainable.strategy import PositionRule
@@ -45,7 +46,6 @@ ANSWER_MARGIN_TOKENS = 16  # how much longer than the longest reference an answe
 Forced: TypeAlias = tuple[PreparedRow, npt.NDArray[np.bool_], npt.NDArray[np.float32]]
 
 
-@torch.no_grad()
 def forced_scores(
     model: PreTrainedModel,
     rows: Sequence[PreparedRow],
@@ -61,16 +61,46 @@ def forced_scores(
     Yields:
         Each row, longest first, with whether the model's token is right, [N], and the negative
         log-likelihood of the reference's in nats, [N].
+
+    Raises:
+        RowMemoryError: if a row does not fit into the memory.
     """
-    for batch in micro_batches(rows, micro_batch_tokens):
-        logits_JV, labels_J, _ = labelled_logits(model, batch, latents)
-        right_J = (logits_JV.argmax(-1) == labels_J).cpu().numpy()
-        nll_J = functional.cross_entropy(logits_JV, labels_J, reduction="none").cpu().numpy()
-        begin = 0
-        for row in batch:
-            end = begin + len(row.response)
-            yield row, right_J[begin:end], nll_J[begin:end]
-            begin = end
+
+    def refuse(row: PreparedRow) -> None:
+        raise RowMemoryError(too_long_message(row))
+
+    for batch in forced_batches(model, rows, latents, TokenBudget(micro_batch_tokens), refuse):
+        yield from batch
+
+
+def forced_batches(
+    model: PreTrainedModel,
+    rows: Sequence[PreparedRow],
+    latents: Sequence[torch.Tensor],
+    budget: TokenBudget,
+    refuse: Callable[[PreparedRow], None],
+) -> Iterator[list[Forced]]:
+    """As `forced_scores`, a micro-batch at a time; `refuse` is told of rows that do not fit."""
+
+    def run(batch: list[PreparedRow]) -> list[Forced]:
+        return _force(model, batch, latents)
+
+    for _, scored in budget.run(rows, run, refuse):
+        yield scored
+
+
+@torch.no_grad()
+def _force(
+    model: PreTrainedModel, batch: Sequence[PreparedRow], latents: Sequence[torch.Tensor]
+) -> list[Forced]:
+    logits_JV, labels_J, _ = labelled_logits(model, batch, latents)
+    right_J = (logits_JV.argmax(-1) == labels_J).cpu().numpy()
+    nll_J = functional.cross_entropy(logits_JV, labels_J, reduction="none").cpu().numpy()
+    ends = np.cumsum([len(row.response) for row in batch])
+    return [
+        (row, right_J[end - len(row.response) : end], nll_J[end - len(row.response) : end])
+        for row, end in zip(batch, ends, strict=True)
+    ]
 
 
 def answer_metrics(

@@ -2,8 +2,13 @@
 
 Callers ask, from any thread, that a trial be trained to a step; one thread takes steps with
 all trials that have such a goal. What else touches the engine (joining, leaving) waits its
-turn between two steps. Trials that reach their goals at the same step are evaluated in one
-batch.
+turn between two steps.
+
+    steps of trials A B C   ▆▆▆▆▆▆▆  ▆▆  ▆▆  ▆▆  ▆▆▆▆▆▆
+    scoring of D                   ▆▆  ▆▆  ▆▆               turn about, for as long each
+
+A trial at its goal is scored in pieces, between the steps of the others, so that none waits
+for another's evaluation. Trials that reach their goals at the same step are scored together.
 """
 
 from __future__ import annotations
@@ -12,7 +17,8 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -53,25 +59,51 @@ class _Goal:
     splits: Sequence[Split]
     answer: Future[Report]
     curve: list[tuple[int, float]] = field(default_factory=list)
+    scoring: bool = False
+
+
+@dataclass
+class _Scoring:
+    """Trials that are scored together, as far as that has got."""
+
+    goals: dict[str, _Goal]
+    pieces: Generator[None, None, dict[str, dict[str, float]]]
 
 
 @dataclass
 class LoopClock:
-    """Where a loop's time went, in seconds, and how much was done."""
+    """Where a loop's time went, in seconds, and how much was done.
+
+    Args:
+        train_s: in optimiser steps.
+        evaluate_s: in scoring.
+        idle_s: without a goal, from the first step on: waiting for decisions.
+        trial_steps: optimiser steps, counted once per trial.
+        useful_slots: slots of rows that went through the model in training.
+        all_slots: the same, padding included.
+    """
 
     train_s: float = 0.0
     evaluate_s: float = 0.0
     idle_s: float = 0.0
     trial_steps: int = 0
+    useful_slots: int = 0
+    all_slots: int = 0
 
 
 class EngineLoop:
-    """The thread that owns an engine."""
+    """The thread that owns an engine.
 
-    def __init__(self, engine: Engine) -> None:
+    Args:
+        now: seconds on a clock that never goes back.
+    """
+
+    def __init__(self, engine: Engine, now: Callable[[], float] = time.perf_counter) -> None:
         self.engine = engine
+        self._now = now
         self.clock = LoopClock()
         self._goals: dict[str, _Goal] = {}
+        self._scorings: deque[_Scoring] = deque()
         self._paused: set[str] = set()
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="engine-loop", daemon=True)
@@ -120,9 +152,10 @@ class EngineLoop:
 
     def _run(self) -> None:
         while True:
-            begin = time.perf_counter()
+            begin = self._now()
             work = self._next_work()
-            self.clock.idle_s += time.perf_counter() - begin
+            if self.clock.trial_steps:
+                self.clock.idle_s += self._now() - begin
             if work is None:
                 return
             work()
@@ -157,24 +190,34 @@ class EngineLoop:
             goal.answer.set_exception(UnknownTrialError(f"trial {uid} has left this engine"))
 
     def _advance(self) -> None:
-        """One optimiser step for all trials short of their goal; reports for those at it."""
+        """One step for all trials short of their goal, and as long for those that are scored."""
         try:
-            short = [uid for uid, goal in self._goals.items() if self._steps_left(uid, goal) > 0]
-            begin = time.perf_counter()
-            losses = self.engine.step(short)
-            self.clock.train_s += time.perf_counter() - begin
-            self.clock.trial_steps += len(losses)
-            for uid, loss in losses.items():
-                self._goals[uid].curve.append((self.engine.step_of(uid), loss))
+            step_s = self._step()
             self._drop_failed()
-            done = [uid for uid, goal in self._goals.items() if self._steps_left(uid, goal) <= 0]
-            if done:
-                self._report(done)
+            self._begin_scoring()
+            self._score(step_s)
         except Exception as error:  # the thread's boundary: every waiter is told
             logger.exception("the engine failed; all waiting trials are told")
             for goal in self._goals.values():
                 goal.answer.set_exception(error)
             self._goals.clear()
+            self._scorings.clear()
+
+    def _step(self) -> float:
+        """One optimiser step for all trials short of their goal; the seconds that it took."""
+        short = [uid for uid, goal in self._goals.items() if self._steps_left(uid, goal) > 0]
+        if not short:
+            return 0.0
+        begin = self._now()
+        losses = self.engine.step(short)
+        step_s = self._now() - begin
+        self.clock.train_s += step_s
+        self.clock.trial_steps += len(losses)
+        slots = self.engine.slots
+        self.clock.useful_slots, self.clock.all_slots = slots.useful, slots.all
+        for uid, loss in losses.items():
+            self._goals[uid].curve.append((self.engine.step_of(uid), loss))
+        return step_s
 
     def _steps_left(self, uid: str, goal: _Goal) -> int:
         return goal.step - self.engine.step_of(uid)
@@ -193,21 +236,49 @@ class EngineLoop:
             return False
         return True
 
-    def _report(self, uids: Sequence[str]) -> None:
-        begin = time.perf_counter()
-        by_splits: dict[tuple[Split, ...], list[str]] = {}
-        for uid in uids:
-            by_splits.setdefault(tuple(self._goals[uid].splits), []).append(uid)
-        for splits, group in by_splits.items():
-            for uid, metrics in self.engine.evaluate(group, splits).items():
-                goal = self._goals.pop(uid)
-                if not self._is_sound(uid, goal):
-                    continue
-                recent = [loss for _, loss in goal.curve[-LOSS_WINDOW_STEPS:]]
-                if recent:
-                    metrics["train/loss"] = sum(recent) / len(recent)
-                goal.answer.set_result(self._describe(uid, goal, metrics, paused=False))
-        self.clock.evaluate_s += time.perf_counter() - begin
+    def _begin_scoring(self) -> None:
+        """Have those at their goal scored: together, where they ask for the same splits."""
+        by_splits: dict[tuple[Split, ...], dict[str, _Goal]] = {}
+        for uid, goal in self._goals.items():
+            if not goal.scoring and self._steps_left(uid, goal) <= 0:
+                goal.scoring = True
+                by_splits.setdefault(tuple(goal.splits), {})[uid] = goal
+        for splits, goals in by_splits.items():
+            self._scorings.append(_Scoring(goals, self.engine.evaluation(list(goals), splits)))
+
+    def _score(self, share_s: float) -> None:
+        """Score turn about, for `share_s` seconds and one piece at least."""
+        begin = self._now()
+        while self._scorings:
+            scoring = self._scorings.popleft()
+            if self._score_piece(scoring):
+                self._scorings.append(scoring)
+            if self._now() - begin >= share_s:
+                break
+        self.clock.evaluate_s += self._now() - begin
+
+    def _score_piece(self, scoring: _Scoring) -> bool:
+        """Take one piece further; reports at the end. Returns whether there is more to do."""
+        if not any(self._goals.get(uid) is goal for uid, goal in scoring.goals.items()):
+            return False  # all were stopped: nobody asks any more
+        try:
+            next(scoring.pieces)
+        except StopIteration as end:
+            for uid, metrics in end.value.items():
+                self._report(uid, scoring.goals[uid], metrics)
+            return False
+        return True
+
+    def _report(self, uid: str, goal: _Goal, metrics: dict[str, float]) -> None:
+        if self._goals.get(uid) is not goal:
+            return  # paused, gone or asked for again meanwhile
+        del self._goals[uid]
+        if not self._is_sound(uid, goal):
+            return
+        recent = [loss for _, loss in goal.curve[-LOSS_WINDOW_STEPS:]]
+        if recent:
+            metrics["train/loss"] = sum(recent) / len(recent)
+        goal.answer.set_result(self._describe(uid, goal, metrics, paused=False))
 
     def _pause(self, uids: set[str]) -> None:
         self._paused |= uids

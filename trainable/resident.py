@@ -1,14 +1,14 @@
-"""One trial inside an engine: its latents, its optimiser, its place in the stream."""
+"""One trial inside an engine: its place in the stream, its schedule, its rows of latents."""
 
 from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 
 from trainable.data import EncodedTask, ExampleStream
 from trainable.errors import ArtifactError, LatentuneError, NumericError
+from trainable.latent_adamw import LatentAdamW, StepSettings
 from trainable.layout_rules import Bools, LayoutRules
 from trainable.state import TrialState
 from trainable.trial import OptimConfig, TrialConfig
@@ -18,11 +18,12 @@ class ResidentTrial:
     """A trial that an engine holds; kilobytes.
 
     Args:
-        latents: starting values [L, D]; copied.
+        adamw: the optimiser of all trials, which holds this one's latents and moments.
         rules: the strategy, resolved against the base model's vocabulary.
         data: the encoded task.
         stream: the search's order of examples.
         budget_steps: the horizon of the learning-rate schedule.
+        step: optimiser steps done.
         dropped_N: which training rows are too long for this trial and left out; None is none.
     """
 
@@ -30,26 +31,29 @@ class ResidentTrial:
         self,
         uid: str,
         config: TrialConfig,
-        latents: torch.Tensor,
+        adamw: LatentAdamW,
         rules: LayoutRules,
         data: EncodedTask,
         stream: ExampleStream,
         budget_steps: int,
+        step: int = 0,
         dropped_N: Bools | None = None,
     ) -> None:
         self.uid = uid
         self.config = config
+        self.adamw = adamw
         self.rules = rules
         self.data = data
         self.stream = stream
         self.budget_steps = budget_steps
         self.dropped_N = dropped_N
-        self.step = 0
+        self.step = step
         self.failure: LatentuneError | None = None
-        self.latents = latents.detach().clone().float().requires_grad_(True)
-        self.optimizer = torch.optim.AdamW(
-            [self.latents], lr=config.optim.lr, weight_decay=config.optim.weight_decay
-        )
+
+    @property
+    def latents(self) -> torch.Tensor:
+        """[L, D], float32: a view, which holds until a trial joins or leaves."""
+        return self.adamw.rows(self.uid)[0]
 
     @property
     def trains(self) -> bool:
@@ -72,59 +76,53 @@ class ResidentTrial:
             return {}
         return {"cost/dropped_rows_pct": 100.0 * float(self.dropped_N.mean())}
 
-    def update(self, loss: float) -> None:
-        """Take one optimiser step on the gradient that has been gathered.
-
-        A loss or gradient that is not finite marks the trial as failed and leaves its latents
-        as they were; other trials do not notice.
-        """
+    def settings(self) -> StepSettings:
+        """The numbers of the next optimiser step."""
         optim = self.config.optim
-        gradient = self.latents.grad
-        if gradient is None:  # no site in the whole batch
-            gradient = self.latents.grad = torch.zeros_like(self.latents)
-        if not math.isfinite(loss) or not bool(torch.isfinite(gradient).all()):
-            self.failure = NumericError(
-                f"trial {self.uid} stopped being finite at step {self.step + 1} (loss {loss}): "
-                f"lower optim.lr={optim.lr} or optim.clip_norm={optim.clip_norm}"
-            )
+        return StepSettings(
+            lr=optim.lr * schedule_factor(optim, self.step, self.budget_steps),
+            weight_decay=optim.weight_decay,
+            clip_norm=optim.clip_norm,
+            step=self.step + 1,
+        )
+
+    def finish(self, loss: float, finite: bool) -> None:
+        """Note that an optimiser step was taken, or why not.
+
+        A loss or gradient that is not finite marks the trial as failed; its latents are as they
+        were, and other trials do not notice.
+        """
+        if finite:
+            self.step += 1
             return
-        if optim.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_([self.latents], optim.clip_norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = optim.lr * schedule_factor(optim, self.step, self.budget_steps)
-        self.optimizer.step()
-        self.step += 1
+        optim = self.config.optim
+        self.failure = self.failure or NumericError(
+            f"trial {self.uid} stopped being finite at step {self.step + 1} (loss {loss}): "
+            f"lower optim.lr={optim.lr} or optim.clip_norm={optim.clip_norm}"
+        )
 
     def export(self) -> TrialState:
         """The state as plain arrays."""
-        moments = self.optimizer.state.get(self.latents, {})
-        zeros = torch.zeros_like(self.latents)
-        return TrialState(
-            step=self.step,
-            latents=_array(self.latents),
-            exp_avg=_array(moments.get("exp_avg", zeros)),
-            exp_avg_sq=_array(moments.get("exp_avg_sq", zeros)),
+        latents, exp_avg, exp_avg_sq = self.adamw.rows(self.uid).cpu().numpy().copy()
+        return TrialState(self.step, latents, exp_avg, exp_avg_sq)
+
+
+def starting_rows(uid: str, latents_LD: torch.Tensor, state: TrialState | None) -> torch.Tensor:
+    """Latents and both moments to begin with, [3, L, D]: fresh, or those of an exported state.
+
+    Raises:
+        ArtifactError: if the state belongs to a strategy or a model of another shape.
+    """
+    if state is None:
+        zeros_LD = torch.zeros_like(latents_LD, dtype=torch.float32)
+        return torch.stack([latents_LD.float(), zeros_LD, zeros_LD])
+    if state.latents.shape != tuple(latents_LD.shape):
+        raise ArtifactError(
+            f"trial {uid} has latents of shape {list(latents_LD.shape)}, but its saved "
+            f"state has {list(state.latents.shape)}: it belongs to another configuration"
         )
-
-    def restore(self, state: TrialState) -> None:
-        """Go on from an exported state, exactly.
-
-        Raises:
-            ArtifactError: if the state belongs to a strategy or a model of another shape.
-        """
-        if state.latents.shape != tuple(self.latents.shape):
-            raise ArtifactError(
-                f"trial {self.uid} has latents of shape {list(self.latents.shape)}, but its saved "
-                f"state has {list(state.latents.shape)}: it belongs to another configuration"
-            )
-        with torch.no_grad():
-            self.latents.copy_(torch.from_numpy(state.latents))
-        self.step = state.step
-        self.optimizer.state[self.latents] = {
-            "step": torch.tensor(float(state.step)),
-            "exp_avg": torch.from_numpy(state.exp_avg).to(self.latents.device, copy=True),
-            "exp_avg_sq": torch.from_numpy(state.exp_avg_sq).to(self.latents.device, copy=True),
-        }
+    parts = (state.latents, state.exp_avg, state.exp_avg_sq)
+    return torch.stack([torch.from_numpy(part) for part in parts])
 
 
 def schedule_factor(optim: OptimConfig, step: int, budget_steps: int) -> float:
@@ -136,7 +134,3 @@ def schedule_factor(optim: OptimConfig, step: int, budget_steps: int) -> float:
     progress = (step - optim.warmup_steps) / max(1, budget_steps - optim.warmup_steps)
     remaining = max(0.0, 1.0 - progress)
     return remaining if optim.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * remaining))
-
-
-def _array(values: torch.Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    return values.detach().float().cpu().numpy().copy()

@@ -195,6 +195,74 @@ def test_joining_and_leaving_changes_nothing_for_others(
         engine.state("start")
 
 
+def test_scoring_and_steps_turn_about_and_change_nothing(
+    tiny_base: BaseModel, tiny_data: EncodedTask
+) -> None:
+    """One is scored in pieces while another trains, a third joins and a fourth leaves."""
+    engine = Engine(tiny_base, micro_batch_tokens=90)
+    join(engine, tiny_data, "start", "comma", "every")
+    train(engine, 3)
+    pieces, steps = engine.evaluation(["start"], ["val_id", "val_ood"]), 0
+    while True:
+        try:
+            next(pieces)
+        except StopIteration as end:
+            scores = end.value["start"]
+            break
+        engine.step(["comma"])
+        steps += 1
+        if steps == 1:
+            join(engine, tiny_data, "end")
+        if steps == 2:
+            engine.leave("every")
+    assert steps > 3
+    for uid, count in (("start", 3), ("comma", 3 + steps)):
+        lone = alone(tiny_base, tiny_data, uid)
+        train(lone, count)
+        assert difference(latents(engine, uid), latents(lone, uid)) < 1e-5
+        if uid == "start":
+            expected = lone.evaluate([uid], ["val_id", "val_ood"])[uid]
+            assert scores == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_trial_that_leaves_while_it_is_scored_is_left_out(
+    engine: Engine, tiny_data: EncodedTask
+) -> None:
+    join(engine, tiny_data, "start", "comma")
+    expected = engine.evaluate(["comma"], ["val_id", "val_ood"])["comma"]
+    pieces = engine.evaluation(["start", "comma"], ["val_id", "val_ood"])
+    engine.leave("start")
+    while True:
+        try:
+            next(pieces)
+        except StopIteration as end:
+            assert end.value["comma"] == pytest.approx(expected, rel=1e-5)
+            assert end.value["start"] == {}
+            return
+
+
+def test_joins_and_leaves_at_random_steps(tiny_base: BaseModel, tiny_data: EncodedTask) -> None:
+    """Whoever is there, for however long, in micro-batches of any size."""
+    draw = np.random.default_rng(3)
+    engine, done = Engine(tiny_base), dict.fromkeys(CONFIGS, 0)
+    states: dict[str, TrialState] = {}
+    for _ in range(14):
+        engine._budget.tokens = int(draw.choice([1, 64, 300, 4096]))
+        for uid in draw.choice(list(CONFIGS), 3, replace=False):
+            if uid in engine.trials():
+                states[uid] = engine.state(uid)
+                engine.leave(uid)
+            else:
+                join(engine, tiny_data, uid, states=states)
+        for uid in engine.step():
+            done[uid] += 1
+    for uid, steps in done.items():
+        lone = alone(tiny_base, tiny_data, uid)
+        train(lone, steps)
+        found = latents(engine, uid) if uid in engine.trials() else states[uid].latents
+        assert difference(found, latents(lone, uid)) < 1e-5
+
+
 def test_stepping_some_trials_leaves_the_others(engine: Engine, tiny_data: EncodedTask) -> None:
     join(engine, tiny_data, "start", "comma")
     before = engine.state("comma")
@@ -232,14 +300,11 @@ def test_the_loss_of_one_trial_does_not_reach_another(
         for owner, trial in enumerate(trials)
         for row in tiny_data.rows("train")[:3]
     ]
-    logits_JV, labels_J, owners_J = labelled_logits(
-        engine.base.model, rows, [trial.latents for trial in trials]
-    )
+    leaves = [trial.latents.detach().requires_grad_(True) for trial in trials]
+    logits_JV, labels_J, owners_J = labelled_logits(engine.base.model, rows, leaves)
     nll_J = torch.nn.functional.cross_entropy(logits_JV, labels_J, reduction="none")
     for owner in (0, 1):
-        gradients = torch.autograd.grad(
-            nll_J[owners_J == owner].sum(), [t.latents for t in trials], retain_graph=True
-        )
+        gradients = torch.autograd.grad(nll_J[owners_J == owner].sum(), leaves, retain_graph=True)
         assert float(gradients[owner].abs().max()) > 0
         assert torch.count_nonzero(gradients[1 - owner]) == 0
 

@@ -87,7 +87,14 @@ def test_a_minimal_file_gets_every_default(file: Path) -> None:
         "budget": {"trials": 24, "steps": 540, "time_s": None},
         "sampler": {"kind": "tpe", "seed": 0, "startup_trials": 8},
         "stopping": {"kind": "asha", "min_steps": 60, "metric": None, "factor": 3},
-        "engine": {"concurrent_trials": 8, "micro_batch_tokens": None, "threads": None},
+        "engine": {
+            "concurrent_trials": 8,
+            "micro_batch_tokens": None,
+            "threads": None,
+            "precision": None,
+            "compile": False,
+            "checkpoint_activations": False,
+        },
         "confirm": {"enabled": False},
         "tracking": {"experiment": "latentune", "uri": None},
     }
@@ -330,6 +337,14 @@ def test_rungs_grow_by_the_factor_up_to_the_budget(
             "got 'tp', expected 'tpe', 'random' or 'grid'; did you mean `tpe`?",
         ),
         ({"engine": {"threads": 0}}, "engine.threads (line 8): got 0"),
+        (
+            {"engine": {"micro_batch_tokens": 0}},
+            "engine.micro_batch_tokens (line 8): got 0, expected a whole number of at least 1",
+        ),
+        (
+            {"engine": {"compile": True, "checkpoint_activations": True}},
+            "checkpoint_activations and compile exclude each other",
+        ),
         (
             {"confirm": {"enabled": True}},
             "confirm.enabled (line 8): got True, confirmation is not there yet; remove it or",

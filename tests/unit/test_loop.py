@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, cast
@@ -17,6 +17,7 @@ from trainable.engine import Engine
 from trainable.errors import LatentuneError, NumericError, TaskError, UnknownTrialError
 from trainable.loop import LOSS_WINDOW_STEPS, EngineLoop, Report
 from trainable.state import TrialState
+from trainable.training_step import SlotCount
 
 DEADLINE_S = 20.0
 SPLITS: list[Split] = ["val_id"]
@@ -31,6 +32,10 @@ class FakeEngine:
         self.evaluated: list[tuple[list[str], list[str]]] = []
         self.failures: dict[str, LatentuneError] = {}
         self.bug: Exception | None = None
+        self.slots = SlotCount()
+        self.pieces = 1
+        self.log: list[str] = []
+        self.time_s = 0.0  # what it did took a second each
 
     def join(self, uid: str, step: int = 0) -> None:
         self.steps[uid] = step
@@ -53,14 +58,24 @@ class FakeEngine:
         good = [uid for uid in uids if uid not in self.failures]
         for uid in good:
             self.steps[uid] += 1
+        self.slots.useful += 3
+        self.slots.all += 4
+        self.log.append("step")
+        self.time_s += 1.0
         return {uid: float(self.steps[uid]) for uid in good}
 
     def raise_failure(self, uid: str) -> None:
         if uid in self.failures:
             raise self.failures[uid]
 
-    def evaluate(self, uids: Sequence[str], splits: Sequence[str]) -> dict[str, dict[str, float]]:
+    def evaluation(
+        self, uids: Sequence[str], splits: Sequence[str]
+    ) -> Generator[None, None, dict[str, dict[str, float]]]:
         self.evaluated.append((list(uids), list(splits)))
+        for _ in range(self.pieces):
+            self.log.append("piece " + " ".join(uids))
+            self.time_s += 1.0
+            yield
         return {uid: {"val_id/exact_match": 0.5} for uid in uids}
 
     def state(self, uid: str) -> TrialState:
@@ -73,7 +88,7 @@ class Running:
 
     def __init__(self) -> None:
         self.engine = FakeEngine()
-        self.loop = EngineLoop(cast(Engine, self.engine))
+        self.loop = EngineLoop(cast(Engine, self.engine), now=lambda: self.engine.time_s)
         self._callers = ThreadPoolExecutor(16)
 
     def join(self, *uids: str, step: int = 0) -> None:
@@ -291,16 +306,62 @@ def test_a_loop_without_goals_takes_no_steps(running: Running) -> None:
 
 def test_a_trial_that_fails_while_it_is_scored_is_told_alone(running: Running) -> None:
     running.join("good", "bad")
-    scores = running.engine.evaluate
+    score = running.engine.evaluation
 
-    def evaluate(uids: Sequence[str], splits: Sequence[str]) -> dict[str, dict[str, float]]:
+    def evaluation(
+        uids: Sequence[str], splits: Sequence[str]
+    ) -> Generator[None, None, dict[str, dict[str, float]]]:
         if "bad" in uids:
             running.engine.failures["bad"] = TaskError("metric m raised ValueError")
-        return scores(uids, splits)
+        return (yield from score(uids, splits))
 
-    running.engine.evaluate = evaluate  # type: ignore[method-assign]
+    running.engine.evaluation = evaluation  # type: ignore[method-assign]
     with running.held():
         asked = {uid: running.train(uid, 2) for uid in ("good", "bad")}
     assert answer(asked["good"]).metrics["val_id/exact_match"] == 0.5
     with pytest.raises(TaskError, match="metric m raised"):
         answer(asked["bad"])
+
+
+def test_nobody_waits_for_another_s_evaluation(running: Running) -> None:
+    """While one trial is scored, the others take a step between any two pieces."""
+    running.engine.pieces = 40
+    running.join("scored", "trained")
+    with running.held():
+        scored, trained = running.train("scored", 1), running.train("trained", 20)
+    assert answer(trained).step == 20
+    assert answer(scored).metrics == {"val_id/exact_match": 0.5, "train/loss": 1.0}
+    log = running.engine.log
+    assert log[:39] == ["step", *["piece scored", "step"] * 19]
+    assert log.count("piece scored") == running.engine.pieces
+    clock = running.loop.clock
+    assert (clock.train_s, clock.evaluate_s) == (20.0, 80.0)
+
+
+def test_evaluations_take_turns(running: Running) -> None:
+    running.engine.pieces = 3
+    running.join("a", "b")
+    with running.held():
+        asked = [running.train("a", 0, ["val_id"]), running.train("b", 0, ["val_ood"])]
+    for one in asked:
+        answer(one)
+    assert running.engine.log == ["piece a", "piece b"] * 3
+
+
+def test_an_evaluation_that_nobody_asks_for_any_more_ends(running: Running) -> None:
+    running.engine.pieces = 1_000_000
+    running.join("a", "b")
+    asked = running.train("a", 1)
+    wait_for(lambda: "piece a" in running.engine.log)
+    running.loop.pause(["a"])
+    assert answer(asked).paused
+    running.engine.pieces = 1
+    before = running.engine.log.count("piece a")
+    assert answer(running.train("b", 50)).step == 50
+    assert running.engine.log.count("piece a") == before
+
+
+def test_the_clock_counts_slots(running: Running) -> None:
+    running.join("a")
+    answer(running.train("a", 5))
+    assert (running.loop.clock.useful_slots, running.loop.clock.all_slots) == (15, 20)

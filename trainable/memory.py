@@ -1,0 +1,132 @@
+"""How many slots go through the model at once, and what happens when that is too many.
+
+    rows ─► micro-batches of at most `tokens` slots ─► run one ─► out of memory?
+                         ▲                                            │ yes
+                         └── the same rows, at half as many slots ◄───┘
+
+What a micro-batch adds to a result is added once it is through, so that one that is done again
+counts once. A row that does not fit by itself is told to the caller, and the rest goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import torch
+
+from trainable.batch import PreparedRow, batch_slots, micro_batches
+
+logger = logging.getLogger(__name__)
+
+_Result = TypeVar("_Result")
+_PROBE_FROM_TOKENS = 2048
+_PROBE_TO_TOKENS = 262_144  # a GPU is busy long before
+_PROBE_WIDTH = 256
+_PROBE_SHARE = 0.8  # of the memory: the rest is for evaluation and for what fragments
+
+
+class TokenBudget:
+    """The most slots, padding included, that go through the model at once.
+
+    Args:
+        tokens: to start with; halved where they do not fit.
+    """
+
+    def __init__(self, tokens: int) -> None:
+        self.tokens = tokens
+
+    def run(
+        self,
+        rows: Sequence[PreparedRow],
+        action: Callable[[list[PreparedRow]], _Result],
+        refuse: Callable[[PreparedRow], None],
+    ) -> Iterator[tuple[list[PreparedRow], _Result]]:
+        """Run an action over rows in micro-batches.
+
+        Args:
+            action: may run out of memory, and must then have changed nothing.
+            refuse: told of a row that does not fit by itself; other rows of its owner that have
+                not been run are left out.
+
+        Yields:
+            Each micro-batch and its result, longest rows first.
+        """
+        waiting, refused = deque(micro_batches(rows, self.tokens)), set[int]()
+        while waiting:
+            batch = [row for row in waiting.popleft() if row.owner not in refused]
+            if not batch:
+                continue
+            if len(batch) > 1 and batch_slots(batch) > self.tokens:  # cut before memory ran out
+                waiting.extendleft(reversed(list(micro_batches(batch, self.tokens))))
+                continue
+            results = _attempt(action, batch)
+            if results:
+                yield batch, results[0]
+            elif len(batch) > 1:
+                self._halve(batch_slots(batch))
+                waiting.appendleft(batch)
+            else:
+                refused.add(batch[0].owner)
+                refuse(batch[0])
+
+    def _halve(self, slots: int) -> None:
+        before, self.tokens = self.tokens, max(1, min(self.tokens, slots) // 2)
+        logger.warning(
+            "out of memory with %d tokens in one forward: from now on at most %d instead of %d "
+            "(engine.micro_batch_tokens); results stay the same", slots, self.tokens, before,
+        )  # fmt: skip
+
+
+def too_long_message(row: PreparedRow) -> str:
+    """What is wrong with a row that does not fit by itself, and what helps."""
+    return (
+        f"a row of {len(row)} tokens, latents included, does not fit into the memory even by "
+        "itself: set data.max_tokens below that, load the base model in a smaller dtype, or set "
+        "engine.checkpoint_activations: true"
+    )
+
+
+def probe_tokens(run: Callable[[int, int], None], device: torch.device) -> int:
+    """Find how many slots fit, by trying more and more on a GPU.
+
+    Args:
+        run: forward and backward over so many rows of so many slots.
+    """
+    total = torch.cuda.get_device_properties(device).total_memory
+
+    def fits(tokens: int) -> bool:
+        torch.cuda.reset_peak_memory_stats(device)
+        done = _attempt(lambda rows: run(rows, _PROBE_WIDTH), tokens // _PROBE_WIDTH)
+        return bool(done) and torch.cuda.max_memory_reserved(device) <= _PROBE_SHARE * total
+
+    found = largest(fits)
+    torch.cuda.empty_cache()
+    logger.info("engine.micro_batch_tokens: auto found %d", found)
+    return found
+
+
+def largest(fits: Callable[[int], bool]) -> int:
+    """The largest of the probed sizes that fits, each twice the one before."""
+    tokens = _PROBE_FROM_TOKENS
+    if not fits(tokens):
+        return tokens // 2
+    while tokens < _PROBE_TO_TOKENS and fits(2 * tokens):
+        tokens *= 2
+    return tokens
+
+
+_Argument = TypeVar("_Argument")
+
+
+def _attempt(action: Callable[[_Argument], _Result], argument: _Argument) -> list[_Result]:
+    """The result, alone in a list; an empty list where memory ran out."""
+    try:
+        return [action(argument)]
+    except torch.OutOfMemoryError:
+        pass  # outside of the handler nothing holds on to the tensors of what failed
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    return []

@@ -1,0 +1,128 @@
+"""One optimiser step of many trials: forward, backward, update, and one look at the result.
+
+    rows of all trials ─► micro-batches ─► losses and gradients ─► AdamW ─► losses, finite?
+                          each trial's mean over its whole step              one fetch
+
+The loss is the sum over trials of each trial's mean, so that no gradient crosses trials and
+none depends on how the rows were cut. What a micro-batch gives is added once it is through.
+
+Shape suffixes: K latents of all trials, D width, J labelled slots, T trials.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+from trainable.batch import PreparedRow, batch_slots, labelled_logits, prepare
+from trainable.compute import TrainingCompute
+from trainable.errors import RowMemoryError
+from trainable.latent_adamw import LatentAdamW
+from trainable.latent_table import LatentTable
+from trainable.memory import TokenBudget, too_long_message
+from trainable.resident import ResidentTrial
+
+
+@dataclass
+class SlotCount:
+    """Slots that went through the model in training.
+
+    Args:
+        useful: of rows.
+        all: padding included.
+    """
+
+    useful: int = 0
+    all: int = 0
+
+    def add(self, batch: Sequence[PreparedRow]) -> None:
+        """Count one micro-batch."""
+        self.useful += sum(map(len, batch))
+        self.all += batch_slots(batch)
+
+
+def train_step(
+    compute: TrainingCompute,
+    adamw: LatentAdamW,
+    trials: Sequence[ResidentTrial],
+    budget: TokenBudget,
+    slots: SlotCount,
+) -> dict[str, float]:
+    """Take one optimiser step with each of these trials, all of which train.
+
+    A trial that stops being finite, or has a row that does not fit into the memory, fails alone.
+
+    Returns:
+        uid to the mean loss over all labelled tokens of the trial's step.
+    """
+    if not trials:
+        return {}
+    uids = [trial.uid for trial in trials]
+    table = adamw.table(uids)
+    losses_T = gather_gradients(compute, trials, table, budget, slots)
+    finite_T = adamw.step(uids, table, [trial.settings() for trial in trials], losses_T)
+    losses, finite = torch.stack([losses_T, finite_T.to(losses_T.dtype)]).tolist()  # the one fetch
+    for trial, loss, was_finite in zip(trials, losses, finite, strict=True):
+        trial.finish(loss, bool(was_finite))
+    return dict(zip(uids, losses, strict=True))
+
+
+def gather_gradients(
+    compute: TrainingCompute,
+    trials: Sequence[ResidentTrial],
+    table: LatentTable,
+    budget: TokenBudget,
+    slots: SlotCount,
+) -> torch.Tensor:
+    """Forward and backward of one step: gradients into the table's leaf, mean losses [T] back."""
+    rows = [
+        prepare(owner, trial.data.rows("train")[index], trial.rules)
+        for owner, trial in enumerate(trials)
+        for index in trial.next_rows()
+    ]
+    labels_T = _label_counts(rows, len(trials)).to(table.latents_KD.device)
+    losses_T = torch.zeros_like(labels_T)
+
+    def run(batch: list[PreparedRow]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return _forward_backward(compute, batch, table, labels_T)
+
+    def refuse(row: PreparedRow) -> None:
+        trial = trials[row.owner]
+        trial.failure = RowMemoryError(f"trial {trial.uid}: {too_long_message(row)}")
+        losses_T[row.owner] = math.nan
+
+    for batch, (batch_losses_T, grad_KD) in budget.run(rows, run, refuse):
+        slots.add(batch)
+        losses_T += batch_losses_T
+        if grad_KD is not None:
+            table.latents_KD.grad = table.gradients().add_(grad_KD)
+    return losses_T
+
+
+def _forward_backward(
+    compute: TrainingCompute,
+    batch: Sequence[PreparedRow],
+    table: LatentTable,
+    labels_T: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What one micro-batch adds to losses and gradients; None where it has no site."""
+    with compute.forward() as model:
+        logits_JV, labels_J, owners_J = labelled_logits(model, batch, table)
+    nll_J = functional.cross_entropy(logits_JV, labels_J, reduction="none")
+    share_J = nll_J / labels_T[owners_J]  # each trial's own mean ...
+    losses_T = torch.zeros_like(labels_T).index_add_(0, owners_J, share_J.detach().to(labels_T))
+    if not share_J.requires_grad:
+        return losses_T, None
+    (grad_KD,) = torch.autograd.grad(share_J.sum(), table.latents_KD)  # ... the sum over trials
+    return losses_T, grad_KD
+
+
+def _label_counts(rows: Iterable[PreparedRow], trials: int) -> torch.Tensor:
+    labels_T = torch.zeros(trials)
+    for row in rows:
+        labels_T[row.owner] += len(row.response)
+    return labels_T
