@@ -69,7 +69,8 @@ def _look_back(
 ) -> None:
     """Set the biases of the head that begins at row `begin` of the projections."""
     half = head_dim // 2
-    angles = config.rope_parameters["rope_theta"] ** (-torch.arange(half) / half) * distance
+    theta = float(config.to_dict()["rope_parameters"]["rope_theta"])
+    angles = distance * theta ** (-torch.arange(half) / half)
     weight = torch.zeros(half)
     weight[:_FREQUENCIES] = math.sqrt(_SHARPNESS)
     attention.k_proj.bias[begin : begin + half] = weight
