@@ -361,6 +361,7 @@ def engine_options(config: SearchConfig) -> tuple[dict[str, Any], dict[str, Any]
     options = {
         "micro_batch_tokens": config.engine.micro_batch_tokens,
         "threads": config.engine.threads,
+        "share_prefixes": config.engine.share_prefixes,
     }
     return config.base_model.model_dump(mode="json"), options
 

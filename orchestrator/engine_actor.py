@@ -42,7 +42,7 @@ class EngineActor:
 
     Args:
         base: keyword arguments of `load_base`.
-        options: `micro_batch_tokens`, and `threads` (None: all cores).
+        options: those of `Engine`, and `threads` (None: all cores).
     """
 
     def __init__(self, base: Mapping[str, Any], options: Mapping[str, Any]) -> None:
@@ -168,8 +168,8 @@ class EngineActor:
         from trainable.loop import EngineLoop
 
         torch.set_num_threads(self._options["threads"] or os.cpu_count() or 1)
-        micro_batch_tokens = self._options["micro_batch_tokens"]
-        return EngineLoop(Engine(load_base(**self._base), micro_batch_tokens=micro_batch_tokens))
+        options = {name: value for name, value in self._options.items() if name != "threads"}
+        return EngineLoop(Engine(load_base(**self._base), **options))
 
 
 def open_engine(

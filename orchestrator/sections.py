@@ -200,6 +200,11 @@ class EngineConfig(Section):
         description="the most tokens in one forward, padding included; default by device",
     )
     threads: Count | None = Field(default=None, description="the CPU threads of an engine")
+    share_prefixes: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="compute what precedes the first site once for all trials: where it pays, "
+        "always or never",
+    )
 
 
 class ConfirmConfig(Section):

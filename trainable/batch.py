@@ -11,9 +11,10 @@ Shape suffixes: B rows, T slots, D width, K latents of all trials, J labelled sl
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +24,8 @@ from transformers import PreTrainedModel
 from trainable.data import EncodedRow
 from trainable.layout import NOT_LATENT, Layout, whole_layout
 from trainable.layout_rules import Ints, LayoutRules
+
+AnyRow = TypeVar("AnyRow", bound=Sized)  # as long as what goes through the model for it
 
 
 @dataclass(frozen=True)
@@ -56,12 +59,12 @@ def prepare(owner: int, row: EncodedRow, rules: LayoutRules) -> PreparedRow:
     return PreparedRow(owner, row, layout, layout.predictors(row.query_length, len(row.ids)))
 
 
-def micro_batches(rows: Sequence[PreparedRow], max_tokens: int) -> Iterator[list[PreparedRow]]:
+def micro_batches(rows: Sequence[AnyRow], max_tokens: int) -> Iterator[list[AnyRow]]:
     """Cut rows, longest first, into batches of at most `max_tokens` slots, padding included.
 
     A row longer than that makes a batch of its own.
     """
-    batch: list[PreparedRow] = []
+    batch: list[AnyRow] = []
     for row in sorted(rows, key=len, reverse=True):
         if batch and (len(batch) + 1) * len(batch[0]) > max_tokens:
             yield batch
@@ -125,7 +128,7 @@ def labelled_logits(
     labels = np.concatenate([row.response for row in rows])
     owners = np.repeat([row.owner for row in rows], [len(row.response) for row in rows])
     device = embeds_BTD.device
-    with _head_reads(model, torch.from_numpy(slots).to(device)):
+    with head_reads(model, torch.from_numpy(slots).to(device)):
         logits_JV = model(
             inputs_embeds=embeds_BTD,
             position_ids=position_BT,
@@ -140,7 +143,7 @@ def labelled_logits(
 
 
 @contextmanager
-def _head_reads(model: PreTrainedModel, slots: torch.Tensor) -> Iterator[None]:
+def head_reads(model: PreTrainedModel, slots: torch.Tensor) -> Iterator[None]:
     """Let the output head see only these of the B·T slots: others cost and serve nothing."""
 
     def gather(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:

@@ -16,10 +16,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from torch.nn import functional
 
 from trainable.base_model.loading import BaseModel
-from trainable.batch import PreparedRow, labelled_logits, micro_batches, prepare
+from trainable.batch import PreparedRow, micro_batches, prepare
 from trainable.data import (
     EncodedTask,
     ExampleStream,
@@ -41,6 +40,8 @@ from trainable.lengths import (
     row_limit,
 )
 from trainable.positions import context_of
+from trainable.prefix import owners_of, shared_waves
+from trainable.prefix_plan import Sharing
 from trainable.resident import ResidentTrial
 from trainable.selftest import check_attention, check_decoding
 from trainable.state import TrialState
@@ -83,13 +84,23 @@ class Engine:
         micro_batch_tokens: slots, padding included, that go through the model at once; bounds
             the memory, changes no result beyond rounding. Default by device: a GPU wants many;
             a CPU is busy with few, and small batches of rows of like length are padded less.
+        share_prefixes: whether what stands before the first site is computed once for all rows
+            that begin with it: where it saves time, wherever there is such a thing, or never.
+            Changes no result beyond rounding.
     """
 
-    def __init__(self, base: BaseModel, *, micro_batch_tokens: int | None = None) -> None:
+    def __init__(
+        self,
+        base: BaseModel,
+        *,
+        micro_batch_tokens: int | None = None,
+        share_prefixes: Sharing = "auto",
+    ) -> None:
         check_attention(base.model)
         check_decoding(base.model)  # before a search, not after it
         self.base = base
         self.micro_batch_tokens = micro_batch_tokens or MICRO_BATCH_TOKENS[base.model.device.type]
+        self.share_prefixes = share_prefixes
         self._trials: dict[str, ResidentTrial] = {}
         self._vocabulary = Vocabulary(
             base.tokenizer, base.model.config.get_text_config().vocab_size
@@ -256,22 +267,26 @@ class Engine:
             labels_per_trial[row.owner] += len(row.response)
         labels_per_trial = labels_per_trial.to(self.base.model.device)
         losses = torch.zeros_like(labels_per_trial)
-        for batch in micro_batches(rows, self.micro_batch_tokens):
-            logits_JV, labels_J, owners_J = labelled_logits(
-                self.base.model, batch, [trial.latents for trial in trials]
-            )
-            nll_J = functional.cross_entropy(logits_JV, labels_J, reduction="none")
-            share_J = nll_J / labels_per_trial[owners_J]  # each trial's own mean ...
-            if share_J.requires_grad:  # (a batch without any site has no gradient)
-                share_J.sum().backward()  # ... and the sum over trials
-            losses.index_add_(0, owners_J, share_J.detach().to(losses.dtype))
+        latents = [trial.latents for trial in trials]
+        for wave in shared_waves(
+            self.base.model, rows, self.micro_batch_tokens, self.share_prefixes
+        ):
+            for batch in micro_batches(wave.rows, self.micro_batch_tokens):
+                (nll_J,) = wave.forward(batch, latents)
+                owners_J = torch.from_numpy(owners_of(batch)).to(nll_J.device)
+                share_J = nll_J / labels_per_trial[owners_J]  # each trial's own mean ...
+                if share_J.requires_grad:  # (a batch without any site has no gradient)
+                    share_J.sum().backward()  # ... and the sum over trials
+                losses.index_add_(0, owners_J, share_J.detach().to(losses.dtype))
         return [float(loss) for loss in losses]
 
     def _score(self, trials: Sequence[ResidentTrial], split: Split) -> list[_Tally]:
         tallies = [_Tally() for _ in trials]
         latents = [trial.latents for trial in trials]
         for rows in _prepared(trials, split):
-            for scored in forced_scores(self.base.model, rows, latents, self.micro_batch_tokens):
+            for scored in forced_scores(
+                self.base.model, rows, latents, self.micro_batch_tokens, self.share_prefixes
+            ):
                 row, right_N, nll_N = scored
                 tallies[row.owner].add(row, trials[row.owner].data.score(row.row, right_N, nll_N))
         for trial, tally in zip(trials, tallies, strict=True):

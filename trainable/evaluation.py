@@ -19,11 +19,10 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn import functional
 from transformers import PreTrainedModel, StoppingCriteria
 
 from trainable.answer_metrics import judge_all
-from trainable.batch import PreparedRow, labelled_logits, micro_batches
+from trainable.batch import PreparedRow, micro_batches
 from trainable.data import (
     EncodedRow,
     EncodedTask,
@@ -36,6 +35,8 @@ from trainable.errors import ContextError
 from trainable.layout import whole_layout
 from trainable.lengths import answer_room
 from trainable.positions import context_of
+from trainable.prefix import read_scores, shared_waves
+from trainable.prefix_plan import Sharing
 from trainable.special_ids import special_ids
 from trainable.strategy import PositionRule
 
@@ -51,26 +52,29 @@ def forced_scores(
     rows: Sequence[PreparedRow],
     latents: Sequence[torch.Tensor],
     micro_batch_tokens: int,
+    share_prefixes: Sharing = "auto",
 ) -> Iterator[Forced]:
     """Score each response token, given the reference before it.
 
     Args:
         rows: of any owners.
         latents: per owner, its [L, D] parameter.
+        share_prefixes: whether rows that begin alike are computed once up to their first sites.
 
     Yields:
-        Each row, longest first, with whether the model's token is right, [N], and the negative
-        log-likelihood of the reference's in nats, [N].
+        Each row, in an order that suits the model, with whether the model's token is right, [N],
+        and the negative log-likelihood of the reference's in nats, [N].
     """
-    for batch in micro_batches(rows, micro_batch_tokens):
-        logits_JV, labels_J, _ = labelled_logits(model, batch, latents)
-        right_J = (logits_JV.argmax(-1) == labels_J).cpu().numpy()
-        nll_J = functional.cross_entropy(logits_JV, labels_J, reduction="none").cpu().numpy()
-        begin = 0
-        for row in batch:
-            end = begin + len(row.response)
-            yield row, right_J[begin:end], nll_J[begin:end]
-            begin = end
+    for wave in shared_waves(
+        model, rows, micro_batch_tokens, share_prefixes, read_scores, training=False
+    ):
+        for batch in micro_batches(wave.rows, micro_batch_tokens):
+            nll_J, right_J = (each.cpu().numpy() for each in wave.forward(batch, latents))
+            begin = 0
+            for split in batch:
+                end = begin + len(split.row.response)
+                yield split.row, right_J[begin:end], nll_J[begin:end]
+                begin = end
 
 
 def answer_metrics(
