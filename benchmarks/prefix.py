@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     out = sys.stdout.write
     out(f"{TRIALS} trials, {chosen.shape} base, {found.get('gpu', found['processor'])}\n")
     out(
-        "tokens  rows  first site   off [ms]   ratio (min to max)   of 1/(1-p)   of slots   evaluation\n"
+        "tokens  rows  first site  off [ms]  ratio (min to max)  of 1/(1-p)  of slots  evaluation\n"
     )
     rows = []
     for length, batch_rows in SIZES[chosen.shape]:
@@ -88,9 +88,10 @@ def main(arguments: Sequence[str] = ()) -> None:
             rows.append(row)
             missed = "" if row["within"] else "  MISSED"
             out(
-                f"{length:>6}  {batch_rows:>4}  {share:>10.0%}   {row['off_ms']:>8.1f}   "
-                f"{row['ratio']:>5.2f} ({row['ratio_min']:.2f} to {row['ratio_max']:.2f})   "
-                f"{row['of_limit']:>10.0%}   {row['ratio'] / row['slots_limit']:>8.0%}   {row['evaluation_ratio']:>10.2f}{missed}\n"
+                f"{length:>6}  {batch_rows:>4}  {share:>10.0%}  {row['off_ms']:>8.1f}  "
+                f"{row['ratio']:.2f} ({row['ratio_min']:.2f} to {row['ratio_max']:.2f})  "
+                f"{row['of_limit']:>10.0%}  {row['ratio'] / row['slots_limit']:>8.0%}  "
+                f"{row['evaluation_ratio']:>10.2f}{missed}\n"
             )
     name = "prefix" if chosen.device == "cpu" else f"prefix-{chosen.shape}-{chosen.device}"
     path = machine.write(name, rows, found)

@@ -34,7 +34,7 @@ from trainable.attention_masks import Attention
 from trainable.batch import PreparedRow, embed, head_reads, labelled_logits
 from trainable.latent_cache import whole_slots
 from trainable.layout_rules import Ints
-from trainable.prefix_plan import CALL_SLOTS, Sharing, SplitRow, Wave, plan
+from trainable.prefix_plan import Sharing, SplitRow, Wave, call_slots_of, plan
 
 _NO_LIMIT = sys.maxsize  # slots
 
@@ -116,7 +116,8 @@ def shared_waves(
     """
     if sharing != "off" and not can_share(model):
         sharing = "off"
-    call_slots = CALL_SLOTS[model.device.type]
+    parameters = model.num_parameters(exclude_embeddings=True)
+    call_slots = call_slots_of(parameters, model.device.type)
     for wave in plan(rows, max_tokens, sharing, training=training, call_slots=call_slots):
         yield SharedWave(model, wave, read)
 

@@ -32,8 +32,8 @@ from trainable.layout_rules import Ints
 
 Sharing = Literal["auto", "off", "on"]
 
-# What a forward more costs, in slots that take as long: starting every kernel of it once.
-CALL_SLOTS = {"cpu": 64, "cuda": 2048}
+# What a forward and backward more costs: the work that is done in the time of starting it all.
+_CALL_FLOP = {"cpu": 2.5e8, "cuda": 1e13}
 _LEAST_PREFIX = 8  # slots; a shorter one is as quickly computed as fetched
 _LEAST_SAVED = 0.08  # of the slots of all rows
 
@@ -97,13 +97,23 @@ class Wave:
     rows: tuple[SplitRow, ...]
 
 
+def call_slots_of(parameters: int, device: str) -> float:
+    """What a forward more costs, in slots that take as long.
+
+    Args:
+        parameters: of the model, embeddings left out.
+        device: its type.
+    """
+    return _CALL_FLOP[device] / (4 * max(1, parameters))
+
+
 def plan(
     rows: Sequence[PreparedRow],
     max_tokens: int,
     sharing: Sharing = "auto",
     *,
     training: bool = True,
-    call_slots: int = CALL_SLOTS["cpu"],
+    call_slots: float = 64,
 ) -> list[Wave]:
     """Decide which rows share their prefixes, and with whom.
 
@@ -111,7 +121,7 @@ def plan(
         max_tokens: the slots of a forward, padding included.
         sharing: `auto` shares where it saves time, `on` wherever there is a prefix.
         training: whether whole rows would go through a backward too, which prefixes never do.
-        call_slots: what a forward more costs.
+        call_slots: what a forward more costs, in slots that take as long.
 
     Returns:
         Waves; the one of whole rows, if any, is without prefixes.

@@ -26,18 +26,19 @@ from trainable.prefix import (
     read_losses,
     shared_waves,
 )
-from trainable.prefix_plan import Sharing, plan
+from trainable.prefix_plan import Sharing, call_slots_of, plan
 from trainable.strategy import InsertionStrategy
 
 Labelled = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 Read = Callable[..., Labelled]
 
-TRIALS = 6  # random strategies; and two whose first sites are late, one without any
+TRIALS = 3  # with random strategies; the others' first sites are late, or there is none
 LATE = [
     {"triggers": {"end": {"kind": "end", "m": 2}}, "position_rule": rule}
     for rule in ("following", "own", "preceding")
 ]
 FIXED = [*LATE, {"triggers": {"nine": {"kind": "every", "k": 9, "m": 1}}}, {"triggers": {}}]
+EAGER = ("llama", "gemma2", "gemma3", "opt")
 STRATEGIES = [
     *(random_strategy(seed) for seed in range(TRIALS)),
     *(InsertionStrategy.from_dict(fields) for fields in FIXED),
@@ -77,7 +78,10 @@ def largest(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max())
 
 
-@pytest.mark.parametrize(("name", "kernel"), WITH_KERNELS)
+@pytest.mark.parametrize(
+    ("name", "kernel"),
+    [(name, kernel) for name, kernel in WITH_KERNELS if kernel == "sdpa" or name in EAGER],
+)
 def test_logits_and_gradients_are_those_of_whole_rows(name: str, kernel: str) -> None:
     """In float64; but eager attention has a float32 softmax, and latents are float32."""
     base = family(name, kernel, torch.float64)
@@ -228,6 +232,7 @@ def test_what_is_shared_is_what_pays() -> None:
     assert splits(base, end, 16) == 16 * 45
     assert splits(base, start | end, 16) == 0
     assert splits(base, end, 2) == 0, "two short rows are one small forward"
+    assert call_slots_of(860_000, "cpu") < 100 < call_slots_of(20_000, "cpu")
     assert splits(base, end, 16, training=False) == 16 * 45
     assert splits(base, end, 1, training=False) == 0, "nobody to share with, and no backward"
 
