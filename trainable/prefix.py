@@ -228,9 +228,14 @@ def compute_prefixes(model: PreTrainedModel, wave: Wave, read: Read) -> Prefixes
     labels_K = torch.tensor([label for *_, label in keys], dtype=torch.long, device=device)
     logits_KV = logits_KV.to(torch.promote_types(logits_KV.dtype, torch.float32))
     kept = read(logits_KV, labels_K)
+    past = [
+        (layer.keys, layer.values)
+        for layer in cache.layers
+        if layer.keys is not None and layer.values is not None
+    ]
     return Prefixes(
-        tuple(layer.keys for layer in cache.layers),
-        tuple(layer.values for layer in cache.layers),
+        tuple(keys_EHPC for keys_EHPC, _ in past),
+        tuple(values_EHPC for _, values_EHPC in past),
         PrefixLabels(kept, {key: place for place, key in enumerate(keys)}),
     )
 
@@ -313,7 +318,8 @@ class _PastLayer(DynamicLayer):
         self, keys_EHPC: torch.Tensor, values_EHPC: torch.Tensor, source_B: torch.Tensor
     ) -> None:
         super().__init__()
-        self.keys, self.values = keys_EHPC, values_EHPC
+        self.keys = self._keys_EHPC = keys_EHPC
+        self.values = self._values_EHPC = values_EHPC
         self.dtype, self.device = keys_EHPC.dtype, keys_EHPC.device
         self.is_initialized = True
         self._source_B = source_B.to(keys_EHPC.device)
@@ -323,6 +329,6 @@ class _PastLayer(DynamicLayer):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The past of each row and its new keys and values, [B, H, S, C]."""
         return (
-            torch.cat([self.keys.index_select(0, self._source_B), key_states], dim=-2),
-            torch.cat([self.values.index_select(0, self._source_B), value_states], dim=-2),
+            torch.cat([self._keys_EHPC.index_select(0, self._source_B), key_states], dim=-2),
+            torch.cat([self._values_EHPC.index_select(0, self._source_B), value_states], dim=-2),
         )
