@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks import decoding, fusion
+from benchmarks import decoding, fusion, prefix
 
 fusion.main()
 decoding.main()
+prefix.main()

@@ -209,6 +209,11 @@ class EngineConfig(Section):
         "can hold; default by device",
     )
     threads: Count | None = Field(default=None, description="the CPU threads of an engine")
+    share_prefixes: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="compute what precedes the first site once for all trials: where it pays, "
+        "always or never",
+    )
     precision: Literal["float32", "bfloat16"] | None = Field(
         default=None,
         description="`bfloat16` trains a float32 base with bfloat16 products; latents, their "

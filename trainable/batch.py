@@ -12,9 +12,10 @@ J labelled slots, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +27,17 @@ from trainable.latent_table import LatentTable
 from trainable.layout import NOT_LATENT, Layout, whole_layout
 from trainable.layout_rules import Ints, LayoutRules
 
+
+class OwnedRow(Sized, Protocol):
+    """As long as what goes through the model for it, whatever else it is."""
+
+    @property
+    def owner(self) -> int:
+        """The trial's place among those in this step."""
+        ...
+
+
+AnyRow = TypeVar("AnyRow", bound=OwnedRow)
 FORWARDS_PER_BATCH = 64  # a forward of nothing takes about this part of a full one's time
 
 
@@ -60,7 +72,7 @@ def prepare(owner: int, row: EncodedRow, rules: LayoutRules) -> PreparedRow:
     return PreparedRow(owner, row, layout, layout.predictors(row.query_length, len(row.ids)))
 
 
-def micro_batches(rows: Sequence[PreparedRow], max_tokens: int) -> Iterator[list[PreparedRow]]:
+def micro_batches(rows: Sequence[AnyRow], max_tokens: int) -> Iterator[list[AnyRow]]:
     """Cut rows, longest first, into batches of at most `max_tokens` slots, padding included.
 
     Of all such cuts, the one that costs least: padding costs slots, and so does each further
@@ -73,7 +85,7 @@ def micro_batches(rows: Sequence[PreparedRow], max_tokens: int) -> Iterator[list
         begin += size
 
 
-def batch_slots(rows: Sequence[PreparedRow]) -> int:
+def batch_slots(rows: Sequence[Sized]) -> int:
     """The slots of one batch, padding included."""
     return len(rows) * max(map(len, rows))
 
@@ -167,7 +179,7 @@ def labelled_logits(
         np.concatenate([row.response for row in rows]),
         np.repeat([row.owner for row in rows], [len(row.response) for row in rows]),
     )
-    with _head_reads(model, slots):
+    with head_reads(model, slots):
         logits_JV = model(
             inputs_embeds=embeds_BTD,
             position_ids=position_BT,
@@ -178,7 +190,7 @@ def labelled_logits(
 
 
 @contextmanager
-def _head_reads(model: PreTrainedModel, slots: torch.Tensor) -> Iterator[None]:
+def head_reads(model: PreTrainedModel, slots: torch.Tensor) -> Iterator[None]:
     """Let the output head see only these of the B·T slots: others cost and serve nothing."""
 
     def gather(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from trainable.errors import BaseModelError
+from trainable.prefix_plan import Sharing
 from trainable.selftest import check_attention
 
 Precision = Literal["float32", "bfloat16"]
@@ -44,6 +45,7 @@ class TrainingCompute:
         precision: Precision | None = None,
         compiled: bool = False,
         checkpoint_activations: bool = False,
+        share_prefixes: Sharing = "auto",
     ) -> None:
         if compiled and checkpoint_activations:
             raise BaseModelError(
@@ -57,6 +59,8 @@ class TrainingCompute:
         self.model = _compiled(model) if compiled else model
         self._autocast = precision == "bfloat16"
         self._checkpointed = _layers(model) if checkpoint_activations else []
+        # A checkpointed layer drops its cache; a compiled one would be compiled again for it.
+        self.sharing: Sharing = "off" if compiled or checkpoint_activations else share_prefixes
         with _recomputing(self._checkpointed):
             check_attention(self.model)
 

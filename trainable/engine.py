@@ -42,6 +42,7 @@ from trainable.lengths import (
 )
 from trainable.memory import TokenBudget, probe_tokens
 from trainable.positions import context_of
+from trainable.prefix_plan import Sharing
 from trainable.resident import ResidentTrial, starting_rows
 from trainable.scoring import score_split
 from trainable.selftest import check_decoding
@@ -89,6 +90,10 @@ class Engine:
         precision: `bfloat16` trains a float32 base with bfloat16 products; None: as loaded.
         compiled: compile the decoder for training; a minute at the start, 1.3 to 1.9 times as
             fast on two CPU cores.
+        share_prefixes: whether what stands before the first site is computed once for all rows
+            that begin with it: where it saves time, wherever there is such a thing, or never.
+            Changes no result beyond rounding. Compiled training and checkpointed activations
+            go without.
         checkpoint_activations: trade time for memory where a single row hardly fits.
 
     Raises:
@@ -104,6 +109,7 @@ class Engine:
         precision: Precision | None = None,
         compiled: bool = False,
         checkpoint_activations: bool = False,
+        share_prefixes: Sharing = "auto",
     ) -> None:
         self.base = base
         self.slots = SlotCount()
@@ -112,7 +118,9 @@ class Engine:
             precision=precision,
             compiled=compiled,
             checkpoint_activations=checkpoint_activations,
+            share_prefixes=share_prefixes,
         )
+        self._sharing: Sharing = share_prefixes
         check_decoding(base.model)  # before a search, not after it
         self._adamw = LatentAdamW(_width(base), base.model.device, base.model.dtype)
         self._trials: dict[str, ResidentTrial] = {}
@@ -250,7 +258,9 @@ class Engine:
         results: dict[str, dict[str, float]] = {trial.uid: {} for trial in trials}
         for split in splits:
             trials = [trial for trial in trials if self._trials.get(trial.uid) is trial]
-            tallies = yield from score_split(self.base.model, trials, split, self._budget)
+            tallies = yield from score_split(
+                self.base.model, trials, split, self._budget, self._sharing
+            )
             for trial, tally in zip(trials, tallies, strict=True):
                 if split == splits[0]:
                     results[trial.uid] |= tally.costs() | trial.costs()

@@ -13,17 +13,17 @@ Shape suffixes: B rows, N response tokens, J labelled slots of a batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import groupby, islice
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn import functional
 from transformers import PreTrainedModel, StoppingCriteria
 
 from trainable.answer_metrics import judge_all
-from trainable.batch import PreparedRow, labelled_logits
+from trainable.batch import PreparedRow
 from trainable.data import (
     EncodedRow,
     EncodedTask,
@@ -37,6 +37,8 @@ from trainable.layout import whole_layout
 from trainable.lengths import answer_room
 from trainable.memory import TokenBudget, too_long_message
 from trainable.positions import context_of
+from trainable.prefix import SharedWave, read_scores, shared_waves
+from trainable.prefix_plan import Sharing, SplitRow
 from trainable.special_ids import special_ids
 from trainable.strategy import PositionRule
 
@@ -51,25 +53,29 @@ def forced_scores(
     rows: Sequence[PreparedRow],
     latents: Sequence[torch.Tensor],
     micro_batch_tokens: int,
+    sharing: Sharing = "auto",
 ) -> Iterator[Forced]:
     """Score each response token, given the reference before it.
 
     Args:
         rows: of any owners.
         latents: per owner, its [L, D] parameter.
+        sharing: whether rows that begin alike are computed once up to their first sites.
 
     Yields:
-        Each row, longest first, with whether the model's token is right, [N], and the negative
-        log-likelihood of the reference's in nats, [N].
+        Each row, in an order that suits the model, with whether the model's token is right, [N],
+        and the negative log-likelihood of the reference's in nats, [N].
 
     Raises:
         RowMemoryError: if a row does not fit into the memory.
     """
 
-    def refuse(row: PreparedRow) -> None:
-        raise RowMemoryError(too_long_message(row))
+    def refuse(split: SplitRow) -> None:
+        raise RowMemoryError(too_long_message(split.row))
 
-    for batch in forced_batches(model, rows, latents, TokenBudget(micro_batch_tokens), refuse):
+    for batch in forced_batches(
+        model, rows, latents, TokenBudget(micro_batch_tokens), refuse, sharing
+    ):
         yield from batch
 
 
@@ -78,28 +84,25 @@ def forced_batches(
     rows: Sequence[PreparedRow],
     latents: Sequence[torch.Tensor],
     budget: TokenBudget,
-    refuse: Callable[[PreparedRow], None],
+    refuse: Callable[[SplitRow], None],
+    sharing: Sharing = "auto",
 ) -> Iterator[list[Forced]]:
     """As `forced_scores`, a micro-batch at a time; `refuse` is told of rows that do not fit."""
-
-    def run(batch: list[PreparedRow]) -> list[Forced]:
-        return _force(model, batch, latents)
-
-    for _, scored in budget.run(rows, run, refuse):
-        yield scored
+    for wave in shared_waves(model, rows, budget.tokens, sharing, read_scores, training=False):
+        for _, scored in budget.run(wave.rows, partial(_force, wave, latents), refuse):
+            yield scored
 
 
 @torch.no_grad()
 def _force(
-    model: PreTrainedModel, batch: Sequence[PreparedRow], latents: Sequence[torch.Tensor]
+    wave: SharedWave, latents: Sequence[torch.Tensor], batch: Sequence[SplitRow]
 ) -> list[Forced]:
-    logits_JV, labels_J, _ = labelled_logits(model, batch, latents)
-    right_J = (logits_JV.argmax(-1) == labels_J).cpu().numpy()
-    nll_J = functional.cross_entropy(logits_JV, labels_J, reduction="none").cpu().numpy()
-    ends = np.cumsum([len(row.response) for row in batch])
+    nll_J, right_J = (each.cpu().numpy() for each in wave.forward(batch, latents))
+    rows = [split.row for split in batch]
+    ends = np.cumsum([len(row.response) for row in rows])
     return [
         (row, right_J[end - len(row.response) : end], nll_J[end - len(row.response) : end])
-        for row, end in zip(batch, ends, strict=True)
+        for row, end in zip(rows, ends, strict=True)
     ]
 
 

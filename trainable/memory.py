@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import torch
 
-from trainable.batch import PreparedRow, batch_slots, micro_batches
+from trainable.batch import AnyRow, PreparedRow, batch_slots, micro_batches
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +40,10 @@ class TokenBudget:
 
     def run(
         self,
-        rows: Sequence[PreparedRow],
-        action: Callable[[list[PreparedRow]], _Result],
-        refuse: Callable[[PreparedRow], None],
-    ) -> Iterator[tuple[list[PreparedRow], _Result]]:
+        rows: Sequence[AnyRow],
+        action: Callable[[list[AnyRow]], _Result],
+        refuse: Callable[[AnyRow], None],
+    ) -> Iterator[tuple[list[AnyRow], _Result]]:
         """Run an action over rows in micro-batches.
 
         Args:

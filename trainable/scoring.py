@@ -16,6 +16,7 @@ from trainable.data import Split
 from trainable.errors import RowMemoryError
 from trainable.evaluation import forced_batches
 from trainable.memory import TokenBudget, too_long_message
+from trainable.prefix_plan import Sharing, SplitRow
 from trainable.resident import ResidentTrial
 
 _ROWS_AT_ONCE = 4096  # laid out at a time, so that a large split needs no more memory
@@ -43,7 +44,11 @@ class Tally:
 
 
 def score_split(
-    model: PreTrainedModel, trials: Sequence[ResidentTrial], split: Split, budget: TokenBudget
+    model: PreTrainedModel,
+    trials: Sequence[ResidentTrial],
+    split: Split,
+    budget: TokenBudget,
+    sharing: Sharing = "auto",
 ) -> Generator[None, None, list[Tally]]:
     """Score trials on a split, all of them in the same batches; yields after each.
 
@@ -52,12 +57,12 @@ def score_split(
     tallies = [Tally() for _ in trials]
     latents = [trial.latents.detach().clone() for trial in trials]  # whoever joins meanwhile
 
-    def refuse(row: PreparedRow) -> None:
-        trial = trials[row.owner]
-        trial.failure = RowMemoryError(f"trial {trial.uid}: {too_long_message(row)}")
+    def refuse(split: SplitRow) -> None:
+        trial = trials[split.owner]
+        trial.failure = RowMemoryError(f"trial {trial.uid}: {too_long_message(split.row)}")
 
     for rows in _prepared(trials, split):
-        for batch in forced_batches(model, rows, latents, budget, refuse):
+        for batch in forced_batches(model, rows, latents, budget, refuse, sharing):
             for row, right_N, nll_N in batch:
                 tallies[row.owner].add(row, trials[row.owner].data.score(row.row, right_N, nll_N))
             yield

@@ -14,16 +14,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch.nn import functional
 
-from trainable.batch import PreparedRow, batch_slots, labelled_logits, prepare
+from trainable.batch import PreparedRow, batch_slots, prepare
 from trainable.compute import TrainingCompute
 from trainable.errors import RowMemoryError
 from trainable.latent_adamw import LatentAdamW
 from trainable.latent_table import LatentTable
 from trainable.memory import TokenBudget, too_long_message
+from trainable.prefix import SharedWave, owners_of, shared_waves
+from trainable.prefix_plan import SplitRow
 from trainable.resident import ResidentTrial
 
 
@@ -39,7 +41,7 @@ class SlotCount:
     useful: int = 0
     all: int = 0
 
-    def add(self, batch: Sequence[PreparedRow]) -> None:
+    def add(self, batch: Sequence[SplitRow]) -> None:
         """Count one micro-batch."""
         self.useful += sum(map(len, batch))
         self.all += batch_slots(batch)
@@ -87,32 +89,32 @@ def gather_gradients(
     labels_T = _label_counts(rows, len(trials)).to(table.latents_KD.device)
     losses_T = torch.zeros_like(labels_T)
 
-    def run(batch: list[PreparedRow]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        return _forward_backward(compute, batch, table, labels_T)
+    def refuse(split: SplitRow) -> None:
+        trial = trials[split.owner]
+        trial.failure = RowMemoryError(f"trial {trial.uid}: {too_long_message(split.row)}")
+        losses_T[split.owner] = math.nan
 
-    def refuse(row: PreparedRow) -> None:
-        trial = trials[row.owner]
-        trial.failure = RowMemoryError(f"trial {trial.uid}: {too_long_message(row)}")
-        losses_T[row.owner] = math.nan
-
-    for batch, (batch_losses_T, grad_KD) in budget.run(rows, run, refuse):
-        slots.add(batch)
-        losses_T += batch_losses_T
-        if grad_KD is not None:
-            table.latents_KD.grad = table.gradients().add_(grad_KD)
+    for wave in shared_waves(compute.model, rows, budget.tokens, compute.sharing):
+        action = partial(_forward_backward, compute, wave, table, labels_T)
+        for batch, (batch_losses_T, grad_KD) in budget.run(wave.rows, action, refuse):
+            slots.add(batch)
+            losses_T += batch_losses_T
+            if grad_KD is not None:
+                table.latents_KD.grad = table.gradients().add_(grad_KD)
     return losses_T
 
 
 def _forward_backward(
     compute: TrainingCompute,
-    batch: Sequence[PreparedRow],
+    wave: SharedWave,
     table: LatentTable,
     labels_T: torch.Tensor,
+    batch: Sequence[SplitRow],
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """What one micro-batch adds to losses and gradients; None where it has no site."""
-    with compute.forward() as model:
-        logits_JV, labels_J, owners_J = labelled_logits(model, batch, table)
-    nll_J = functional.cross_entropy(logits_JV, labels_J, reduction="none")
+    with compute.forward():
+        (nll_J,) = wave.forward(batch, table)
+    owners_J = torch.from_numpy(owners_of(batch)).to(nll_J.device)
     share_J = nll_J / labels_T[owners_J]  # each trial's own mean ...
     losses_T = torch.zeros_like(labels_T).index_add_(0, owners_J, share_J.detach().to(labels_T))
     if not share_J.requires_grad:

@@ -91,6 +91,7 @@ def test_a_minimal_file_gets_every_default(file: Path) -> None:
             "concurrent_trials": 8,
             "micro_batch_tokens": None,
             "threads": None,
+            "share_prefixes": "auto",
             "precision": None,
             "compile": False,
             "checkpoint_activations": False,
