@@ -30,7 +30,7 @@ from trainable.data import (
 from trainable.decoding import LatentLM
 from trainable.delimiters import Vocabulary
 from trainable.errors import TaskError, TrialError, UnknownTrialError
-from trainable.evaluation import answer_metrics, forced_scores
+from trainable.evaluation import all_answer_metrics, forced_scores
 from trainable.latents import init_latents
 from trainable.layout_rules import Bools, LayoutRules
 from trainable.lengths import (
@@ -274,22 +274,27 @@ class Engine:
             for scored in forced_scores(self.base.model, rows, latents, self.micro_batch_tokens):
                 row, right_N, nll_N = scored
                 tallies[row.owner].add(row, trials[row.owner].data.score(row.row, right_N, nll_N))
-        for trial, tally in zip(trials, tallies, strict=True):
-            if trial.data.answer_metrics:
-                tally.scores += self._answer_scores(trial, split)
+        self._add_answer_scores(trials, tallies, split)
         return tallies
 
-    def _answer_scores(
-        self, trial: ResidentTrial, split: Split
-    ) -> list[tuple[int, dict[str, float]]]:
-        """What the trial's latents make the model write by itself, judged as text."""
-        tokenizer, latents = self.base.tokenizer, trial.latents.detach()
-        lm = LatentLM(self.base.model, tokenizer, trial.rules, latents)
-        try:
-            return answer_metrics(lm, trial.data, split)
-        except TaskError as error:  # another trial's answers may be fine
-            trial.failure = error
-            return []
+    def _add_answer_scores(
+        self, trials: Sequence[ResidentTrial], tallies: Sequence[_Tally], split: Split
+    ) -> None:
+        """Score what each trial's latents make the model write by itself, judged as text."""
+        asked = [place for place, trial in enumerate(trials) if trial.data.answer_metrics]
+        if not asked:
+            return
+        base, chosen = self.base, [trials[place] for place in asked]
+        lms = [
+            LatentLM(base.model, base.tokenizer, trial.rules, trial.latents.detach())
+            for trial in chosen
+        ]
+        scores = all_answer_metrics(lms, [trial.data for trial in chosen], split)
+        for place, found in zip(asked, scores, strict=True):
+            if isinstance(found, TaskError):  # another trial's answers may be fine
+                trials[place].failure = found
+            else:
+                tallies[place].scores += found
 
     def _trial(self, uid: str) -> ResidentTrial:
         try:
