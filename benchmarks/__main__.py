@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks import decoding, fusion
+from benchmarks import decoding, evaluation, fusion
 
 fusion.main()
 decoding.main()
+evaluation.main()

@@ -31,6 +31,9 @@ from trainable.row_layout import NOTHING, Piece, RowLayout
 ROWS_AT_ONCE = {"cpu": 128, "cuda": 1024}
 CACHE_SLOTS = {"cpu": 32_768, "cuda": 262_144}
 _PROMPT_SLOTS = {"cpu": 2048, "cuda": 32_768}  # prefilled at once, padding included
+# Slots of a row in one step, its prompt apart: on a CPU each slot costs, padding too, on a GPU each
+# step. A row whose chunk is wider takes several steps, while the others go on.
+CHUNK_SLOTS = {"cpu": 1, "cuda": 64}
 _ADMIT_SHARE = 8  # rows are let in once an eighth of the places is free
 _SLOT_STEP = 16  # a multiple of it is looked at: kernels like their masks so
 _SLOT = 3  # the table's last plane: where a slot stands in its row
@@ -78,7 +81,7 @@ class _Row:
         layout: how far it is laid out; None while it waits.
         written: the answer so far; of a row in the batch, all but the last are in the cache.
         slots: how many of its slots are in the cache.
-        piece: what it feeds next.
+        piece: what it has yet to feed before it writes the next token.
         fed: the verbal tokens of it.
     """
 
@@ -96,6 +99,18 @@ class _Row:
         self.layout, self.slots = lm.start_row(query), 0
         self.fed = query + self.written
         self.piece = self.layout.feed(self.fed)
+
+    def cut(self, most: int) -> tuple[list[int], Piece]:
+        """Cut the next slots off its piece. Returns the verbal tokens among them, and them."""
+        ids, piece = self.fed, self.piece
+        if len(piece) <= most:
+            self.fed, self.piece = [], NOTHING
+            return ids, piece
+        chunk = Piece(piece.latent_T[:most], piece.position_T[:most])
+        self.piece = Piece(piece.latent_T[most:], piece.position_T[most:])
+        count = int((chunk.latent_T == NOT_LATENT).sum())
+        self.fed = ids[count:]
+        return ids[:count], chunk
 
     def take(self, token: int) -> bool:
         """Go on with a token that the model wrote. Returns whether the answer ends with it."""
@@ -117,6 +132,7 @@ class DecodingPool:
         rows_at_once: the most rows of a batch. Default by device.
         cache_slots: the most slots that the cache has room for, all rows together, unless a
             single row needs more. Default by device.
+        chunk_slots: the most slots of a row in one step of decoding. Default by device.
     """
 
     def __init__(
@@ -125,12 +141,14 @@ class DecodingPool:
         *,
         rows_at_once: int | None = None,
         cache_slots: int | None = None,
+        chunk_slots: int | None = None,
     ) -> None:
         self._frozen, device = lms[0].frozen, lms[0].latents.device
         assert all(lm.frozen is self._frozen for lm in lms)
         self._lms = lms
         self._rows_at_once = rows_at_once or ROWS_AT_ONCE[device.type]
         self._cache_slots = cache_slots or CACHE_SLOTS[device.type]
+        self._chunk_slots = chunk_slots or CHUNK_SLOTS[device.type]
         self._prompt_slots = _PROMPT_SLOTS[device.type]
         counts = [len(lm.latents) for lm in lms]
         self._first_latent = np.cumsum([0, *counts])  # per owner, its first row of:
@@ -172,17 +190,21 @@ class DecodingPool:
                     yield row.place, _as_ids(row.written)
 
     def _step(self) -> list[_Row]:
-        """Prefill rows that wait, or decode one token of each active row. Returns rows over."""
+        """Prefill rows that wait, or decode a chunk of each active row. Returns rows over."""
         if rows := self._admitted():
-            tokens = self._feed(len(self._active), rows)
+            tokens = self._feed(len(self._active), rows, max(len(row.piece) for row in rows))
             self._active += rows
         elif self._active:
             self._make_room()
             rows = self._active
-            tokens = self._feed(0, rows)
+            tokens = self._feed(0, rows, self._chunk_slots)
         else:
             return []
-        over = [row for row, token in zip(rows, tokens, strict=True) if row.take(token)]
+        over = [
+            row
+            for row, token in zip(rows, tokens, strict=True)
+            if not len(row.piece) and row.take(token)
+        ]
         if over:
             gone = set(over)
             self._keep([row for row in self._active if row not in gone])
@@ -247,7 +269,7 @@ class DecodingPool:
 
     def _make_room(self) -> None:
         """Let the next chunk of each active row fit; the newest rows wait again if need be."""
-        width = max(len(row.piece) for row in self._active)
+        width = min(self._chunk_slots, max(len(row.piece) for row in self._active))
         needed = max(row.slots for row in self._active) + width
         if needed <= self._cache.slots:
             return
@@ -267,22 +289,25 @@ class DecodingPool:
         if slots != self._cache.slots or rows > self._cache.rows:
             self._cache.resize(rows, slots)
 
-    def _feed(self, begin: int, rows: Sequence[_Row]) -> list[int]:
-        """Feed the next chunk of each row. Returns the token that each writes next.
+    def _feed(self, begin: int, rows: Sequence[_Row], most: int) -> list[int]:
+        """Feed the next chunk of each row, of so many slots at most.
 
         Args:
             begin: the first row's place in the cache.
+
+        Returns:
+            The token that each writes next, which counts where nothing is left of its piece.
         """
-        pieces = [row.piece for row in rows]
-        table_4BT = chunk_table([row.fed for row in rows], pieces)
+        ids, pieces = zip(*(row.cut(most) for row in rows), strict=True)
+        table_4BT = chunk_table(ids, pieces)
         if self._has_context:
             self._refuse_positions(rows, table_4BT[POSITION])
         has_latents = self._count_latents(rows, table_4BT[LATENT])
         slot_BT = table_4BT[_SLOT]
-        slot_BT[:] = _slots(rows, slot_BT.shape[1])
+        slot_BT[:] = _slots(rows, pieces, slot_BT.shape[1])
         seen = min(_rounded_up(int(slot_BT.max()) + 1), self._cache.slots)
-        for row in rows:
-            row.slots += len(row.piece)
+        for row, piece in zip(rows, pieces, strict=True):
+            row.slots += len(piece)
         on_device = torch.from_numpy(table_4BT).to(self._latents_LD.device)
         embeds_BTD = embed_chunk(
             on_device,
@@ -325,14 +350,14 @@ def can_pool(lm: LatentLM) -> bool:
     return keeps_rows(lm.frozen.config) and asked <= _HARMLESS
 
 
-def _slots(rows: Sequence[_Row], width: int) -> Ints:
+def _slots(rows: Sequence[_Row], pieces: Sequence[Piece], width: int) -> Ints:
     """Where the slots of a chunk stand in their rows, [B, T].
 
-    What is left of a piece goes behind its end, where it is never seen and soon written over.
+    The padding in front of a piece goes behind its end: never seen, and soon written over.
     """
     count = len(rows)
     begin_B = np.fromiter((row.slots for row in rows), np.int64, count)
-    width_B = np.fromiter((len(row.piece) for row in rows), np.int64, count)
+    width_B = np.fromiter(map(len, pieces), np.int64, count)
     place_BT: Ints = begin_B[:, None] + (np.arange(width) + width_B[:, None]) % width
     return place_BT
 

@@ -22,7 +22,7 @@ PROMPTS = ("44@47=", "", "a,b;1,2,3,4,5,6", ",", "Zz=7,8,9")
 NEW_TOKENS = 14
 SEEDS = range(6)
 # A character that these random models write now and then, so that some answers end early.
-ENDS = {name: frozenset(range(20, 32)) for name in FAMILIES}
+ENDS = frozenset(range(20, 32))
 
 
 def lms_of(base: BaseModel, seeds: Sequence[int] = SEEDS) -> list[LatentLM]:
@@ -51,33 +51,46 @@ def together(pool: DecodingPool, requests: Sequence[Request]) -> list[list[int]]
     return [found[place].tolist() for place in range(len(requests))]
 
 
+@pytest.fixture(scope="module")
+def expected(tiny_base: BaseModel) -> list[list[int]]:
+    lms = lms_of(tiny_base)
+    return alone(lms, requests_of(tiny_base, len(lms), ENDS))
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_together_is_alone(name: str) -> None:
     """All at once on every family of models; strategies, prompts and room all differ."""
     base = family(name, FAMILIES[name].kernels[0])
     lms = lms_of(base, (1, 2))
     requests = requests_of(base, len(lms), frozenset())
-    assert together(DecodingPool(lms), requests) == alone(lms, requests)
+    expected = alone(lms, requests)
+    for chunk_slots in (1, 64):
+        assert together(DecodingPool(lms, chunk_slots=chunk_slots), requests) == expected
 
 
 @pytest.mark.parametrize(
-    ("rows_at_once", "cache_slots"),
-    [(1, None), (3, None), (16, None), (16, 100), (64, 400), (None, None)],
+    ("rows_at_once", "cache_slots", "chunk_slots"),
+    [(1, None, 64), (3, None, 1), (16, 100, 2), (64, 400, 64), (None, None, None)],
 )
 def test_neither_places_nor_slots_change_an_answer(
-    tiny_base: BaseModel, rows_at_once: int | None, cache_slots: int | None
+    tiny_base: BaseModel,
+    expected: list[list[int]],
+    rows_at_once: int | None,
+    cache_slots: int | None,
+    chunk_slots: int | None,
 ) -> None:
     """Rows wait, end early, are replaced, and wait again where the cache is full."""
     lms = lms_of(tiny_base)
-    requests = requests_of(tiny_base, len(lms), ENDS["llama"])
-    expected = alone(lms, requests)
-    full = [request.max_new_tokens for request in requests]
-    early = [len(ids) < room for ids, room in zip(expected, full, strict=True)]
+    requests = requests_of(tiny_base, len(lms), ENDS)
+    early = [
+        len(ids) < request.max_new_tokens for request, ids in zip(requests, expected, strict=True)
+    ]
     assert any(early), "no answer ended early: take other ends"
     assert not all(early), "all answers ended early: take other ends"
-    pool = DecodingPool(lms, rows_at_once=rows_at_once, cache_slots=cache_slots)
+    pool = DecodingPool(
+        lms, rows_at_once=rows_at_once, cache_slots=cache_slots, chunk_slots=chunk_slots
+    )
     assert together(pool, requests) == expected
-    assert together(pool, requests) == expected, "the second time"
 
 
 def test_the_cache_stays_within_its_slots(
@@ -160,7 +173,7 @@ def test_a_model_with_a_penalty_decodes_by_its_own_generate(tiny_base: BaseModel
     lms[1].generation_config.repetition_penalty = 5.0
     penalised = decoder(lms)
     assert isinstance(penalised, OneByOne)
-    requests = requests_of(tiny_base, len(lms), ENDS["llama"])
+    requests = requests_of(tiny_base, len(lms), ENDS)
     found = dict(penalised.run(requests))
     assert sorted(found) == list(range(len(requests)))
     plain = together(DecodingPool(lms), requests)
