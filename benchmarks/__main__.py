@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks import decoding, fusion, prefix
+from benchmarks import decoding, evaluation, fusion, prefix
 
 fusion.main()
 decoding.main()
+evaluation.main()
 prefix.main()

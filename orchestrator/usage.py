@@ -21,6 +21,7 @@ from trainable.answer_metrics import (
     load_answer_metrics,
     metric_name,
 )
+from trainable.answers import continue_prompt
 from trainable.artifact import Artifact
 from trainable.base_model.loading import BaseModel, load_base
 from trainable.base_model.options import can_spread, spreading
@@ -28,7 +29,7 @@ from trainable.base_model.source import BUNDLED
 from trainable.data import SEARCH_SPLITS, TEST_SPLITS, EncodedTask, Split, Task
 from trainable.decoding import LatentLM
 from trainable.errors import BaseModelError, TaskError
-from trainable.evaluation import continue_prompt, evaluate_decoding
+from trainable.evaluation import evaluate_decoding
 from trainable.latents import LatentTokens
 from trainable.predictions import BASELINE_PREFIX, predict
 from trainable.records.problems import RowProblems

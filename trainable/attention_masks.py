@@ -87,12 +87,32 @@ class Attention:
         count_BS = real_BS.cumsum(1)
         behind_BTS = count_BS[:, -chunk:, None] - count_BS[:, None]
 
+        return self._additive(earlier_BTS, behind_BTS, itself_TS, dtype)
+
+    def row_masks(self, slot_BT: torch.Tensor, slots: int, dtype: torch.dtype) -> Masks:
+        """Masks, as `masks` gives them, for rows whose slots all stand close, from slot 0 on.
+
+        Args:
+            slot_BT: where each of the chunk's slots stands in its row.
+            slots: S, how many are looked at; those behind a row's end are never seen.
+        """
+        slot_S = torch.arange(slots, device=slot_BT.device)
+        behind_BTS = slot_BT[..., None] - slot_S
+        return self._additive(behind_BTS > 0, behind_BTS, behind_BTS == 0, dtype)
+
+    def _additive(
+        self,
+        earlier_BTS: torch.Tensor,
+        behind_BTS: torch.Tensor,
+        itself_BTS: torch.Tensor,
+        dtype: torch.dtype,
+    ) -> Masks:
         def mask(kind: str) -> torch.Tensor:
             seen_BTS = earlier_BTS
             if kind == SLIDING and self.window is not None:
                 seen_BTS = earlier_BTS & (behind_BTS < self.window)
             mask_BTS = torch.zeros_like(seen_BTS, dtype=dtype)
-            return mask_BTS.masked_fill_(~(seen_BTS | itself_TS), torch.finfo(dtype).min)[:, None]
+            return mask_BTS.masked_fill_(~(seen_BTS | itself_BTS), torch.finfo(dtype).min)[:, None]
 
         if self.by_kind:
             return {kind: mask(kind) for kind in self.kinds}

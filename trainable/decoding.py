@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from itertools import compress
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from transformers import (
@@ -36,6 +35,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from trainable.artifact import Artifact
 from trainable.attention_masks import Attention, refuse_attention
+from trainable.chunks import LATENT, POSITION, REAL, chunk_table, embed_chunk
 from trainable.delimiters import Vocabulary
 from trainable.endings import Endings
 from trainable.errors import ContextError, StrategyError
@@ -87,10 +87,10 @@ class LatentLM(PreTrainedModel, GenerationMixin):
         self.context = context
         self._refused_bos = refused_bos
         self.generation_config = copy.deepcopy(frozen.generation_config)
-        self._attention = Attention.of(frozen)
+        self.attention = Attention.of(frozen)
         self._outlook = Outlook.of(rules)
         knows = inspect.signature(frozen.forward).parameters
-        self._last_logits = {"logits_to_keep": 1} if "logits_to_keep" in knows else {}
+        self.last_logits = {"logits_to_keep": 1} if "logits_to_keep" in knows else {}
 
     @classmethod
     def build(
@@ -268,23 +268,20 @@ class LatentLM(PreTrainedModel, GenerationMixin):
             NOTHING if is_over else layout.feed(ids)
             for layout, ids, is_over in zip(layouts, rows, over, strict=True)
         ]
-        if cache.get_seq_length() == 0 and not all(map(len, pieces)):
-            raise StrategyError(
-                "a prompt has no tokens, the tokenizer adds no BOS, and no trigger puts latents "
-                "there: nothing predicts the first token; give the prompt a token"
-            )
+        if cache.get_seq_length() == 0:
+            refuse_nothing(pieces)
         embeds_BTD, position_BT, real_BT = self._chunk(rows, pieces)
         has_holes = min(map(len, pieces)) < real_BT.shape[1]
         cache.extend(layouts, ids_BN, verbal_BN, real_BT, has_holes)
         output = self.frozen(
             inputs_embeds=embeds_BTD,
             position_ids=position_BT,
-            attention_mask=self._attention.decoding_mask(
+            attention_mask=self.attention.decoding_mask(
                 cache.mask_BS, real_BT.shape[1], embeds_BTD.dtype, has_holes=cache.has_holes
             ),
             past_key_values=cache.slots,
             use_cache=True,
-            **self._last_logits,
+            **self.last_logits,
         )
         return CausalLMOutputWithPast(
             logits=output.logits[:, -1:],
@@ -295,39 +292,41 @@ class LatentLM(PreTrainedModel, GenerationMixin):
         self, rows: Sequence[Sequence[int]], pieces: Sequence[Piece]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Align pieces on the right. Returns embeddings [B, T, D], positions and mask [B, T]."""
-        shape = (len(pieces), max(1, *map(len, pieces)))  # all rows may be over
-        table_4BT = np.zeros((4, *shape), dtype=np.int64)  # one array, so one way to the device
-        ids_BT, latent_BT, position_BT, real_BT = table_4BT
-        latent_BT[:] = NOT_LATENT
-        for line, (ids, piece) in enumerate(zip(rows, pieces, strict=True)):
-            here = slice(shape[1] - len(piece), None)
-            ids_BT[line, here][piece.latent_T == NOT_LATENT] = ids
-            latent_BT[line, here] = piece.latent_T
-            position_BT[line, here] = piece.position_T
-            real_BT[line, here] = 1
-        self._refuse_positions(int(position_BT.max()))
+        table_4BT = chunk_table(rows, pieces)
+        self.refuse_positions(int(table_4BT[POSITION].max()))
+        has_latents = bool(table_4BT[LATENT].max() != NOT_LATENT)
         on_device = torch.from_numpy(table_4BT).to(self.latents.device)
-        embeds_BTD = self.get_input_embeddings()(on_device[0])
-        if latent_BT.max() != NOT_LATENT:
-            spliced_BTD = self.latents[on_device[1].clamp(min=0)].to(embeds_BTD.dtype)
-            is_latent_BT1 = (on_device[1] != NOT_LATENT)[..., None]
-            embeds_BTD = torch.where(is_latent_BT1, spliced_BTD, embeds_BTD)
-        return embeds_BTD, on_device[2], on_device[3]
+        embeds_BTD = embed_chunk(
+            on_device, self.get_input_embeddings(), self.latents if has_latents else None
+        )
+        return embeds_BTD, on_device[POSITION], on_device[REAL]
 
-    def _refuse_positions(self, highest: int) -> None:
+    def refuse_positions(self, highest: int) -> None:
+        """Raise ContextError for a position beyond the context, where that is refused."""
         if self.context is not None and highest >= self.context:
             raise ContextError(
                 f"position {highest} is beyond the base model's context of {self.context} "
                 "positions: give a shorter prompt or fewer max_new_tokens"
             )
 
-    def _empty_cache(self, rows: Sequence[Sequence[int]]) -> LatentCache:
-        if self._refused_bos is not None and any(self._refused_bos in ids[:1] for ids in rows):
+    def start_row(self, ids: Sequence[int]) -> RowLayout:
+        """A row before any token.
+
+        Args:
+            ids: its query.
+
+        Raises:
+            StrategyError: if it begins with a BOS that the latents are not meant for.
+        """
+        if self._refused_bos is not None and self._refused_bos in ids[:1]:
             raise StrategyError(
                 "a prompt begins with BOS, but these latents stand in front of everything and were "
                 "made without: tokenise prompts with add_special_tokens=False"
             )
-        layouts = [RowLayout(self._outlook, start_state(self.rules, ids)) for ids in rows]
+        return RowLayout(self._outlook, start_state(self.rules, ids))
+
+    def _empty_cache(self, rows: Sequence[Sequence[int]]) -> LatentCache:
+        layouts = [self.start_row(ids) for ids in rows]
         return LatentCache(self, whole_slots(self.frozen.config), layouts, self.latents.device)
 
     @classmethod
@@ -336,6 +335,15 @@ class LatentLM(PreTrainedModel, GenerationMixin):
 
     def _supports_default_dynamic_cache(self) -> bool:  # type: ignore[override]
         return False  # `forward` makes its own cache, a `LatentCache`
+
+
+def refuse_nothing(pieces: Sequence[Piece]) -> None:
+    """Raise StrategyError if a prompt has neither a token nor a latent to go on from."""
+    if not all(map(len, pieces)):
+        raise StrategyError(
+            "a prompt has no tokens, the tokenizer adds no BOS, and no trigger puts latents "
+            "there: nothing predicts the first token; give the prompt a token"
+        )
 
 
 def _which_are_real(

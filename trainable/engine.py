@@ -29,7 +29,7 @@ from trainable.data import (
 from trainable.decoding import LatentLM
 from trainable.delimiters import Vocabulary
 from trainable.errors import TaskError, TrialError, UnknownTrialError
-from trainable.evaluation import answer_metrics
+from trainable.evaluation import answer_scoring
 from trainable.latent_adamw import LatentAdamW
 from trainable.latents import init_latents
 from trainable.layout_rules import Bools, LayoutRules
@@ -44,7 +44,7 @@ from trainable.memory import TokenBudget, probe_tokens
 from trainable.positions import context_of
 from trainable.prefix_plan import Sharing
 from trainable.resident import ResidentTrial, starting_rows
-from trainable.scoring import score_split
+from trainable.scoring import Tally, score_split
 from trainable.selftest import check_decoding
 from trainable.state import TrialState
 from trainable.strategy import InsertionStrategy, PositionRule
@@ -261,14 +261,10 @@ class Engine:
             tallies = yield from score_split(
                 self.base.model, trials, split, self._budget, self._sharing
             )
+            yield from self._add_answer_scores(trials, tallies, split)
             for trial, tally in zip(trials, tallies, strict=True):
                 if split == splits[0]:
                     results[trial.uid] |= tally.costs() | trial.costs()
-                if self._trials.get(trial.uid) is not trial:
-                    continue  # it has left meanwhile: nobody asks any more
-                if trial.data.answer_metrics:
-                    tally.scores += self._answer_scores(trial, split)
-                    yield
                 results[trial.uid] |= mean_by_distance(tally.scores, split)
         return results
 
@@ -315,17 +311,24 @@ class Engine:
             return probe_tokens(self._compute.probe, device)
         return MICRO_BATCH_TOKENS[device.type] if asked in (None, "auto") else int(asked)
 
-    def _answer_scores(
-        self, trial: ResidentTrial, split: Split
-    ) -> list[tuple[int, dict[str, float]]]:
-        """What the trial's latents make the model write by itself, judged as text."""
-        tokenizer, latents = self.base.tokenizer, trial.latents.detach()
-        lm = LatentLM(self.base.model, tokenizer, trial.rules, latents)
-        try:
-            return answer_metrics(lm, trial.data, split)
-        except TaskError as error:  # another trial's answers may be fine
-            trial.failure = error
-            return []
+    def _add_answer_scores(
+        self, trials: Sequence[ResidentTrial], tallies: Sequence[Tally], split: Split
+    ) -> Generator[None, None, None]:
+        """Score what each trial's latents make the model write by itself, judged as text."""
+        asked = [place for place, trial in enumerate(trials) if trial.data.answer_metrics]
+        if not asked:
+            return
+        base, chosen = self.base, [trials[place] for place in asked]
+        lms = [
+            LatentLM(base.model, base.tokenizer, trial.rules, trial.latents.detach().clone())
+            for trial in chosen
+        ]
+        scores = yield from answer_scoring(lms, [trial.data for trial in chosen], split)
+        for place, found in zip(asked, scores, strict=True):
+            if isinstance(found, TaskError):  # another trial's answers may be fine
+                trials[place].failure = found
+            else:
+                tallies[place].scores += found
 
     def _trial(self, uid: str) -> ResidentTrial:
         try:

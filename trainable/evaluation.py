@@ -12,40 +12,32 @@ Shape suffixes: B rows, N response tokens, J labelled slots of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby, islice
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import PreTrainedModel, StoppingCriteria
+from transformers import PreTrainedModel
 
 from trainable.answer_metrics import judge_all
+from trainable.answers import answer_requests, decode, decoder
 from trainable.batch import PreparedRow
-from trainable.data import (
-    EncodedRow,
-    EncodedTask,
-    Ints,
-    Split,
-    mean_by_distance,
-)
+from trainable.data import EncodedRow, EncodedTask, Ints, Split, mean_by_distance
 from trainable.decoding import LatentLM
-from trainable.errors import ContextError, RowMemoryError
-from trainable.layout import whole_layout
-from trainable.lengths import answer_room
+from trainable.decoding_pool import Request
+from trainable.errors import RowMemoryError, TaskError
 from trainable.memory import TokenBudget, too_long_message
-from trainable.positions import context_of
 from trainable.prefix import SharedWave, read_scores, shared_waves
 from trainable.prefix_plan import Sharing, SplitRow
-from trainable.special_ids import special_ids
-from trainable.strategy import PositionRule
 
-ROWS_AT_ONCE = 64
 ANSWER_MARGIN_TOKENS = 16  # how much longer than the longest reference an answer may become
 
 Forced: TypeAlias = tuple[PreparedRow, npt.NDArray[np.bool_], npt.NDArray[np.float32]]
+DistanceScores: TypeAlias = tuple[int, dict[str, float]]
+_Result = TypeVar("_Result")
 
 
 def forced_scores(
@@ -110,13 +102,12 @@ def answer_metrics(
     lm: LatentLM,
     data: EncodedTask,
     split: Split,
-    rows_at_once: int = ROWS_AT_ONCE,
+    rows_at_once: int | None = None,
     places: Sequence[int] | None = None,
-) -> list[tuple[int, dict[str, float]]]:
+) -> list[DistanceScores]:
     """Decode rows of a split greedily and score the answers by the task's answer metrics.
 
-    An answer may be as long as the longest reference of the split and `ANSWER_MARGIN_TOKENS` more,
-    where the model's context leaves so much; one that it cuts off is scored as it is.
+    As `answer_scoring`, of one owner.
 
     Args:
         places: which rows; default all.
@@ -127,13 +118,88 @@ def answer_metrics(
     Raises:
         TaskError: if a metric raises or returns no finite number, naming the row.
     """
-    every = data.rows(split)
-    chosen = range(len(every)) if places is None else places
-    rows = [every[place] for place in chosen]
-    answers = free_answers(lm, rows, answer_limit(every), rows_at_once)
-    scores = []
-    for place, row, ids in zip(chosen, rows, answers, strict=True):
-        example = data.example(split, place)
+    scoring = answer_scoring([lm], [data], split, rows_at_once, places)
+    (found,) = _finished(scoring)
+    if isinstance(found, TaskError):
+        raise found
+    return found
+
+
+def answer_scoring(
+    lms: Sequence[LatentLM],
+    data: Sequence[EncodedTask],
+    split: Split,
+    rows_at_once: int | None = None,
+    places: Sequence[int] | None = None,
+) -> Generator[None, None, list[list[DistanceScores] | TaskError]]:
+    """Decode rows of a split for many owners together, and score the answers; a piece at a time.
+
+    An answer may be as long as the longest reference of the split and `ANSWER_MARGIN_TOKENS` more,
+    where the model's context leaves so much; one that it cuts off is scored as it is.
+
+    Args:
+        lms: one per owner, all of one frozen model.
+        data: each owner's task.
+        rows_at_once: the most rows of a batch. Default: as the device has room for.
+        places: which rows; default all.
+
+    Returns:
+        Per owner, (distance, metric name to value) per row; or what a metric failed with, which
+        names the row: no more of that owner is decoded.
+    """
+    requests, asked = list[Request](), list[tuple[int, int]]()
+    judges = [_Judge(task, split) for task in data]
+    for owner, (lm, task) in enumerate(zip(lms, data, strict=True)):
+        every = task.rows(split)
+        judges[owner].places = list(range(len(every)) if places is None else places)
+        rows = [every[place] for place in judges[owner].places]
+        requests += answer_requests(lm, rows, answer_limit(every), owner)
+        asked += [(owner, place) for place in judges[owner].places]
+    pool = decoder(lms, rows_at_once)
+    for request, ids in pool.run(requests):
+        owner, place = asked[request]
+        judges[owner].add(place, ids)
+        if judges[owner].failure is not None:  # another owner's answers may be fine
+            pool.cancel(owner)
+        yield
+    return [judge.failure or judge.scores for judge in judges]
+
+
+def _finished(pieces: Generator[None, None, _Result]) -> _Result:
+    """What a generator returns, all its pieces done."""
+    while True:
+        try:
+            next(pieces)
+        except StopIteration as end:
+            result: _Result = end.value
+            return result
+
+
+@dataclass
+class _Judge:
+    """Scores one owner's answers in the rows' order, whichever ends first."""
+
+    data: EncodedTask
+    split: Split
+    places: list[int] = field(default_factory=list)
+    scores: list[DistanceScores] = field(default_factory=list)
+    failure: TaskError | None = None
+    _early: dict[int, Ints] = field(default_factory=dict)  # answers whose turn has not come
+
+    def add(self, place: int, ids: Ints) -> None:
+        self._early[place] = ids
+        while len(self.scores) < len(self.places) and self.failure is None:
+            place = self.places[len(self.scores)]
+            if place not in self._early:
+                return
+            try:
+                self.scores.append(self._score(place, self._early.pop(place)))
+            except TaskError as error:
+                self.failure = error
+
+    def _score(self, place: int, ids: Ints) -> DistanceScores:
+        data, split = self.data, self.split
+        example, row = data.example(split, place), data.rows(split)[place]
         found = judge_all(
             data.answer_metrics,
             example.origin or f"{split} row {place + 1}",
@@ -142,52 +208,12 @@ def answer_metrics(
             reference=data.answer_text(row.ids[row.query_length :]),
             prompt=example.prompt,
         )
-        scores.append((row.distance, found))
-    return scores
+        return row.distance, found
 
 
 def answer_limit(rows: Sequence[EncodedRow]) -> int:
     """The most tokens that an answer to any of these rows may have."""
     return max(len(row.ids) - row.query_length for row in rows) + ANSWER_MARGIN_TOKENS
-
-
-def free_answers(
-    lm: LatentLM,
-    rows: Sequence[EncodedRow],
-    max_new_tokens: int,
-    rows_at_once: int = ROWS_AT_ONCE,
-) -> list[Ints]:
-    """The model's own greedy answers, each up to and with the token that ends it.
-
-    Ends of an answer are the model's own, the tokenizer's EOS, and a special token at the end of
-    a reference, which is a chat's end mark. An answer of `max_new_tokens` may have none, and one
-    that reaches the end of the model's context neither.
-    """
-    ends = _end_ids(lm, rows)
-    answers = []
-    for ids in _continuations(lm, rows, max_new_tokens, rows_at_once, ends):
-        over = np.flatnonzero(np.isin(ids, ends))
-        answers.append(ids[: over[0] + 1] if len(over) else ids)
-    return answers
-
-
-def continue_prompt(lm: LatentLM, ids_N: Ints, max_new_tokens: int) -> Ints:
-    """What the model makes of a prompt by itself, up to the end of its context at most.
-
-    Raises:
-        ContextError: if the prompt leaves no room in the context.
-    """
-    row, context = EncodedRow(ids_N, len(ids_N), 0), context_of(lm.frozen)
-    if context is not None:
-        own = lm.rules.position_rule is PositionRule.OWN
-        needed = len(whole_layout(lm.rules, ids_N, len(ids_N))) if own else len(ids_N)
-        if needed >= context:
-            latents = " with its latents" if own else ""
-            raise ContextError(
-                f"the prompt{latents} needs {needed} positions, the base model's context is "
-                f"{context}: nothing is left for an answer; give a shorter prompt"
-            )
-    return _continuations(lm, [row], max_new_tokens, 1)[0]
 
 
 def evaluate_decoding(
@@ -207,117 +233,12 @@ def evaluate_decoding(
         chosen = by_distance.setdefault(row.distance, [])
         if len(chosen) < rows_per_distance:
             chosen.append(place)
-    scores = []
-    for places in by_distance.values():
-        waiting = iter([every[place] for place in places])
-        while batch := list(islice(waiting, ROWS_AT_ONCE)):
-            for row, response in zip(batch, decode(lm, batch), strict=True):
-                right_N = response == row.ids[row.query_length :]
-                scores.append((row.distance, data.score(row, right_N)))
+    places = [place for chosen in by_distance.values() for place in chosen]
+    rows = [every[place] for place in places]
+    scores = [
+        (row.distance, data.score(row, response == row.ids[row.query_length :]))
+        for row, response in zip(rows, decode(lm, rows), strict=True)
+    ]
     if data.answer_metrics:
-        places = [place for chosen in by_distance.values() for place in chosen]
         scores += answer_metrics(lm, data, split, places=places)
     return mean_by_distance(scores, split)
-
-
-def decode(lm: LatentLM, rows: Sequence[EncodedRow]) -> list[Ints]:
-    """The model's own greedy response to each row's query, as long as the reference.
-
-    A response that ends early is filled up with -1, which is no token.
-    """
-    lengths = [len(row.ids) - row.query_length for row in rows]
-    responses = []
-    continuations = _continuations(lm, rows, max(lengths), len(rows))
-    for length, generated in zip(lengths, continuations, strict=True):
-        response = np.full(length, -1, dtype=np.int64)
-        response[: min(length, len(generated))] = generated[:length]
-        responses.append(response)
-    return responses
-
-
-def _end_ids(lm: LatentLM, rows: Sequence[EncodedRow]) -> list[int]:
-    known = None if lm.generation_config is None else lm.generation_config.eos_token_id
-    own = known if isinstance(known, list) else [known]
-    ends = {i for i in (*own, lm.tokenizer.eos_token_id) if i is not None}
-    return sorted(ends | ({int(row.ids[-1]) for row in rows} & special_ids(lm.tokenizer)))
-
-
-def _continuations(
-    lm: LatentLM,
-    rows: Sequence[EncodedRow],
-    max_new_tokens: int,
-    rows_at_once: int,
-    ends: list[int] | None = None,
-) -> list[Ints]:
-    """Greedy continuations of the rows' queries, none beyond the model's context.
-
-    A row that is over is fed padding until its whole batch is. Rows share a batch only where the
-    context leaves them equally much, so that no answer depends on its neighbours.
-    """
-    context = context_of(lm.frozen)
-    rooms = [answer_room(lm.rules, row, context, max_new_tokens) for row in rows]
-    # Rows of like length together: little padding, and answers that end at about the same time.
-    order = sorted(
-        range(len(rows)), key=lambda place: (rooms[place] or 0, len(rows[place].ids), place)
-    )
-    found: dict[int, Ints] = {}
-    for room, group in groupby(order, key=lambda place: rooms[place]):
-        while batch := list(islice(group, rows_at_once if room is not None else 1)):
-            chosen, stop = [rows[place] for place in batch], None
-            if room is None and context is not None:
-                stop = _ContextEnd(lm, chosen[0].query_length, context)
-            ids = _generate(lm, chosen, max_new_tokens if room is None else room, ends, stop)
-            found |= zip(batch, ids, strict=True)
-    return [found[place] for place in range(len(rows))]
-
-
-class _ContextEnd(StoppingCriteria):
-    """Ends an answer whose next token would have a position beyond the context, under `own`."""
-
-    def __init__(self, lm: LatentLM, query_length: int, context: int) -> None:
-        self._lm = lm
-        self._query_length = query_length
-        self._context = context
-
-    def __call__(
-        self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **_: object
-    ) -> torch.BoolTensor:
-        """[1], whether it ends here."""
-        ids_N = input_ids[0].cpu().numpy()
-        slots = len(whole_layout(self._lm.rules, ids_N, self._query_length))
-        over: torch.BoolTensor = torch.tensor([slots > self._context], device=input_ids.device)  # type: ignore[assignment]
-        return over
-
-
-def _generate(
-    lm: LatentLM,
-    rows: Sequence[EncodedRow],
-    max_new_tokens: int,
-    ends: list[int] | None,
-    stop: StoppingCriteria | None,
-) -> list[Ints]:
-    """Greedy continuations of the rows' queries, padded on the left; all of the same length."""
-    if not max_new_tokens:
-        return [row.ids[:0] for row in rows]
-    width = max(row.query_length for row in rows)
-    ids_BN = torch.zeros(len(rows), width, dtype=torch.long)
-    mask_BN = torch.zeros_like(ids_BN)
-    for line, row in enumerate(rows):
-        begin = width - row.query_length
-        ids_BN[line, begin:] = torch.from_numpy(row.ids[: row.query_length])
-        mask_BN[line, begin:] = 1
-    options: dict[str, object] = {}
-    if ends:
-        pad = lm.tokenizer.pad_token_id
-        options = {"eos_token_id": ends, "pad_token_id": ends[0] if pad is None else pad}
-    if stop is not None:
-        options["stopping_criteria"] = [stop]
-    output_BN = lm.generate(
-        input_ids=ids_BN.to(lm.device),
-        attention_mask=mask_BN.to(lm.device),
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        **options,
-    )
-    generated_BN: Ints = output_BN[:, width:].cpu().numpy()
-    return list(generated_BN)

@@ -19,12 +19,13 @@ import pyarrow as pa
 import torch
 
 from trainable.answer_metrics import AnswerMetric, judge_all
+from trainable.answers import free_answers
 from trainable.batch import prepare
 from trainable.data import EncodedRow, Example
 from trainable.decoding import LatentLM
 from trainable.engine import MICRO_BATCH_TOKENS
 from trainable.errors import TaskError
-from trainable.evaluation import answer_limit, forced_scores, free_answers
+from trainable.evaluation import answer_limit, forced_scores
 from trainable.layout_rules import LayoutRules
 from trainable.lengths import check_data_rows
 from trainable.metrics import common_metrics

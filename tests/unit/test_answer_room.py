@@ -7,9 +7,9 @@ import pytest
 
 from tests.decoding_reference import artifact_of
 from tests.families import CONTEXT, family
+from trainable.answers import decode, free_answers
 from trainable.data import EncodedRow
 from trainable.decoding import LatentLM
-from trainable.evaluation import decode, free_answers
 from trainable.layout import whole_layout
 from trainable.strategy import InsertionStrategy
 

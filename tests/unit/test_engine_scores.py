@@ -11,13 +11,15 @@ import pytest
 import torch
 
 from tests.decoding_reference import artifact_of
+from trainable.answers import free_answers
 from trainable.base_model.loading import BaseModel
 from trainable.batch import labelled_logits, prepare
 from trainable.data import EncodedRow, EncodedTask, Example, Split
 from trainable.decoding import LatentLM
+from trainable.decoding_pool import DecodingPool
 from trainable.engine import Engine, TrialSpec
 from trainable.errors import BadRowsError, TaskError
-from trainable.evaluation import ANSWER_MARGIN_TOKENS, answer_metrics, free_answers
+from trainable.evaluation import ANSWER_MARGIN_TOKENS, answer_metrics
 from trainable.state import TrialState
 from trainable.strategy import InsertionStrategy
 from trainable.tasks import build_task
@@ -136,7 +138,7 @@ def test_a_reference_is_what_its_tokens_say(
     data = Engine(tiny_base).encode(task)
     lm = LatentLM.build(tiny_base.model, tiny_base.tokenizer, artifact_of(tiny_base, STRATEGY))
     perfect = [row.ids[row.query_length :] for row in data.rows("val_id")]
-    monkeypatch.setattr("trainable.evaluation.free_answers", lambda *_: perfect)
+    monkeypatch.setattr(DecodingPool, "run", lambda *_: iter(enumerate(perfect)))
     assert data.answer_text(perfect[0]) == "[assistant]9"
     assert [found for _, found in answer_metrics(lm, data, "val_id")] == [
         {"normalised_match": 1.0}

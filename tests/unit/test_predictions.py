@@ -22,13 +22,13 @@ from orchestrator.usage import (
     print_evaluation,
 )
 from tests.decoding_reference import artifact_of, attached
+from trainable.answers import free_answers
 from trainable.artifact import Artifact
 from trainable.base_model.loading import BaseModel
 from trainable.batch import labelled_logits, prepare
 from trainable.data import Example, encode
 from trainable.decoding import LatentLM
 from trainable.errors import BadRowsError, ContextError, TaskError
-from trainable.evaluation import free_answers
 from trainable.predictions import without_latents
 from trainable.special_ids import special_ids
 from trainable.strategy import InsertionStrategy
