@@ -24,6 +24,8 @@ from trainable.engine import Engine
 
 TARGETS = {"cpu": 0.50, "cuda": 0.45}
 TRIALS = 8
+ENGINE_SIDES = ("step", "step, compiled", "matmuls")
+COMPILED: dict[str, Any] = {"compiled": True}
 KINDS = {  # the first that is in an operation's name
     "matrix products": ("mm", "linear", "gemm", "cutlass", "nvjet"),
     "attention": ("attention", "flash", "fmha"),
@@ -57,22 +59,29 @@ def measure(setting: Setting) -> list[dict[str, Any]]:
     }
     if not setting.quick:
         sides["compiled"] = pass_of(base, full, tokens, compiled=True)
+        compiled = Engine(base, **COMPILED)
+        join_trials(compiled, data, TRIALS, batch_rows)
+        sides["step, compiled"] = lambda: compiled.step(uids)
     calls = 1 if setting.quick else calls_within(sides["step"], 0.5)
     repeated = {name: _repeated(side, calls) for name, side in sides.items()}
     spent = in_turn(repeated, setting.repeats)
     weights = Weights.of(base.model)
     one_pass = Slots(full * tokens, full * tokens, full * (tokens // 4), 1)
-    done = {name: slots if name in ("step", "matmuls") else one_pass for name in spent}
+    done = {name: slots if name in ENGINE_SIDES else one_pass for name in spent}
     flops = {name: weights.flops(s.executed, s.labelled) for name, s in done.items()}
     rates = {name: [calls * flops[name] / s for s in spent[name]] for name in spent}
     facts = {"gflops": {name: statistics.median(r) / 1e9 for name, r in rates.items()}}
     useful = weights.flops(slots.useful, slots.labelled) / flops["step"]
     limit = rates["matmuls"]
     target = TARGETS[setting.device]
-    found = [
-        finding("fused step, executed", _shares(rates["step"], limit), target, **facts),
-        finding("fused step, useful", [useful * x for x in _shares(rates["step"], limit)]),
-    ]
+    found = []
+    for name in ("step", "step, compiled"):
+        if name in rates:
+            shares = _shares(rates[name], limit)
+            found += [
+                finding(f"fused {name}, executed", shares, target, **facts),
+                finding(f"fused {name}, useful", [useful * share for share in shares]),
+            ]
     found += [
         finding(f"the model's pass alone, {name}", _shares(rates[name], limit))
         for name in ("eager", "compiled")

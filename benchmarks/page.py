@@ -32,12 +32,19 @@ class Row:
         file: of its results.
         ratio: what is measured.
         meaning: in plain words, for the reader of the page.
+        on_gpu: the file's name before `-1b-cuda`, where it is another script's.
     """
 
     code: str
     file: str
     ratio: str
     meaning: str
+    on_gpu: str | None = None
+
+    @property
+    def files(self) -> tuple[tuple[str, str], ...]:
+        """Its results' files, each with the device that it says."""
+        return (self.file, ""), ((self.on_gpu or self.file) + GPU, "GPU: ")
 
 
 ROWS = (
@@ -66,7 +73,10 @@ ROWS = (
         "The same 32 configurations, steps and early stopping. By hand: Ray Tune with "
         "`reuse_actors`, ASHA, a process per trial, PEFT's `prompt_tuning` for latents at the "
         "start and `trainable_tokens`, placed by a collator, for the others; the better of one "
-        "and two at a time. Whole commands, start-up included; tracking is part of ours alone.",
+        "and two at a time. Whole commands, start-up included; tracking is part of ours alone. "
+        "On a GPU, without Ray and PEFT, a process per trial runs this project's own engine, so "
+        "that it lacks nothing but the sharing.",
+        on_gpu="processes",
     ),
     Row(
         "B3",
@@ -194,7 +204,7 @@ def _machines(results: Results) -> list[str]:
 def _targets(row: Row, results: Results) -> list[str]:
     """The lines of the first table that belong to a row."""
     lines = []
-    for file, device in ((row.file, ""), (row.file + GPU, "GPU: ")):
+    for file, device in row.files:
         for found in _findings(results, file):
             if found["met"] is None:
                 continue
@@ -228,13 +238,14 @@ def _ladder(results: Results) -> list[str]:
 
 def _section(row: Row, results: Results) -> list[str]:
     lines = [f"### {row.code}: {row.ratio}", "", row.meaning, ""]
-    for file, heading in ((row.file, []), (row.file + GPU, ["On the GPU:", ""])):
+    for file, device in row.files:
         found = _findings(results, file)
         if found:
-            lines += [*heading, "| case | measured | target |", "|---|---|---|"]
+            lines += ["On the GPU:", ""] if device else []
+            lines += ["| case | measured | target |", "|---|---|---|"]
             lines += [f"| {f['case']} | {number_of(f)} | {_target(f)} |" for f in found]
             lines.append("")
-    if not any(file in results for file in (row.file, row.file + GPU)):
+    if not any(file in results for file, _ in row.files):
         lines += ["Not measured yet.", ""]
     return lines
 
@@ -247,20 +258,30 @@ def _findings(results: Results, file: str) -> list[dict[str, Any]]:
 
 def _prefix(row: Mapping[str, Any]) -> dict[str, Any]:
     share = row["first_site"]
-    limit = row["ratio"] / row["of_limit"] if row.get("of_limit") else 1.0
-    told = row.get("setting", row.get("share_prefixes", ""))
     return _foreign(
         row,
         f"{row['trials']} trials, {row['batch_rows']} rows of {row['tokens']} tokens, "
-        f"first site at {share:.0%}" + (f", `{told}`" if told else ""),
-        0.8 * limit if share else 0.98,
+        f"first site at {share:.0%}",
+        0.8 / (1 - share) if share else 0.98,
     )
 
 
 def _decoding(row: Mapping[str, Any]) -> dict[str, Any]:
     case = f"{row['base']}, batch {row['batch']}, {row['strategy']}, by CPU seconds"
-    found = _foreign(row | {"ratio": row["cpu_ratio"]}, case, row["limit"])
-    return found | {"bound": "at most", "low": found["ratio"], "high": found["ratio"], "repeats": 1}
+    return _foreign(_by_cpu(row), case, row["limit"]) | {"bound": "at most"}
+
+
+def _evaluation(row: Mapping[str, Any]) -> dict[str, Any]:
+    case = f"{row['trials']} trials, {row['prompts']} prompts each"
+    if row["device"] == "cpu":
+        return _foreign(_by_cpu(row), f"{case}, by CPU seconds", row["target"])
+    return _foreign(row, case, row["target"])
+
+
+def _by_cpu(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The ratio of CPU seconds, whose range was not kept, in place of that of wall seconds."""
+    ratio = row["cpu_ratio"]
+    return {**row, "ratio": ratio, "ratio_low": ratio, "ratio_high": ratio, "repeats": 1}
 
 
 def _foreign(row: Mapping[str, Any], case: str, target: float | None) -> dict[str, Any]:
@@ -268,20 +289,13 @@ def _foreign(row: Mapping[str, Any], case: str, target: float | None) -> dict[st
     return {
         "case": case,
         "ratio": row["ratio"],
-        "low": row.get("ratio_min", row["ratio"]),
-        "high": row.get("ratio_max", row["ratio"]),
-        "repeats": row.get("repeats", 5),
+        "low": row.get("ratio_min", row.get("ratio_low")),
+        "high": row.get("ratio_max", row.get("ratio_high")),
+        "repeats": row["repeats"],
         "target": target,
         "bound": "at least",
-        "met": row.get("within"),
+        "met": row["within"],
     }
-
-
-def _evaluation(row: Mapping[str, Any]) -> dict[str, Any]:
-    if "case" in row and "met" in row:
-        return dict(row)
-    told = [f"{row[key]} {key}" for key in row if isinstance(row[key], int) and key != "repeats"]
-    return _foreign(row, ", ".join(told), row.get("target"))
 
 
 READERS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
@@ -295,8 +309,12 @@ def stored() -> dict[str, Result]:
     """What has been run, by file name; tries and the paper's searches left out."""
     names = [row.file for row in (*ROWS, *SIDE_ROWS)] + ["ladder", "processes"]
     names += [name + GPU for name in names]
-    paths = {name: RESULTS / f"{name}.json" for name in names}
-    return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+    paths = [
+        (name, RESULTS / f"{spelt}.json")
+        for name in names
+        for spelt in dict.fromkeys((name.replace("-", "_"), name))
+    ]
+    return {name: json.loads(path.read_text()) for name, path in paths if path.exists()}
 
 
 def main(argv: Sequence[str] = ()) -> None:

@@ -42,6 +42,25 @@ def test_a_page_says_what_was_missed_and_where() -> None:
     assert "No GPU figure" not in text
 
 
+def test_a_page_reads_rows_that_have_keys_of_their_own() -> None:
+    prefix = {
+        "trials": 16, "batch_rows": 2, "tokens": 64, "first_site": 0.5, "ratio": 1.5,
+        "ratio_min": 1.4, "ratio_max": 1.7, "within": False, "repeats": 5,
+    }  # fmt: skip
+    evaluation = {
+        "device": "cpu", "trials": 8, "prompts": 16, "ratio": 2.0, "ratio_low": 1.0,
+        "ratio_high": 3.0, "cpu_ratio": 3.5, "target": 3.0, "within": True, "repeats": 5,
+    }  # fmt: skip
+    text = page(
+        {
+            "prefix": {"machine": MACHINE, "rows": [prefix]},
+            "evaluation": {"machine": MACHINE, "rows": [evaluation]},
+        }
+    )
+    assert "first site at 50% | 1.50 (1.40 to 1.70) | at least 1.60 | **no** |" in text
+    assert "| B6 | 8 trials, 16 prompts each, by CPU seconds | 3.50 | at least 3.00 | yes |" in text
+
+
 def test_a_finding_is_a_median_with_its_range_and_verdict() -> None:
     found = finding("peak", [1.2, 1.0, 1.04], 1.05, "at most")
     assert (number_of(found), verdict_of(found)) == ("1.04 (1.00 to 1.20)", "at most 1.05: met")
