@@ -44,12 +44,12 @@ class GluedTrainable(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Begin the first trial of this process."""
-        torch.set_num_threads(config["threads"])
-        self.trial = GluedTrial(config)
+        torch.set_num_threads(config["trial"]["threads"])
+        self.trial = GluedTrial(config["trial"])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Begin the next one."""
-        self.trial = GluedTrial(new_config)
+        self.trial = GluedTrial(new_config["trial"])
         return True
 
     def step(self) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         found = tune.Tuner(
             tune.with_resources(GluedTrainable, {"cpu": 1}),
-            param_space=tune.grid_search(configs),
+            param_space={"trial": tune.grid_search(configs)},
             tune_config=tune.TuneConfig(
                 scheduler=ASHAScheduler(
                     time_attr="steps",
