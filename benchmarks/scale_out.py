@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -99,7 +100,7 @@ def measured_step_time(setting: Setting) -> StepTime:
     data = chains(base)
     engine = Engine(base)
     uids = join_trials(engine, data, max(RESIDENT), BATCH_ROWS)
-    sides = {str(n): lambda n=n: engine.step(uids[:n]) for n in RESIDENT}
+    sides = {str(n): partial(engine.step, uids[:n]) for n in RESIDENT}
     spent = in_turn(sides, setting.repeats)
     return StepTime(RESIDENT, [float(np.median(spent[str(n)])) for n in RESIDENT])
 

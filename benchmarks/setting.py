@@ -98,8 +98,9 @@ def random_base(device: str, **shape: Any) -> BaseModel:
         attn_implementation="sdpa",
         **shape,
     )
+    kind: Any = LlamaForCausalLM
     with torch.device(device):
-        model = LlamaForCausalLM(config).to(dtype)
+        model = kind(config).to(dtype)
     return BaseModel(
         model=model.eval().requires_grad_(False),
         tokenizer=tokenizer,
