@@ -4,9 +4,9 @@ BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export RAY_USAGE_STATS_ENABLED := 0
-.PHONY: demo test slow lint bench results clean
+.PHONY: demo test slow lint bench bench-glue results clean
 
-demo test slow results: export HF_HUB_OFFLINE := 1
+demo test slow bench bench-glue results: export HF_HUB_OFFLINE := 1
 
 demo: .venv/ready                   # the first search, end to end; again = goes on
 	$(BIN)/latentune run examples/quickstart.yaml
@@ -19,8 +19,11 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-bench: .venv/ready
+bench: .venv/ready                  # at most 15 minutes on two cores; writes docs/performance.md
 	$(BIN)/python -m benchmarks
+bench-glue: .venv/ready             # against Ray Tune and PEFT glued by hand: about 10 minutes
+	$(BIN)/python -m benchmarks.glue
+	$(BIN)/python -m benchmarks.page
 results: .venv/ready                # the paper's three tasks, about half an hour; writes docs/results.md
 	for task in generation summation repetition; do \
 	  $(BIN)/latentune run examples/paper/$$task.yaml && \

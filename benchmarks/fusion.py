@@ -1,86 +1,89 @@
-"""Fusion: trial-steps per second of T trials in one batch, over one at a time.
+"""B1: trial-tokens per second of T trials in one batch, over one trial at a time.
 
-Both sides run in one process on one engine, in turn (A B A B ...); the ratio is taken pair
-by pair and its median is quoted, so that a drifting machine moves both sides alike.
+Both sides run in one process on one engine, in turn; the ratio is taken pair by pair and its
+median is quoted. Tokens are the same on both sides, so the ratio of seconds is that of tokens
+per second.
 """
 
 from __future__ import annotations
 
 import statistics
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks import machine
-from trainable.base_model.loading import load_base
+from benchmarks.finding import finding
+from benchmarks.setting import Setting, run_row
+from benchmarks.timing import calls_within, in_turn, ratios
+from benchmarks.workload import chains, fixed_rows, join_trials
+from trainable.base_model.loading import BaseModel
 from trainable.data import EncodedTask
-from trainable.engine import Engine, TrialSpec
-from trainable.tasks import build_task
-from trainable.trial import TrialConfig
+from trainable.engine import Engine
 
-TRIALS = 8
-REPEATS = 5
-STEPS = 6  # per repeat and trial
-TRIGGERS: tuple[dict[str, Any], ...] = (
-    {"start": {"kind": "start", "m": 4}},
-    {"end": {"kind": "end", "m": 4}},
-    {"comma": {"kind": "delimiter", "m": 2}},
-    {"every": {"kind": "every", "k": 8, "m": 2}},
-)
+TRIALS = (1, 8, 64)
+SIDE_S = 1.0  # a side of a repeat takes about this long, or one step
+# Rows per trial-step and tokens per row, with the ratio to reach at the most trials.
+CPU_LOADS = ((1, None, 2.5), (4, None, 1.5), (16, None, 1.0))
+GPU_LOADS = ((1, 128, 4.0), (8, 256, 1.5), (64, 256, 0.95))
 
 
-def main() -> None:
-    """Print one line per batch size and write the numbers."""
-    found = machine.facts()
-    base = load_base("bundled")
-    rows = [measure(Engine(base), base.tokenizer, batch_rows) for batch_rows in (1, 4, 16)]
-    path = machine.write("fusion", rows, found)
-    out = sys.stdout.write
-    out(f"{TRIALS} trials fused over one at a time, {found['processor']}, {found['cores']} cores\n")
-    out("rows per trial-step   alone [steps/s]   fused [steps/s]   ratio (min to max)\n")
-    for row in rows:
-        out(
-            f"{row['batch_rows']:>19}   {row['alone_per_s']:>15.1f}   {row['fused_per_s']:>15.1f}"
-            f"   {row['ratio']:.2f} ({row['ratio_min']:.2f} to {row['ratio_max']:.2f})\n"
-        )
-    out(f"written to {path.relative_to(path.parent.parent.parent)}\n")
+def main(argv: Sequence[str] = ()) -> None:
+    """Measure, print and write."""
+    run_row("fusion", measure, argv)
 
 
-def measure(engine: Engine, tokenizer: Any, batch_rows: int) -> dict[str, Any]:
-    """Time both sides at one batch size."""
-    data = EncodedTask(build_task({"kind": "generation"}, seed=0), tokenizer)
-    uids = [f"trial-{place}" for place in range(TRIALS)]
-    for place, uid in enumerate(uids):
-        strategy = {"triggers": TRIGGERS[place % len(TRIGGERS)]}
-        options = {"strategy": strategy, "optim": {"batch_rows": batch_rows}, "seed": place}
-        engine.join(TrialSpec(uid, TrialConfig.from_dict(options), 10_000), data)
-    alone = [[uid] for uid in uids]
-    fused = [uids]
-    for groups in (alone, fused):
-        _seconds(engine, groups)  # warm-up
-    pairs = [(_seconds(engine, alone), _seconds(engine, fused)) for _ in range(REPEATS)]
-    ratios = [slow / fast for slow, fast in pairs]
-    done = TRIALS * STEPS
-    return {
-        "batch_rows": batch_rows,
-        "trials": TRIALS,
-        "alone_per_s": done / statistics.median(slow for slow, _ in pairs),
-        "fused_per_s": done / statistics.median(fast for _, fast in pairs),
-        "ratio": statistics.median(ratios),
-        "ratio_min": min(ratios),
-        "ratio_max": max(ratios),
-        "repeats": REPEATS,
-    }
+def measure(setting: Setting) -> list[dict[str, Any]]:
+    """Each load at each number of trials."""
+    base = setting.base()
+    loads = GPU_LOADS if setting.large else CPU_LOADS
+    trials = (2,) if setting.quick else TRIALS
+    if setting.quick:
+        loads = loads[:1]
+    chained = chains(base)
+    return [
+        one_case(setting, base, chained if tokens is None else fixed_rows(base, tokens), load, t)
+        for load in loads
+        for tokens in [load[1]]
+        for t in trials
+    ]
 
 
-def _seconds(engine: Engine, groups: Sequence[Sequence[str]]) -> float:
-    begin = time.perf_counter()
-    for group in groups:
-        for _ in range(STEPS):
-            engine.step(group)
-    return time.perf_counter() - begin
+def one_case(
+    setting: Setting,
+    base: BaseModel,
+    data: EncodedTask,
+    load: tuple[int, int | None, float],
+    trials: int,
+) -> dict[str, Any]:
+    """Time both sides at one load."""
+    batch_rows, tokens, target = load
+    engine = Engine(base)
+    uids = join_trials(engine, data, trials, batch_rows)
+    steps = 1 if setting.quick else calls_within(lambda: engine.step(uids), SIDE_S)
+
+    def alone() -> None:
+        for uid in uids:
+            for _ in range(steps):
+                engine.step([uid])
+
+    def fused() -> None:
+        for _ in range(steps):
+            engine.step(uids)
+
+    spent = in_turn({"alone": alone, "fused": fused}, setting.repeats)
+    done = trials * steps
+    unit = f"{batch_rows} rows" if tokens is None else f"{batch_rows * tokens:,} tokens"
+    return finding(
+        f"{trials} trials, {unit} per trial-step",
+        ratios(spent["alone"], spent["fused"]),
+        target if trials == max(TRIALS) else None,
+        batch_rows=batch_rows,
+        tokens=tokens,
+        trials=trials,
+        alone_per_s=done / statistics.median(spent["alone"]),
+        fused_per_s=done / statistics.median(spent["fused"]),
+    )
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

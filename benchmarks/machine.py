@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def facts() -> dict[str, Any]:
-    """Processor, cores, versions."""
+    """Processor, cores, versions, and the accelerator where there is one."""
+    accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "accelerator": accelerator,
         "load_before": os.getloadavg()[0],
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -27,11 +30,11 @@ def facts() -> dict[str, Any]:
     }
 
 
-def write(name: str, rows: list[dict[str, Any]], machine: dict[str, Any]) -> Path:
+def write(name: str, rows: Sequence[dict[str, Any]], machine: dict[str, Any]) -> Path:
     """Write a benchmark's rows to `results/NAME.json`."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    path.write_text(json.dumps({"machine": machine, "rows": list(rows)}, indent=1) + "\n")
     return path
 
 

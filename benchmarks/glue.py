@@ -1,0 +1,145 @@
+"""B2: a search as one would glue it from Ray Tune and PEFT, over `latentune run`.
+
+The same 32 configurations of four strategies, the same task, base model, steps and early stopping
+(rungs at 40 and 120 steps, one in three goes on). Whole commands, start-up included, one after
+the other; of the glued arm the better of one and two trials at a time counts. Each command runs
+once: the whole takes minutes, and its numbers say so.
+
+    python -m benchmarks.glue            # make bench-glue
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.finding import finding
+from benchmarks.setting import ROOT, Setting, run_row
+
+# Rows per trial-step, with the ratio to reach.
+LOADS = ((1, 2.0), (16, 1.0))
+AT_ONCE = (1, 2)
+STEPS, FIRST_RUNG, FACTOR = 120, 40, 3
+RATES = (0.005, 0.01, 0.02, 0.04)
+SEEDS = (0, 1)
+# Places and readouts that both arms can express: PEFT knows no other than the standard ones.
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "start4": {"start": {"kind": "start", "m": 4}},
+    "start8": {"start": {"kind": "start", "m": 8}},
+    "every8x2": {"every": {"kind": "every", "k": 8, "m": 2, "readout": "latent"}},
+    "aftercomma2": {
+        "comma": {
+            "kind": "delimiter",
+            "pattern": ",",
+            "m": 2,
+            "side": "after",
+            "readout": "latent",
+        }
+    },
+}
+TASK = {
+    "kind": "generation",
+    "train_lengths": [6, 6],
+    "val_ood_lengths": [8],
+    "test_ood_lengths": [8],
+    "val_rows": 16,
+}
+METRIC = "val_id/nll"
+
+
+def main(argv: Sequence[str] = ()) -> None:
+    """Measure, print and write."""
+    run_row("glue", measure, argv)
+
+
+def measure(setting: Setting) -> list[dict[str, Any]]:
+    """Both arms at both loads."""
+    if setting.quick:
+        return [_case(1, None, trials=2, at_once=(1,))]
+    trials = len(STRATEGIES) * len(RATES) * len(SEEDS)
+    return [_case(rows, target, trials=trials, at_once=AT_ONCE) for rows, target in LOADS]
+
+
+def _case(
+    batch_rows: int, target: float | None, *, trials: int, at_once: Sequence[int]
+) -> dict[str, Any]:
+    glued = {n: glued_s(batch_rows, trials, n) for n in at_once}
+    ours = ours_s(batch_rows, trials)
+    best = min(glued, key=lambda n: glued[n])
+    return finding(
+        f"{trials} trials, {batch_rows} rows per trial-step ({best} at a time is better by hand)",
+        [glued[best] / ours],
+        target,
+        glued_s={str(n): seconds for n, seconds in glued.items()},
+        ours_s=ours,
+    )
+
+
+def glued_s(batch_rows: int, trials: int, at_once: int) -> float:
+    """Seconds of the glued arm's command."""
+    arguments = [str(value) for value in (batch_rows, trials, at_once)]
+    return _seconds([sys.executable, "-m", "benchmarks.glued_search", *arguments])
+
+
+def ours_s(batch_rows: int, trials: int) -> float:
+    """Seconds of `latentune run` on the same configurations."""
+    from orchestrator.yaml_source import dump_yaml
+
+    with tempfile.TemporaryDirectory() as home:
+        search = Path(home) / "search.yaml"
+        search.write_text(dump_yaml(search_of(batch_rows, trials)))
+        code = "from orchestrator.cli import main; main()"
+        return _seconds([sys.executable, "-c", code, "run", str(search)], LATENTUNE_HOME=home)
+
+
+def search_of(batch_rows: int, trials: int) -> dict[str, Any]:
+    """The configuration of our arm."""
+    return {
+        "name": f"glue-{batch_rows}-rows",
+        "task": TASK,
+        "space": {
+            "baselines": False,
+            "axes": {
+                "strategy": {
+                    "name": "strategy.arm",
+                    "one_of": {
+                        name: {"triggers": triggers, "position_rule": "own"}
+                        for name, triggers in STRATEGIES.items()
+                    },
+                },
+                "optim": {"lr": {"choice": list(RATES)}, "batch_rows": batch_rows},
+                "seed": {"choice": list(SEEDS)},
+            },
+        },
+        "objective": METRIC,
+        "sampler": {"kind": "grid"},
+        "budget": {"trials": trials, "steps": STEPS},
+        "stopping": {"min_steps": FIRST_RUNG, "factor": FACTOR, "metric": METRIC},
+        "engine": {"concurrent_trials": 16},
+    }
+
+
+def _seconds(command: Sequence[str], **environment: str) -> float:
+    """Run a command to its end; wall seconds."""
+    begin = time.perf_counter()
+    done = subprocess.run(  # noqa: S603  (our own commands)
+        list(command),
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+    return time.perf_counter() - begin
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,114 @@
+"""The glued arm of B2: Ray Tune, ASHA, a process per trial, PEFT in each.
+
+    python -m benchmarks.glued_search BATCH_ROWS TRIALS AT_ONCE
+
+Latents at the start are PEFT's prompt tuning. Others are special tokens, added to the vocabulary,
+placed by the collator, and trained by PEFT's `trainable_tokens`. AdamW, warm-up, cosine schedule
+and clipping are those of the other arm, and so are the rows and their order.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+import torch
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+
+from benchmarks.glue import (
+    FACTOR,
+    FIRST_RUNG,
+    METRIC,
+    RATES,
+    SEEDS,
+    STEPS,
+    STRATEGIES,
+    TASK,
+)
+from benchmarks.glued_trial import GluedTrial
+from benchmarks.setting import ROOT
+
+_QUIET = {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
+
+
+class GluedTrainable(tune.Trainable):
+    """One trial; Tune hands its process on to the next (`reuse_actors`)."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Begin the first trial of this process."""
+        torch.set_num_threads(config["trial"]["threads"])
+        self.trial = GluedTrial(config["trial"])
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Begin the next one."""
+        self.trial = GluedTrial(new_config["trial"])
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Train to the next rung and score, as often as Tune is told."""
+        self.trial.train(FIRST_RUNG)
+        steps = self.trial.steps
+        return {METRIC: self.trial.evaluate(), "steps": steps, "done": steps >= STEPS}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the search."""
+    batch_rows, trials, at_once = map(int, arguments)
+    os.environ.update(_QUIET)
+    ray.init(
+        num_cpus=at_once,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
+    )
+    cores = os.cpu_count() or 1
+    grid = list(itertools.product(STRATEGIES, RATES, SEEDS))[:trials]
+    configs = [
+        {
+            "triggers": STRATEGIES[name],
+            "lr": lr,
+            "seed": seed,
+            "task": TASK,
+            "batch_rows": batch_rows,
+            "budget_steps": STEPS,
+            "threads": max(1, cores // at_once),
+        }
+        for name, lr, seed in grid
+    ]
+    with tempfile.TemporaryDirectory() as scratch:
+        found = tune.Tuner(
+            tune.with_resources(GluedTrainable, {"cpu": 1}),
+            param_space={"trial": tune.grid_search(configs)},
+            tune_config=tune.TuneConfig(
+                scheduler=ASHAScheduler(
+                    time_attr="steps",
+                    metric=METRIC,
+                    mode="min",
+                    max_t=STEPS,
+                    grace_period=FIRST_RUNG,
+                    reduction_factor=FACTOR,
+                ),
+                max_concurrent_trials=at_once,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(name="glued", storage_path=scratch, verbose=0),
+        ).fit()
+    ray.shutdown()
+    best = min(result.metrics[METRIC] for result in found if result.metrics)
+    if found.errors or not math.isfinite(best):
+        raise SystemExit(f"{found.num_errors} trials failed: {found.errors[:1]}")
+    steps = sum(result.metrics["steps"] for result in found if result.metrics)
+    sys.stdout.write(f"{len(found)} trials, {steps} trial-steps, best {METRIC} {best:.4f}\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

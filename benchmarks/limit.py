@@ -1,0 +1,135 @@
+"""B7: how near a fused step comes to what the machine can multiply.
+
+FLOPs are 4 per parameter and token (forward, and backward without weight gradients; attention not
+counted), executed: padding included, and useful: without it. The limit is the machine's rate at
+the matrix products of that very step, alone, in its dtype. A profile says where the rest went.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.finding import finding
+from benchmarks.model_pass import Weights, matmuls_of, pass_of
+from benchmarks.setting import Setting, run_row
+from benchmarks.slots import Slots, count, rows_of_step
+from benchmarks.timing import calls_within, in_turn
+from benchmarks.workload import chains, config, fixed_rows, join_trials
+from trainable.engine import Engine
+
+TARGETS = {"cpu": 0.50, "cuda": 0.45}
+TRIALS = 8
+ENGINE_SIDES = ("step", "step, compiled", "matmuls")
+COMPILED: dict[str, Any] = {"compiled": True}
+KINDS = {  # the first that is in an operation's name
+    "matrix products": ("mm", "linear", "gemm", "cutlass", "nvjet"),
+    "attention": ("attention", "flash", "fmha"),
+    "copies": ("copy", "cat", "index", "gather", "scatter", "embedding", "clone", "fill", "zero"),
+}
+
+
+def main(argv: Sequence[str] = ()) -> None:
+    """Measure, print and write."""
+    run_row("limit", measure, argv)
+
+
+def measure(setting: Setting) -> list[dict[str, Any]]:
+    """The engine's step, the model's own pass eager and compiled, and the profile."""
+    base = setting.base()
+    batch_rows = 8 if setting.large else 16
+    data = fixed_rows(base, 256) if setting.large else chains(base)
+    engine = Engine(base)
+    uids = join_trials(engine, data, TRIALS, batch_rows)
+    configs = [config(place, batch_rows) for place in range(TRIALS)]
+    rows = rows_of_step(engine, data, dict.fromkeys(range(TRIALS), 0), configs)
+    slots = count(rows, engine.micro_batch_tokens)
+    tokens = 256 if setting.large else 64
+    full = max(1, engine.micro_batch_tokens // tokens)
+    if setting.quick:
+        full = 2
+    sides: dict[str, Callable[[], object]] = {
+        "step": lambda: engine.step(uids),
+        "matmuls": matmuls_of(base, slots),
+        "eager": pass_of(base, full, tokens),
+    }
+    if not setting.quick:
+        sides["compiled"] = pass_of(base, full, tokens, compiled=True)
+        compiled = Engine(base, **COMPILED)
+        join_trials(compiled, data, TRIALS, batch_rows)
+        sides["step, compiled"] = lambda: compiled.step(uids)
+    calls = 1 if setting.quick else calls_within(sides["step"], 0.5)
+    repeated = {name: _repeated(side, calls) for name, side in sides.items()}
+    spent = in_turn(repeated, setting.repeats)
+    weights = Weights.of(base.model)
+    one_pass = Slots(full * tokens, full * tokens, full * (tokens // 4), 1)
+    done = {name: slots if name in ENGINE_SIDES else one_pass for name in spent}
+    flops = {name: weights.flops(s.executed, s.labelled) for name, s in done.items()}
+    rates = {name: [calls * flops[name] / s for s in spent[name]] for name in spent}
+    facts = {"gflops": {name: statistics.median(r) / 1e9 for name, r in rates.items()}}
+    useful = weights.flops(slots.useful, slots.labelled) / flops["step"]
+    limit = rates["matmuls"]
+    target = TARGETS[setting.device]
+    found = []
+    for name in ("step", "step, compiled"):
+        if name in rates:
+            shares = _shares(rates[name], limit)
+            found += [
+                finding(f"fused {name}, executed", shares, target, **facts),
+                finding(f"fused {name}, useful", [useful * share for share in shares]),
+            ]
+    found += [
+        finding(f"the model's pass alone, {name}", _shares(rates[name], limit))
+        for name in ("eager", "compiled")
+        if name in rates
+    ]
+    return found + _profiled(lambda: engine.step(uids), setting)
+
+
+def _repeated(side: Callable[[], object], calls: int) -> Callable[[], None]:
+    def repeated() -> None:
+        for _ in range(calls):
+            side()
+
+    return repeated
+
+
+def _shares(rates: Sequence[float], limits: Sequence[float]) -> list[float]:
+    return [rate / limit for rate, limit in zip(rates, limits, strict=True)]
+
+
+def _profiled(step: Callable[[], object], setting: Setting) -> list[dict[str, Any]]:
+    """Each kind of operation's share of a step's time, and the greatest single ones."""
+    on_gpu = setting.device == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    with profile(activities=activities) as trace:
+        step()
+    times: dict[str, float] = {}
+    for event in trace.key_averages():
+        spent = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        times[event.key] = times.get(event.key, 0.0) + spent
+    total = sum(times.values()) or 1.0
+    shares: dict[str, float] = {}
+    for name, spent in times.items():
+        shares[_kind(name)] = shares.get(_kind(name), 0.0) + spent / total
+    greatest = sorted(times, key=lambda name: -times[name])[:10]
+    most = {name: round(times[name] / total, 3) for name in greatest}
+    return [
+        finding(f"profile: share of {kind}", [share], operations=most)
+        for kind, share in sorted(shares.items(), key=lambda item: -item[1])
+    ]
+
+
+def _kind(name: str) -> str:
+    for kind in ("attention", "matrix products", "copies"):
+        if any(part in name.lower() for part in KINDS[kind]):
+            return kind
+    return "element by element, and the rest"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

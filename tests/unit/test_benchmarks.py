@@ -1,0 +1,121 @@
+"""The benchmarks: their words, their arithmetic, and that those of the GPU run at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import gpu, machine
+from benchmarks.fidelity import kendall_tau
+from benchmarks.finding import finding, number_of, short, verdict_of
+from benchmarks.occupancy import by_refill, continuous
+from benchmarks.page import PAGE, ROWS, page, stored
+from benchmarks.recorded import RUNGS, TRIALS, last_steps, recorded_losses
+
+MACHINE = {"processor": "a processor", "cores": 2, "torch": "2", "accelerator": "a GPU"}
+
+
+def test_the_page_is_that_of_the_stored_runs() -> None:
+    assert PAGE.read_text() == page(stored())
+
+
+def test_a_page_says_what_has_not_been_measured() -> None:
+    text = page({})
+    assert text.count("not measured yet") == len(ROWS) + 1  # and the ladder
+    assert "**No GPU figure exists yet.**" in text
+
+
+def test_a_page_says_what_was_missed_and_where() -> None:
+    rows = [finding("64 trials", [2.0, 2.2, 2.1], 2.5), finding("1 trial", [1.0])]
+    on_gpu = MACHINE | {"device": "cuda"}
+    text = page(
+        {
+            "fusion": {"machine": MACHINE, "rows": rows},
+            "fusion-1b-cuda": {"machine": on_gpu, "rows": [finding("64 trials", [5.0], 4.0)]},
+        }
+    )
+    assert "| B1 | 64 trials | 2.10 (2.00 to 2.20) | at least 2.50 | **no** |" in text
+    assert "| B1 | GPU: 64 trials | 5.00 | at least 4.00 | yes |" in text
+    assert "| B1 | 1 trial" not in text
+    assert "No GPU figure" not in text
+
+
+def test_a_page_reads_rows_that_have_keys_of_their_own() -> None:
+    prefix = {
+        "trials": 16, "batch_rows": 2, "tokens": 64, "first_site": 0.5, "ratio": 1.5,
+        "ratio_min": 1.4, "ratio_max": 1.7, "within": False, "repeats": 5,
+    }  # fmt: skip
+    evaluation = {
+        "device": "cpu", "trials": 8, "prompts": 16, "ratio": 2.0, "ratio_low": 1.0,
+        "ratio_high": 3.0, "cpu_ratio": 3.5, "target": 3.0, "within": True, "repeats": 5,
+    }  # fmt: skip
+    text = page(
+        {
+            "prefix": {"machine": MACHINE, "rows": [prefix]},
+            "evaluation": {"machine": MACHINE, "rows": [evaluation]},
+        }
+    )
+    assert "first site at 50% | 1.50 (1.40 to 1.70) | at least 1.60 | **no** |" in text
+    assert "| B6 | 8 trials, 16 prompts each, by CPU seconds | 3.50 | at least 3.00 | yes |" in text
+
+
+def test_a_finding_is_a_median_with_its_range_and_verdict() -> None:
+    found = finding("peak", [1.2, 1.0, 1.04], 1.05, "at most")
+    assert (number_of(found), verdict_of(found)) == ("1.04 (1.00 to 1.20)", "at most 1.05: met")
+    assert not finding("peak", [1.06], 1.05, "at most")["met"]
+    assert not finding("share", [0.94], 0.95)["met"]
+    assert finding("share", [0.94])["met"] is None
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (0.0576, "0.0576"), (2.625, "2.62"), (31.44, "31.4"), (1e-6, "1e-06")],
+)
+def test_numbers_are_short(value: float, text: str) -> None:
+    assert short(value) == text
+
+
+def test_kendalls_tau_is_scipys() -> None:
+    from scipy.stats import kendalltau
+
+    one, other = [3.0, 1.0, 2.0, 5.0, 4.0], [2.5, 1.0, 2.6, 4.0, 5.0]
+    assert kendall_tau(one, other) == pytest.approx(kendalltau(one, other).statistic)
+    assert kendall_tau(one, one) == 1
+
+
+def test_a_free_place_is_taken_at_once_or_when_all_are() -> None:
+    ends = [1, 3, 2, 1]
+    assert list(continuous(ends, 2)) == [{0: 0, 1: 0}, {1: 1, 2: 0}, {1: 2, 2: 1}, {3: 0}]
+    assert list(by_refill(ends, 2)) == [
+        {0: 0, 1: 0}, {1: 1}, {1: 2}, {2: 0, 3: 0}, {2: 1},
+    ]  # fmt: skip
+
+
+def test_early_stopping_is_that_of_the_recorded_losses() -> None:
+    best_last = [[3.0, 3.0, 3.0], [2.0, 2.0, 2.0], [2.5, 1.0, 1.0]]
+    assert last_steps(best_last) == [RUNGS[2], RUNGS[2], RUNGS[0]]
+    assert len(recorded_losses()) == TRIALS
+
+
+@pytest.mark.parametrize("row", ["fidelity", "fusion", "occupancy", "limit"])
+def test_a_gpu_row_runs_on_a_cpu_at_the_tiniest_size(
+    row: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "RESULTS", tmp_path / "benchmarks" / "results")
+    machine.RESULTS.mkdir(parents=True)
+    gpu.main([row, "--device", "cpu", "--shape", "tiny", "--quick"])
+    rows = json.loads((machine.RESULTS / f"{row}-quick.json").read_text())["rows"]
+    assert rows and all(row["ratio"] >= 0 for row in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", ["memory", "processes"])
+def test_a_gpu_row_of_many_processes_runs_on_a_cpu(row: str) -> None:
+    gpu.main([row, "--device", "cpu", "--shape", "tiny", "--quick"])
+
+
+def test_a_row_that_is_not_there_is_refused() -> None:
+    with pytest.raises(SystemExit, match="rows: fidelity"):
+        gpu.main(["fission"])

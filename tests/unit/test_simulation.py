@@ -1,0 +1,43 @@
+"""The simulation of searches on many engines, where the makespan can be told by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.simulation import Search, StepTime, rungs_between, simulate
+
+PER_TRIAL = StepTime((1, 2), (1.0, 2.0))  # a second per trial-step: no gain by fusion
+CONSTANT = StepTime((1, 64), (1.0, 1.0))  # a step costs the same however many share it
+
+
+def test_the_steps_from_rung_to_rung() -> None:
+    assert rungs_between((10, 30, 90), 30) == [10, 20]
+    assert rungs_between((10, 30, 90), 10) == [10]
+
+
+def test_step_times_between_and_beyond_what_was_measured() -> None:
+    assert PER_TRIAL(1) == 1
+    assert StepTime((1, 3), (1.0, 2.0))(2) == pytest.approx(1.5)
+    assert PER_TRIAL(8) == 8
+
+
+def test_one_trial_takes_its_steps_and_its_trips() -> None:
+    assert simulate(Search(1, [[2, 3]], 1), PER_TRIAL, 0.0) == pytest.approx(5)
+    assert simulate(Search(1, [[2, 3]], 1), PER_TRIAL, 0.5) == pytest.approx(6)
+
+
+def test_engines_share_trials_evenly() -> None:
+    trials = [[4]] * 8
+    assert simulate(Search(1, trials, 8), PER_TRIAL, 0.0) == pytest.approx(32)
+    assert simulate(Search(4, trials, 8), PER_TRIAL, 0.0) == pytest.approx(8)
+
+
+def test_trials_wait_for_a_place() -> None:
+    assert simulate(Search(1, [[4]] * 8, 2), CONSTANT, 0.0) == pytest.approx(16)
+    assert simulate(Search(1, [[4]] * 8, 8), CONSTANT, 0.0) == pytest.approx(4)
+
+
+def test_a_trial_that_moves_leaves_the_fuller_engine() -> None:
+    trials = [[2, 8], [1], [2, 8], [1]]  # the two that go on share engine 0
+    assert simulate(Search(2, trials, 2), PER_TRIAL, 0.0) == pytest.approx(20)
+    assert simulate(Search(2, trials, 2, moves=True), PER_TRIAL, 0.0) == pytest.approx(12)
