@@ -19,9 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
@@ -32,6 +30,7 @@ from orchestrator.errors import ClusterError, ConfirmationHaltedError
 from orchestrator.events import EventLog
 from orchestrator.files import write_atomic
 from orchestrator.folders import SearchFolder
+from orchestrator.item_tables import item_table, write_items
 from trainable.data import SEARCH_SPLITS, TEST_SPLITS, Split
 from trainable.errors import LatentuneError, UnknownTrialError
 from trainable.item_scores import ItemScores
@@ -151,12 +150,9 @@ class Bench:
                 self.engine.exact_matches, self.data, trained, split, rows
             )
             for place, member in enumerate(members):
-                tables[place].append(_item_table(member, split, found, place))
+                tables[place].append(item_table(member.uid, member.config, split, found, place))
         for member, parts in zip(members, tables, strict=True):
-            sink = pa.BufferOutputStream()
-            pq.write_table(pa.concat_tables(parts), sink)
-            path = self.items_path(member.uid, rows)
-            write_atomic(path, sink.getvalue().to_pybytes())
+            write_items(self.items_path(member.uid, rows), parts)
 
     def _report(self, uid: str) -> MemberReport | None:
         path = self._report_path(uid)
@@ -299,18 +295,3 @@ class _Round:
             trial_uid=member.uid,
             attempt=1,
         )
-
-
-def _item_table(member: Member, split: Split, found: ItemScores, place: int) -> pa.Table:
-    count = len(found.place_N)
-    return pa.table(
-        {
-            "member": pa.array([member.uid] * count, pa.string()),
-            "strategy": pa.array([member.config.strategy.short_name] * count, pa.string()),
-            "seed": np.full(count, member.config.seed),
-            "split": pa.array([split] * count, pa.string()),
-            "distance": found.distance_N,
-            "item": found.place_N,
-            "exact_match": found.right_MN[place],
-        }
-    )

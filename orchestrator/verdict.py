@@ -11,7 +11,7 @@ Shape suffixes: S seeds, C items, N items of a split, M members.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,7 @@ from trainable.item_scores import ItemScores
 from trainable.metrics import EXACT_MATCH, goodness
 
 ALPHA = 0.05
+ENOUGH_ROWS = 500  # per distance
 
 Scores = Mapping[Split, ItemScores]  # of one arm, M in the order of its seeds
 
@@ -185,6 +186,51 @@ def in_words(
         than = "" if parts else f" from {control.strategy} ({_role(control)})"
         parts.append(f"no difference{than} {places}")
     return f"{candidate.strategy}: {'; '.join(parts)}"
+
+
+def conclusion(champion: ArmRecord | None, arms: Sequence[ArmRecord]) -> str:
+    """The champion in words, or that there is none."""
+    if champion is None:
+        return (
+            "Nothing is confirmed: no configuration is better than its best control where the "
+            "objective looks. There is no champion."
+        )
+    others = [arm.strategy for arm in arms if arm.confirmed and arm is not champion]
+    if not others:
+        return f"Champion: {champion.strategy}, the only one that is confirmed."
+    return (
+        f"Champion: {champion.strategy}; of the confirmed ones ({', '.join(others)} too) it is the "
+        "best, or the simplest of those that do not differ from the best."
+    )
+
+
+def thin_distances(scores: Scores) -> Iterator[str]:
+    """A note on each distance with fewer items than a confirmation should have."""
+    for place in places_of(scores):
+        found = scores[place.split].distance_N
+        for distance, rows in zip(*np.unique(found, return_counts=True), strict=True):
+            if place.distance in (None, distance) and rows < ENOUGH_ROWS:
+                yield (
+                    f"{Place(place.split, int(distance)).metric} has {rows} items, fewer than "
+                    f"{ENOUGH_ROWS}"
+                )
+
+
+def unseen_distances(scores: Scores, metrics: Iterable[str], unit: str) -> Iterator[str]:
+    """A note on what test_ood asks that the search never measured.
+
+    Args:
+        metrics: names of what was measured on validation data.
+    """
+    if "test_ood" not in scores:
+        return
+    prefix = f"val_ood/{EXACT_MATCH}/"
+    seen = {int(name.removeprefix(prefix)) for name in metrics if name.startswith(prefix)}
+    new = sorted(set(scores["test_ood"].distance_N.tolist()) - seen)
+    if new:
+        yield f"test_ood has what val_ood lacked: {', '.join(map(str, new))} ({unit})"
+    else:
+        yield "test_ood has no distance that val_ood lacked: the search saw each of them"
 
 
 def _difference(scores: Scores, others: Scores, place: Place) -> Floats:

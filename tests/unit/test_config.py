@@ -88,7 +88,14 @@ def test_a_minimal_file_gets_every_default(file: Path) -> None:
         "sampler": {"kind": "tpe", "seed": 0, "startup_trials": 8},
         "stopping": {"kind": "asha", "min_steps": 60, "metric": None, "factor": 3},
         "engine": {"concurrent_trials": 8, "micro_batch_tokens": None, "threads": None},
-        "confirm": {"enabled": False},
+        "confirm": {
+            "enabled": True,
+            "top": 3,
+            "seeds": 5,
+            "rows": None,
+            "control_lr_factors": [0.3, 1.0, 3.0],
+            "members_at_once": 128,
+        },
         "tracking": {"experiment": "latentune", "uri": None},
     }
 
@@ -331,8 +338,8 @@ def test_rungs_grow_by_the_factor_up_to_the_budget(
         ),
         ({"engine": {"threads": 0}}, "engine.threads (line 8): got 0"),
         (
-            {"confirm": {"enabled": True}},
-            "confirm.enabled (line 8): got True, confirmation is not there yet; remove it or",
+            {"confirm": {"seeds": 1}},
+            "confirm.seeds (line 8): got 1, expected",
         ),
         ({"tracking": {"experiment": ""}}, "tracking.experiment (line 8): got ''"),
         ({"limits": {}}, "limits (line 7): got {}, the key is unknown; known: name, task"),
