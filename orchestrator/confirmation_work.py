@@ -64,7 +64,7 @@ class Work:
             record = self._judge(self._arms())
             tell_champion(of.folder, of.events, record)
             document = record.model_dump(mode="json")
-            ended = {"state": record.state, "verdict": record.verdict}
+            ended: dict[str, Any] = {"state": record.state, "verdict": record.verdict}
             files = [str(self._items_file.relative_to(of.folder.path))]
             ended |= {"documents": {"confirmation.json": document}, "files": files}
             of.events.append("confirm_ended", ended)
