@@ -39,7 +39,7 @@ from orchestrator.ledger import LedgerTrial, read_ledger
 from orchestrator.members import Bench
 from orchestrator.ray_session import ray_session
 from orchestrator.results import SearchResult
-from orchestrator.search_data import SearchData, read_data
+from orchestrator.search_data import SearchData, data_differences, read_data
 from orchestrator.tracking import tracking_uri
 from trainable.data import TEST_SPLITS, Split
 
@@ -83,6 +83,11 @@ def confirm(
     uri = tracking_uri(home_folder(home), config.tracking.uri)
     with driver_lock(folder):
         Requests(folder).forget_search()
+        if changed := data_differences(config, folder):
+            listed = "\n".join(f"  {line}" for line in changed)
+            raise ConfirmationError(
+                f"search {name!r} was run on other rows:\n{listed}\nbring these files back"
+            )
         data = read_data(config, home_folder(home))
         with EventLog(folder.events) as events:
             work = Confirmation(config, folder, data, events, uri, interrupt, say)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count, islice
 from pathlib import Path
@@ -42,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 _SEEDS_FROM, _TUNING_SEEDS_FROM = 1_000, 900  # a search's seeds are small numbers
 _SHIPPING_WAIT_S = 60.0
+_SHIPPER_LEAVES_S = 5.0
 
 
 @dataclass
@@ -72,11 +75,19 @@ class Work:
             of.events.append("confirm_ended", {"state": "interrupted"})
             raise
         write_atomic(of.folder.confirmation, record.model_dump_json(indent=1).encode())
-        if not wait_shipped(
-            of.folder.path, of.events.next_seq - 1, _SHIPPING_WAIT_S, shipper=shipper
-        ):
-            logger.warning("tracking at %s does not have everything yet", of.uri)
+        self._wait_for_tracking(shipper)
         return record
+
+    def _wait_for_tracking(self, shipper: subprocess.Popen[bytes]) -> None:
+        path, last = self.of.folder.path, self.of.events.next_seq - 1
+        if wait_shipped(path, last, _SHIPPING_WAIT_S, shipper=shipper):
+            with suppress(subprocess.TimeoutExpired):
+                shipper.wait(_SHIPPER_LEAVES_S)  # it has nothing left to do: no zombie stays
+        else:
+            logger.warning(
+                "tracking does not have everything yet; run the search again to send the rest "
+                "(see %s)", path / "shipper.log",
+            )  # fmt: skip
 
     @property
     def _items_file(self) -> Path:

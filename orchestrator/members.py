@@ -181,7 +181,8 @@ class _Round:
         calls = dict(self._calls(uids))
         halted = False
         while calls:
-            done, _ = ray.wait(list(calls), timeout=_POLL_S)
+            # All of them, or those that are there by then: what goes on, goes on together.
+            done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=_POLL_S)
             again = [uid for call in done if self._goes_on(uid := calls.pop(call), call)]
             if self._bench.halt() and not halted:
                 halted = True

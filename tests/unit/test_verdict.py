@@ -112,11 +112,11 @@ def test_one_that_does_not_differ_is_not_confirmed_and_there_is_no_champion() ->
 
 
 def test_better_at_one_distance_does_not_excuse_worse_at_another() -> None:
-    mixed = {
+    mixed: Scores = {
         "test_id": items({3: 0.5}, 3),
         "test_ood": items({8: 0.9, 12: 0.05}, 3),
     }
-    controls = {key: {"test_id": items({3: 0.5}, 4), "test_ood": found["test_ood"]}
+    controls: dict[str, Scores] = {key: {"test_id": items({3: 0.5}, 4), "test_ood": found["test_ood"]}
                 for key, found in CONTROL_SCORES.items()}  # fmt: skip
     arms = compared(
         [arm("comma2", rank=1), *CONTROLS], controls | {"comma2": mixed}, OBJECTIVE, "equations"
