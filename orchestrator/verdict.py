@@ -84,7 +84,7 @@ def with_scores(arm: ArmRecord, scores: Scores) -> ArmRecord:
                 **interval._asdict(),
             )
         )
-    return arm.model_copy(update={"scores": found})
+    return arm.model_copy(update={"scores": tuple(found)})
 
 
 def compared(
@@ -115,7 +115,7 @@ def compared(
         else arm.model_copy(
             update={
                 "against": chosen[arm.key].key,
-                "comparisons": by_arm[arm.key],
+                "comparisons": tuple(by_arm[arm.key]),
                 "confirmed": is_confirmed(by_arm[arm.key], objective),
                 "words": in_words(arm, chosen[arm.key], by_arm[arm.key], unit),
             }

@@ -116,8 +116,10 @@ def test_better_at_one_distance_does_not_excuse_worse_at_another() -> None:
         "test_id": items({3: 0.5}, 3),
         "test_ood": items({8: 0.9, 12: 0.05}, 3),
     }
-    controls: dict[str, Scores] = {key: {"test_id": items({3: 0.5}, 4), "test_ood": found["test_ood"]}
-                for key, found in CONTROL_SCORES.items()}  # fmt: skip
+    controls: dict[str, Scores] = {
+        key: {"test_id": items({3: 0.5}, 4), "test_ood": found["test_ood"]}
+        for key, found in CONTROL_SCORES.items()
+    }
     arms = compared(
         [arm("comma2", rank=1), *CONTROLS], controls | {"comma2": mixed}, OBJECTIVE, "equations"
     )
