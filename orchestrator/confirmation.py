@@ -31,6 +31,7 @@ from orchestrator.confirmation_work import Work
 from orchestrator.control import Requests
 from orchestrator.driver_lock import driver_lock
 from orchestrator.engine_actor import leased_engine
+from orchestrator.engine_calls import RayEngineCalls
 from orchestrator.errors import ConfirmationError
 from orchestrator.events import EventLog
 from orchestrator.files import write_atomic
@@ -173,7 +174,7 @@ class Confirmation:
         lease = f"{config.name}/confirm"
         with leased_engine(*engine_options(config), lease) as (name, engine, base_model):
             bench = Bench(
-                engine=engine,
+                engine=RayEngineCalls(engine),
                 name=name,
                 data=self.data.source,
                 splits=config.task.splits(),

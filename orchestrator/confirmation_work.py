@@ -18,7 +18,6 @@ import pyarrow as pa
 from orchestrator.arms import Arm, control_arms, with_controls, with_lr
 from orchestrator.champion import save_member, tell_champion
 from orchestrator.confirmation_record import ArmRecord, ConfirmationRecord
-from orchestrator.engine_actor import ask_engine
 from orchestrator.files import write_atomic
 from orchestrator.item_tables import arm_scores, member_metrics, read_items, write_items
 from orchestrator.ledger import LedgerTrial, TrialStatus
@@ -100,8 +99,8 @@ class Work:
 
     def _measure(self, strategies: Sequence[InsertionStrategy]) -> list[Insertion]:
         plain = [strategy.to_dict() for strategy in strategies]
-        found: list[Insertion] = ask_engine(
-            self.bench.engine.insertions, self.bench.data, plain, "val_id"
+        found: list[Insertion] = self.bench.engine.ask(
+            "insertions", self.bench.data, plain, "val_id"
         )
         return found
 

@@ -20,12 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import ray
-from ray.exceptions import RayActorError, RayTaskError
 
 from orchestrator.assignment import Assignment, DataSource
 from orchestrator.checkpoints import load_state, save_state
-from orchestrator.engine_actor import ask_engine
+from orchestrator.engine_calls import EngineCalls, EngineLostError
 from orchestrator.errors import ClusterError, ConfirmationHaltedError
 from orchestrator.events import EventLog
 from orchestrator.files import write_atomic
@@ -72,7 +70,7 @@ class Bench:
     """Where members are trained.
 
     Args:
-        engine: the actor's handle.
+        engine: how it is called.
         name: the engine's.
         data: what they read.
         splits: those that the task has.
@@ -84,7 +82,7 @@ class Bench:
         say: what goes on, for a person.
     """
 
-    engine: Any
+    engine: EngineCalls
     name: str
     data: DataSource
     splits: Sequence[Split]
@@ -146,9 +144,7 @@ class Bench:
             trained.append((member.config.strategy.to_dict(), state))
         tables: list[list[pa.Table]] = [[] for _ in members]
         for split in (s for s in TEST_SPLITS if s in self.splits):
-            found: ItemScores = ask_engine(
-                self.engine.exact_matches, self.data, trained, split, rows
-            )
+            found: ItemScores = self.engine.ask("exact_matches", self.data, trained, split, rows)
             for place, member in enumerate(members):
                 tables[place].append(item_table(member.uid, member.config, split, found, place))
         for member, parts in zip(members, tables, strict=True):
@@ -175,18 +171,18 @@ class _Round:
     def run(self) -> None:
         """Train them all; raises ConfirmationHaltedError when halted."""
         uids = list(self._members)
-        ray.get(self._bench.engine.unpause.remote(uids))
+        self._bench.engine.ask("unpause", uids)
         for uid in uids:
             self._tell_start(self._members[uid])
         calls = dict(self._calls(uids))
         halted = False
         while calls:
             # All of them, or those that are there by then: what goes on, goes on together.
-            done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=_POLL_S)
+            done = self._bench.engine.ready(list(calls), _POLL_S)
             again = [uid for call in done if self._goes_on(uid := calls.pop(call), call)]
             if self._bench.halt() and not halted:
                 halted = True
-                self._bench.engine.pause.remote(list(calls.values()))
+                self._bench.engine.begin("pause", list(calls.values()))
             calls |= {} if halted else dict(self._calls(again))
         if halted:
             raise ConfirmationHaltedError("the confirmation was stopped")
@@ -200,7 +196,7 @@ class _Round:
             if uid in self._joined:
                 goal = self._goal(self._steps[uid])
                 splits = self._search_splits() if goal == self._bench.steps else []
-                yield self._bench.engine.train.remote(uid, goal, splits), uid
+                yield self._bench.engine.begin("train", uid, goal, splits), uid
 
     def _goal(self, step: int) -> int:
         steps = self._bench.steps
@@ -229,10 +225,10 @@ class _Round:
         state = load_state(bench.folder.trial(uid), self._steps[uid])
         while True:
             try:
-                ask_engine(bench.engine.join, assignment, state)
+                bench.engine.ask("join", assignment, state)
                 self._lost_since = None
                 return True
-            except RayActorError:
+            except EngineLostError:
                 self._wait_for_engine()
             except LatentuneError as error:
                 self._fail(member, str(error))
@@ -242,17 +238,12 @@ class _Round:
         """Take in an answer; whether the member has more to train."""
         member = self._members[uid]
         try:
-            answer: dict[str, Any] = ray.get(call)
-        except RayActorError:
+            answer: dict[str, Any] = self._bench.engine.answer(call)
+        except (EngineLostError, UnknownTrialError):  # it joins again, with its last saved state
             self._joined.discard(uid)
             return True
-        except RayTaskError as error:
-            if isinstance(error.cause, UnknownTrialError):
-                self._joined.discard(uid)
-                return True
-            if not isinstance(error.cause, LatentuneError):
-                raise
-            self._fail(member, str(error.cause))
+        except LatentuneError as error:
+            self._fail(member, str(error))
             return False
         return self._saved(member, answer)
 
@@ -265,7 +256,7 @@ class _Round:
         if step < bench.steps or answer["paused"]:
             return True
         bench.save_report(uid, MemberReport(step, dict(answer["metrics"])))
-        bench.engine.leave.remote(uid)
+        bench.engine.begin("leave", uid)
         return False
 
     def _fail(self, member: Member, reason: str) -> None:
