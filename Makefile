@@ -4,12 +4,15 @@ BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export RAY_USAGE_STATS_ENABLED := 0
-.PHONY: demo test slow lint bench bench-glue results clean
+.PHONY: demo demo-confirm test slow lint bench bench-glue results clean
 
-demo test slow bench bench-glue results: export HF_HUB_OFFLINE := 1
+demo demo-confirm test slow bench bench-glue results: export HF_HUB_OFFLINE := 1
 
 demo: .venv/ready                   # the first search, end to end; again = goes on
 	$(BIN)/latentune run examples/quickstart.yaml
+demo-confirm: demo                  # its winner, confirmed with fewer seeds and rows than by default
+	$(BIN)/latentune confirm generation-quickstart --set confirm.seeds=3 --set confirm.rows=100 \
+	  --set confirm.top=2 --set confirm.control_lr_factors='[1.0]'
 test: .venv/ready                   # all but slow and gpu
 	$(BIN)/python -m pytest
 slow: .venv/ready

@@ -41,6 +41,8 @@ class Assignment:
         splits: what it is scored on.
         engine: the engine's name.
         folder: where its states are saved.
+        stream_seed: decides its order of examples; None for the one that all trials of a search
+            share.
     """
 
     uid: str
@@ -53,6 +55,7 @@ class Assignment:
     splits: list[str]
     engine: str
     folder: str
+    stream_seed: int | None = None
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from orchestrator.console import (
     say,
 )
 from orchestrator.errors import (
+    ConfirmationHaltedError,
     EventLogError,
     LedgerError,
     SearchLockedError,
@@ -93,7 +94,7 @@ def run(
         _interruptible() as interrupt,
         SearchProgress(err, total, config.objective) as progress,
     ):
-        result = run(config, watcher=progress, interrupt=interrupt)
+        result = run(config, watcher=progress, interrupt=interrupt, say=_tell)
     print_result(out, result)
     if result.state == "interrupted":
         hint = "" if config.budget.time_s is None else " (raise budget.time_s first if it is spent)"
@@ -178,6 +179,31 @@ def stop(
 
 
 @app.command()
+def confirm(
+    name: Name,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a field of `confirm`."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Train the best again with fresh seeds, beside controls, and judge them on test splits."""
+    from orchestrator.confirmation import confirm
+    from orchestrator.confirmation_tables import print_confirmation
+
+    with _interruptible() as interrupt:
+        try:
+            record = confirm(name, set_ or [], interrupt=interrupt, say=_tell)
+        except ConfirmationHaltedError:
+            fail("stopped before its end; the same command goes on with it", INTERRUPTED)
+            return
+    if json:
+        print_json(record)
+    else:
+        print_confirmation(out, record)
+
+
+@app.command()
 def ui(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
@@ -224,6 +250,10 @@ def spaces(
 for verb in (pull, generate, evaluate, inspect, export):
     app.command()(verb)
 app.command(name="import")(import_)
+
+
+def _tell(line: str) -> None:
+    err.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -107,6 +107,8 @@ def config_differences(old: SearchConfig, new: SearchConfig) -> list[str]:
     before, after = (dict(_leaves(config.model_dump(mode="json"))) for config in (old, new))
     lines = []
     for path in dict.fromkeys([*before, *after]):
+        if path[0] == "confirm":  # it comes after the search and changes nothing of it
+            continue
         one, other = (leaves.get(path, _Absent) for leaves in (before, after))
         if repr(one) == repr(other):  # 1, 1.0 and true are equal, but not the same
             continue

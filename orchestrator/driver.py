@@ -15,8 +15,8 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,11 @@ from orchestrator.conductor import Conductor, EngineInfo, Watcher
 from orchestrator.config import SearchConfig, config_differences, load_search
 from orchestrator.control import Requests
 from orchestrator.driver_lock import driver_lock
-from orchestrator.errors import SearchExistsError
+from orchestrator.errors import (
+    ConfirmationError,
+    ConfirmationHaltedError,
+    SearchExistsError,
+)
 from orchestrator.events import EventLog, read_events
 from orchestrator.files import write_atomic
 from orchestrator.folders import SearchFolder, home_folder
@@ -76,8 +80,11 @@ def run(
     home: str | Path | None = None,
     watcher: Watcher | None = None,
     interrupt: threading.Event | None = None,
+    say: Callable[[str], None] = logger.info,
 ) -> SearchResult:
     """Run a search to its end, or go on with one that was interrupted.
+
+    At its end the winner is confirmed, unless `confirm.enabled` is false.
 
     Args:
         config: the search, or the path of its YAML file.
@@ -85,6 +92,7 @@ def run(
         watcher: sees trials begin and report.
         interrupt: when set, running trials save their state and the run ends; the same call
             goes on later.
+        say: what the confirmation does, for a person.
 
     Returns:
         How the search stands: `complete`, `interrupted`, or `failed` if every trial failed.
@@ -113,7 +121,7 @@ def run(
             if not folder.data.exists():
                 write_atomic(folder.data, data.record.model_dump_json(indent=1).encode())
             ledger = open_ledger(config, folder)
-            run = _Run(config, folder, data, ledger, uri, watcher or Quiet(), began)
+            run = _Run(config, folder, data, ledger, uri, watcher or Quiet(), began, say)
             return run.go(interrupt)
     except BaseException:
         if new and not _has_begun(folder):  # a corrected file of the same name must not be refused
@@ -164,6 +172,7 @@ class _Run:
     uri: str
     watcher: Watcher
     began: float
+    say: Callable[[str], None]
 
     def go(self, interrupt: threading.Event | None) -> SearchResult:
         """Run what is left, then hand over."""
@@ -173,12 +182,34 @@ class _Run:
             if self._seconds_left() <= 0 and self._has_work():
                 return self._finish(events, "interrupted", None, shipper=None)
             if not self._has_work() and _is_over(events):
-                return self._finish(events, "complete", None, shipper=None)
+                result = self._finish(events, "complete", None, shipper=None)
+                return self._confirmed(events, interrupt, result)
             # Ray and its parts take a second to import; a search that is over needs none.
             from orchestrator.ray_session import ray_session
 
-            with ray_session(self.folder.path) as ray_scratch:
-                return self._execute(events, interrupt, ray_scratch)
+            with ray_session(self.folder.path) as ray_scratch, ExitStack() as leases:
+                result = self._execute(events, interrupt, ray_scratch, leases)
+                return self._confirmed(events, interrupt, result)
+
+    def _confirmed(
+        self, events: EventLog, interrupt: threading.Event, result: SearchResult
+    ) -> SearchResult:
+        """The result with what came of confirming it, where that is wanted and possible."""
+        if not self.config.confirm.enabled or result.state != "complete":
+            return result
+        from orchestrator.confirmation import Confirmation  # it imports Ray
+
+        work = Confirmation(
+            self.config, self.folder, self.data, events, self.uri, interrupt, self.say
+        )
+        try:
+            result = result.model_copy(update={"confirmation": work.go()})
+        except ConfirmationError as error:
+            self.say(f"not confirmed: {error}")
+        except ConfirmationHaltedError:
+            result = result.model_copy(update={"state": "interrupted"})
+        write_atomic(self.folder.result, result.model_dump_json(indent=1).encode())
+        return result
 
     def _has_work(self) -> bool:
         """Whether a trial is unfinished or still to be asked."""
@@ -191,7 +222,11 @@ class _Run:
         return math.inf if time_s is None else time_s - self.ledger.spent_s
 
     def _execute(
-        self, events: EventLog, interrupt: threading.Event, ray_scratch: Path
+        self,
+        events: EventLog,
+        interrupt: threading.Event,
+        ray_scratch: Path,
+        leases: ExitStack,
     ) -> SearchResult:
         import ray
 
@@ -202,6 +237,8 @@ class _Run:
         config = self.config
         engine_of_ours = leased_engine(*engine_options(config), config.name)
         with engine_of_ours as (name, engine, base_model):
+            # A second lease, until the confirmation has its own: the model stays loaded.
+            leases.enter_context(leased_engine(*engine_options(config), f"{config.name}/next"))
             record = self.data.checked(ask_engine(engine.check, self.data.source))
             write_atomic(self.folder.data, record.model_dump_json(indent=1).encode())
             self.watcher.data_read(record)
@@ -350,10 +387,10 @@ def _has_begun(folder: SearchFolder) -> bool:
 
 def _is_over(events: EventLog) -> bool:
     """Whether the end has been told; a driver that died at the very end left it to us."""
-    last = max(events.read(), key=lambda event: event.seq, default=None)
-    if last is None or last.type != "search_ended":
+    told = [e for e in events.read() if e.type in ("search_started", "search_ended")]
+    if not told or told[-1].type != "search_ended":
         return False
-    return bool(last.payload["state"] != "interrupted")
+    return bool(told[-1].payload["state"] != "interrupted")
 
 
 def engine_options(config: SearchConfig) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -23,7 +23,8 @@ from orchestrator.assignment import Assignment, DataSource
 from trainable.errors import LatentuneError
 
 if TYPE_CHECKING:
-    from trainable.data import EncodedTask
+    from trainable.data import EncodedTask, Split
+    from trainable.item_scores import Insertion, ItemScores
     from trainable.loop import EngineLoop
 
 NAMESPACE = "latentune"
@@ -98,7 +99,7 @@ class EngineActor:
             uid=assignment.uid,
             config=TrialConfig.from_dict(assignment.config),
             budget_steps=assignment.rungs[-1],
-            data_seed=source.seed,
+            data_seed=source.seed if assignment.stream_seed is None else assignment.stream_seed,
             max_tokens=source.max_tokens,
             long_rows=source.long_rows,  # type: ignore[arg-type]
         )
@@ -133,6 +134,40 @@ class EngineActor:
         """Let a trial go; one that is not here is gone already."""
         if uid in self._running.call(lambda engine: engine.trials()):
             self._running.leave(uid)
+
+    def insertions(
+        self, source: DataSource, strategies: Sequence[Mapping[str, Any]], split: Split
+    ) -> list[Insertion]:
+        """Count what strategies insert into a split."""
+        from trainable.items import insertion
+        from trainable.strategy import InsertionStrategy
+
+        data = self._encoded(source)
+        read = [InsertionStrategy.from_dict(strategy) for strategy in strategies]
+        return self._running.call(
+            lambda engine: [insertion(engine, one, data, split) for one in read]
+        )
+
+    def exact_matches(
+        self,
+        source: DataSource,
+        members: Sequence[tuple[Mapping[str, Any], bytes]],
+        split: Split,
+        rows_per_distance: int | None,
+    ) -> ItemScores:
+        """Score trained strategies, each with its state, on a split, item by item."""
+        from trainable.items import exact_matches
+        from trainable.state import TrialState
+        from trainable.strategy import InsertionStrategy
+
+        data = self._encoded(source)
+        read = [
+            (InsertionStrategy.from_dict(strategy), TrialState.from_bytes(state).latents)
+            for strategy, state in members
+        ]
+        return self._running.call(
+            lambda engine: exact_matches(engine, read, data, split, rows_per_distance)
+        )
 
     def clock(self) -> dict[str, float]:
         """Where the engine's time went; see `LoopClock`."""

@@ -11,6 +11,8 @@
     ├── LedgerError (RuntimeError)              a study that cannot be read
     ├── TrackingError (RuntimeError)            a tracking store or server that cannot be used
     │   └── TrackingUriError (ValueError)       ... because of what was asked for
+    ├── ConfirmationError (ValueError)          a search that cannot be confirmed
+    ├── ConfirmationHaltedError (RuntimeError)  a confirmation that was stopped, and can go on
     ├── TargetExistsError (FileExistsError)     a folder to pull into that holds something else
     └── ArtifactError                           (trainable.errors)
         └── ManifestError                       files that are not the registered ones
@@ -86,6 +88,14 @@ class ClusterError(LatentuneError, ConnectionError):
 
 class LedgerError(LatentuneError, RuntimeError):
     """A search's study that cannot be read."""
+
+
+class ConfirmationError(LatentuneError, ValueError):
+    """A search whose winner cannot be confirmed: nothing to train, or nothing to test on."""
+
+
+class ConfirmationHaltedError(LatentuneError, RuntimeError):
+    """A confirmation that was stopped; run again, it goes on."""
 
 
 class TargetExistsError(LatentuneError, FileExistsError):

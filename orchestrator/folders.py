@@ -8,6 +8,7 @@ LATENTUNE_HOME/                  default ./.latentune
     control/                     requests that the driver polls
     trials/UID/STEP.safetensors  trial states, kilobytes
     artifacts/UID/               what each ended trial hands over
+    confirm/                     confirmation.json, items.parquet, members/
 """
 
 from __future__ import annotations
@@ -110,6 +111,16 @@ class SearchFolder:
     def result(self) -> Path:
         """How the search stands after its last run."""
         return self.path / "result.json"
+
+    @property
+    def confirm(self) -> Path:
+        """What a confirmation keeps."""
+        return self.path / "confirm"
+
+    @property
+    def confirmation(self) -> Path:
+        """What the last confirmation found."""
+        return self.confirm / "confirmation.json"
 
     def trial(self, uid: str) -> Path:
         """Where a trial's states are saved."""

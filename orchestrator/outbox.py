@@ -3,6 +3,7 @@
     search_started ─► the parent run          trial_started ─► a child run, RUNNING
     trial_report   ─► points of its curves    trial_ended   ─► status, tags, artifact folder
     candidate      ─► a version to register   search_ended  ─► the parent's status
+    champion       ─► its confirmed winner    confirm_ended ─► the parent's tags and files
 
 An `Outbox` is a fold over events: fed the same events it decides the same, however they were
 cut into batches. So a shipper that starts again feeds it the delivered events and throws the
@@ -62,6 +63,7 @@ class RunUpdate:
         points: in the order of the log.
         documents: file name to plain data, logged as artifacts.
         folders: artifact folders, relative to the search's.
+        files: other files, relative to the search's; logged under their own folder's name.
         status: the last one; None where it did not change.
         end_ms: with a final status.
     """
@@ -74,18 +76,20 @@ class RunUpdate:
     points: list[Point] = field(default_factory=list)
     documents: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     folders: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
     status: Status | None = None
     end_ms: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A version to register, and to move the alias `candidate` to."""
+    """A version to register, and to move an alias to."""
 
     trial_uid: str
     strategy: str
     artifact: str
     manifest_sha256: str
+    alias: str = "candidate"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +173,8 @@ class Outbox:
             logger.warning("event %d (%s) stands before search_started", event.seq, event.type)
         elif event.type == "search_ended":
             self._search_ended(event)
+        elif event.type in ("confirm_started", "confirm_ended"):
+            self._confirmed(event)
         elif event.trial_uid is None:
             logger.warning("event %d (%s) is passed over: unknown type", event.seq, event.type)
         elif event.type == "trial_started":
@@ -179,7 +185,7 @@ class Outbox:
             self._trial_report(event, event.trial_uid)
         elif event.type == "trial_ended":
             self._trial_ended(event, event.trial_uid)
-        elif event.type == "candidate":
+        elif event.type in ("candidate", "champion"):
             self._candidate(event, event.trial_uid)
         else:
             logger.warning("event %d (%s) is passed over: unknown type", event.seq, event.type)
@@ -222,7 +228,7 @@ class Outbox:
         run = self._child(uid)
         run.tags |= {
             "trial_uid": uid,
-            "stage": "search",
+            "stage": str(payload.get("stage", "search")),
             "role": str(payload.get("role", "search")),
             "state": "running",
             "attempt": str(event.attempt),
@@ -254,7 +260,8 @@ class Outbox:
         if payload.get("artifact"):
             run.folders.append(str(payload["artifact"]))
         run.status, run.end_ms = _TRIAL_STATUS.get(state, "FAILED"), _ms(event)
-        self._best_so_far(event, uid, state, metrics.get(self._objective))
+        if payload.get("stage", "search") == "search":
+            self._best_so_far(event, uid, state, metrics.get(self._objective))
 
     def _best_so_far(self, event: Event, uid: str, state: str, score: float | None) -> None:
         if state == "stopped" or uid in self._finished:
@@ -273,17 +280,33 @@ class Outbox:
             strategy=self._trials[uid].name,
             artifact=str(event.payload["artifact"]),
             manifest_sha256=str(event.payload["manifest_sha256"]),
+            alias=event.type,
         )
         self._candidates.append(candidate)
-        self._parent.tags["candidate"] = uid
+        self._parent.tags[event.type] = uid
 
-    def _search_ended(self, event: Event) -> None:
-        state = str(event.payload["state"])
+    def _close_open(self, event: Event) -> None:
+        """Trials that are stored, and able to go on; but nothing runs any more."""
         for uid, trial in self._trials.items():
-            if trial.open:  # stored, and able to go on; but nothing runs any more
+            if trial.open:
                 run = self._child(uid)
                 run.tags["state"] = "interrupted"
                 run.status, run.end_ms = "KILLED", _ms(event)
+
+    def _confirmed(self, event: Event) -> None:
+        """The search's own run has ended before: only what it shows is brought up to date."""
+        payload = event.payload
+        if event.type == "confirm_ended":
+            self._close_open(event)
+        self._parent.tags["confirmation"] = str(payload["state"])
+        if payload.get("verdict"):
+            self._parent.tags["verdict"] = "\n".join(payload["verdict"])[:_TAG_CHARS]
+        self._parent.documents |= payload.get("documents") or {}
+        self._parent.files += payload.get("files") or []
+
+    def _search_ended(self, event: Event) -> None:
+        state = str(event.payload["state"])
+        self._close_open(event)
         for name, count in (event.payload.get("trials") or {}).items():
             self._parent.points.append(Point(f"trials/{name}", count, _ms(event), 0))
         self._parent.documents["result.json"] = event.payload.get("result") or {}

@@ -6,25 +6,21 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from orchestrator.config import SearchConfig, load_search
+from orchestrator.confirmation_record import ConfirmationRecord, read_confirmation
 from orchestrator.folders import SearchFolder
 from orchestrator.ledger import LedgerTrial, Role, TrialStatus, read_ledger
+from orchestrator.record import SCHEMA_VERSION as SCHEMA_VERSION
+from orchestrator.record import Record as Record
 from trainable.artifact import describe_strategy
 from trainable.metrics import goodness
 
-SCHEMA_VERSION = 1
 EXTRA_TOKENS = "cost/extra_tokens_pct"
 IN_DISTRIBUTION, OUT_OF_DISTRIBUTION = "val_id/exact_match", "val_ood/exact_match"
 
 SearchState = Literal["complete", "interrupted", "failed", "running"]
-
-
-class Record(BaseModel):
-    """What `--json` prints: frozen, and no unknown field."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class TrialRecord(Record):
@@ -77,10 +73,10 @@ class DataRecord(Record):
     """
 
     rows: dict[str, int]
-    dropped: dict[str, int] = {}
-    overlap: dict[str, OverlapRecord] = {}
-    sha256: dict[str, dict[str, str | None]] = {}
-    notes: list[str] = []
+    dropped: dict[str, int] = Field(default={})
+    overlap: dict[str, OverlapRecord] = Field(default={})
+    sha256: dict[str, dict[str, str | None]] = Field(default={})
+    notes: list[str] = Field(default=[])
     example: str | None = None
 
 
@@ -92,6 +88,7 @@ class SearchResult(Record):
         best: uid of the best complete trial, by the objective; the candidate.
         artifact: its artifact folder.
         summary: its strategy in words.
+        confirmation: what came of training its best again with fresh seeds; None before that.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -105,6 +102,7 @@ class SearchResult(Record):
     trials: list[TrialRecord]
     data: DataRecord | None = None
     time: TimeSplit | None = None
+    confirmation: ConfirmationRecord | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -140,6 +138,7 @@ def build_result(
         trials=[_record(folder, trial) for trial in by_number.values()],
         data=read_data_record(folder),
         time=time,
+        confirmation=read_confirmation(folder.confirmation),
     )
 
 

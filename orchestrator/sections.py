@@ -28,6 +28,7 @@ Count: TypeAlias = Annotated[int, Strict(), Field(ge=1)]
 Seed: TypeAlias = Annotated[int, Strict(), Field(ge=0, lt=2**32)]
 Flag: TypeAlias = Annotated[bool, Strict()]
 Text: TypeAlias = Annotated[str, Field(min_length=1)]
+PositiveFactor: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Seconds: TypeAlias = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
 
 
@@ -237,16 +238,26 @@ class EngineConfig(Section):
 
 
 class ConfirmConfig(Section):
-    """Whether the best configurations are trained again and tested."""
+    """Whether and how the best configurations are trained again and tested."""
 
-    enabled: Flag = Field(default=False, description="true to confirm the winner")
-
-    @field_validator("enabled")
-    @classmethod
-    def _comes_later(cls, enabled: bool) -> bool:
-        if enabled:
-            raise refused(enabled, "confirmation is not there yet", "remove it or write false")
-        return enabled
+    enabled: Flag = Field(
+        default=True, description="true to confirm the winner at the end of the search"
+    )
+    top: Count = Field(default=3, description="how many configurations are confirmed")
+    seeds: Annotated[int, Strict(), Field(ge=2)] = Field(
+        default=5, description="the number of fresh seeds of each configuration"
+    )
+    rows: Count | None = Field(
+        default=None, description="the most test rows per distance; null takes all there are"
+    )
+    control_lr_factors: tuple[PositiveFactor, ...] = Field(
+        default=(0.3, 1.0, 3.0),
+        min_length=1,
+        description="what the leader's learning rate is multiplied by for a control, to try",
+    )
+    members_at_once: Count = Field(
+        default=128, description="the most members that are trained in one fused batch"
+    )
 
 
 class TrackingConfig(Section):

@@ -97,8 +97,8 @@ class Shipper:
 
     @property
     def ended(self) -> bool:
-        """Whether what has been delivered ends with the search's end."""
-        return self._last_type == "search_ended"
+        """Whether what has been delivered ends with the search's end, or its confirmation's."""
+        return self._last_type in ("search_ended", "confirm_ended")
 
     def deliver_new(self) -> int:
         """Deliver the events since the last call, one batch of them.

@@ -28,7 +28,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from orchestrator.errors import ManifestError, TrackingError
 from orchestrator.manifest import manifest_sha256
 from orchestrator.outbox import Batch, Candidate, RunUpdate
-from orchestrator.registry import CANDIDATE, MANIFEST_TAG
+from orchestrator.registry import MANIFEST_TAG
 from orchestrator.tracking import artifact_root, ensure_store
 
 logger = logging.getLogger(__name__)
@@ -155,6 +155,10 @@ class MlflowSink:
             with _passing_over(f"{folder} of {update.name}"):
                 path = self._inside(folder)
                 self._log_folder(run_id, path, manifest_sha256(path))
+        for file in update.files:
+            with _passing_over(f"{file} of {update.name}"):
+                path = self._inside(file)
+                self._mlflow.log_artifact(run_id, str(path), path.parent.name)
         if update.status not in (None, "RUNNING"):
             self._mlflow.set_terminated(run_id, update.status, update.end_ms)
 
@@ -193,7 +197,7 @@ class MlflowSink:
         version = self._version_of(search, manifest) or self._create_version(
             search, source, run_id, tags
         )
-        self._mlflow.set_registered_model_alias(search, CANDIDATE, version)
+        self._mlflow.set_registered_model_alias(search, candidate.alias, version)
 
     def _version_of(self, search: str, manifest: str) -> str | None:
         query = f"name = '{search}' AND tags.{MANIFEST_TAG} = '{manifest}'"

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.confirmation_tables import print_confirmation
 from orchestrator.ledger import Role, TrialStatus
 from orchestrator.results import (
     EXTRA_TOKENS,
@@ -38,6 +39,8 @@ def print_result(console: Console, result: SearchResult) -> None:
         _say(console, f"{len(failed)} failed, the first one ({failed[0].uid}): {failed[0].reason}")
     if result.time is not None:
         _say(console, _time_split(result))
+    if result.confirmation is not None:
+        print_confirmation(console, result.confirmation)
     _say(console, _next_commands(result))
 
 
@@ -47,6 +50,8 @@ def print_status(console: Console, result: SearchResult) -> None:
     _say(console, f"{result.name}: {result.state}; trials: {counts or 'none yet'}")
     console.print(_trials_table("trials", result, result.trials))
     _say(console, _winner(result))
+    if result.confirmation is not None:
+        print_confirmation(console, result.confirmation)
 
 
 def _trials_table(title: str, result: SearchResult, trials: Sequence[TrialRecord]) -> Table:
@@ -99,7 +104,12 @@ def _winner(result: SearchResult) -> str:
         return "No trial has run to the full budget yet, so there is no candidate."
     return (
         f"Candidate: {result.best}. {result.summary} Best {result.objective} of the trials that "
-        "ran to the full budget; not confirmed on data that the search never saw."
+        "ran to the full budget; "
+        + (
+            "not confirmed on data that the search never saw."
+            if result.confirmation is None
+            else "what of that holds on data that the search never saw stands below."
+        )
     )
 
 

@@ -38,6 +38,7 @@ class TaskSection(Section):
 
     own_metrics: ClassVar[tuple[str, ...]] = ()
     reads_files: ClassVar[bool] = False
+    distance_unit: ClassVar[str] = "distance"  # what a distance counts, in words
 
     kind: str
 
@@ -112,6 +113,7 @@ class GenerationTaskConfig(LengthsTaskConfig):
 
     kind: Literal["generation"] = Field(description="the task's name")
     own_metrics: ClassVar[tuple[str, ...]] = ("equation_accuracy",)
+    distance_unit: ClassVar[str] = "equations"
 
 
 class SummationTaskConfig(LengthsTaskConfig):
@@ -119,6 +121,7 @@ class SummationTaskConfig(LengthsTaskConfig):
 
     kind: Literal["summation"] = Field(description="the task's name")
     own_metrics: ClassVar[tuple[str, ...]] = ("value_accuracy",)
+    distance_unit: ClassVar[str] = "variables"
 
     train_lengths: tuple[Count, Count] = Field(
         default=(5, 15), description="the fewest and the most variables to train on"
@@ -138,6 +141,7 @@ class RepetitionTaskConfig(LengthsTaskConfig):
 
     kind: Literal["repetition"] = Field(description="the task's name")
     own_metrics: ClassVar[tuple[str, ...]] = ("copy_accuracy",)
+    distance_unit: ClassVar[str] = "copies"
 
     train_lengths: tuple[Count, Count] = Field(
         default=(1, 5), description="the fewest and the most copies to train on"

@@ -40,6 +40,7 @@ def small_config(base_model: Path, **changed: Any) -> dict[str, Any]:
             "test_rows": 2,
         },
         "base_model": {"path": str(base_model), "device": "cpu"},
+        "confirm": {"enabled": False},
         "space": {
             "axes": {
                 "strategy": {"triggers": {"start": {"kind": "start", "m": {"choice": [1, 2]}}}},

@@ -172,7 +172,7 @@ def test_bad_input_in_a_process_of_its_own(shell: Shell) -> None:
             {"base_model": {"path": "no/such-model"}},
             ["base_model.path", "'no/such-model'", "Give `bundled`"],
         ),
-        ({"confirm": {"enabled": True}}, ["confirm.enabled", "True", "write false"]),
+        ({"confirm": {"seeds": 1}}, ["confirm.seeds", "1"]),
     ],
 )
 def test_a_bad_search_file(prompt: Prompt, changed: dict[str, Any], parts: list[str]) -> None:

@@ -96,7 +96,14 @@ def test_a_minimal_file_gets_every_default(file: Path) -> None:
             "compile": False,
             "checkpoint_activations": False,
         },
-        "confirm": {"enabled": False},
+        "confirm": {
+            "enabled": True,
+            "top": 3,
+            "seeds": 5,
+            "rows": None,
+            "control_lr_factors": [0.3, 1.0, 3.0],
+            "members_at_once": 128,
+        },
         "tracking": {"experiment": "latentune", "uri": None},
     }
 
@@ -347,8 +354,8 @@ def test_rungs_grow_by_the_factor_up_to_the_budget(
             "checkpoint_activations and compile exclude each other",
         ),
         (
-            {"confirm": {"enabled": True}},
-            "confirm.enabled (line 8): got True, confirmation is not there yet; remove it or",
+            {"confirm": {"seeds": 1}},
+            "confirm.seeds (line 8): got 1, expected",
         ),
         ({"tracking": {"experiment": ""}}, "tracking.experiment (line 8): got ''"),
         ({"limits": {}}, "limits (line 7): got {}, the key is unknown; known: name, task"),

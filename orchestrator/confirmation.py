@@ -1,0 +1,188 @@
+"""Confirmation: is the search's winner really better, on data that the search never saw?
+
+    ledger ─► top configurations ─► controls ─► members with fresh seeds, trained on one engine
+                                                     │
+    champion ◄── verdict ◄── intervals, tests ◄── yes or no per item of test_id and test_ood
+
+A search picks the best of many noisy scores, which flatter it. So its best configurations are
+trained again and judged beside their controls on the test splits. Only what is better there than
+the best control becomes `champion`; that nothing is, is an answer too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.arms import Arm, top_arms
+from orchestrator.config import SearchConfig, load_search
+from orchestrator.confirmation_record import (
+    ConfirmationRecord,
+    read_confirmation,
+)
+from orchestrator.confirmation_work import Work
+from orchestrator.control import Requests
+from orchestrator.driver_lock import driver_lock
+from orchestrator.engine_actor import leased_engine
+from orchestrator.engine_calls import RayEngineCalls
+from orchestrator.errors import ConfirmationError
+from orchestrator.events import EventLog
+from orchestrator.files import write_atomic
+from orchestrator.folders import SearchFolder, home_folder
+from orchestrator.ledger import LedgerTrial, read_ledger
+from orchestrator.members import Bench
+from orchestrator.ray_session import ray_session
+from orchestrator.results import SearchResult
+from orchestrator.search_data import SearchData, data_differences, read_data
+from orchestrator.tracking import tracking_uri
+from trainable.data import TEST_SPLITS, Split
+
+logger = logging.getLogger(__name__)
+
+
+Say = Callable[[str], None]
+
+
+def confirm(
+    name: str,
+    overrides: Sequence[str] = (),
+    *,
+    home: str | Path | None = None,
+    interrupt: threading.Event | None = None,
+    say: Say = logger.info,
+) -> ConfirmationRecord:
+    """Confirm a search, or go on with that.
+
+    Args:
+        name: the search's.
+        overrides: `confirm.key=value`.
+        home: LATENTUNE_HOME.
+        interrupt: when set, members save their state and ConfirmationHaltedError is raised.
+        say: what goes on, for a person.
+
+    Raises:
+        SearchNotFoundError: if there is no such search.
+        SearchLockedError: if a driver runs it.
+        ConfirmationError: where there is nothing to confirm, or nothing to test on.
+        ConfirmationHaltedError: if it was stopped.
+    """
+    folder = SearchFolder.existing(home_folder(home), name)
+    for override in overrides:
+        if not override.strip().startswith("confirm."):
+            raise ConfirmationError(
+                f"--set {override}: a search that has run keeps its configuration; only fields of "
+                "`confirm` can be changed, for example --set confirm.seeds=8"
+            )
+    config = load_search(folder.config, overrides)
+    uri = tracking_uri(home_folder(home), config.tracking.uri)
+    with driver_lock(folder):
+        Requests(folder).forget_search()
+        if changed := data_differences(config, folder):
+            listed = "\n".join(f"  {line}" for line in changed)
+            raise ConfirmationError(
+                f"search {name!r} was run on other rows:\n{listed}\nbring these files back"
+            )
+        data = read_data(config, home_folder(home))
+        with EventLog(folder.events) as events:
+            work = Confirmation(config, folder, data, events, uri, interrupt, say)
+            record = work.go()
+        if folder.result.exists():
+            result = SearchResult.model_validate_json(folder.result.read_text())
+            told = result.model_copy(update={"confirmation": record})
+            write_atomic(folder.result, told.model_dump_json(indent=1).encode())
+    return record
+
+
+@dataclass
+class Confirmation:
+    """One confirmation, under the search's lock.
+
+    Args:
+        config: the search's, with its `confirm` section.
+        folder: the search's.
+        data: its rows.
+        events: its event log.
+        uri: where tracking goes.
+        interrupt: when set, everything stops.
+        say: what goes on, for a person.
+    """
+
+    config: SearchConfig
+    folder: SearchFolder
+    data: SearchData
+    events: EventLog
+    uri: str
+    interrupt: threading.Event | None
+    say: Say
+
+    def go(self) -> ConfirmationRecord:
+        """Do what is not done yet, and say what came of it."""
+        trials = read_ledger(self.folder.path, self.config.name)
+        candidates = self._candidates(trials)
+        inputs = self._inputs(candidates)
+        known = read_confirmation(self.folder.confirmation)
+        if known is not None and known.inputs == inputs:
+            return known
+        with ray_session(self.folder.path), self._bench() as (bench, base_model):
+            return Work(self, bench, base_model, trials, candidates, inputs).run()
+
+    def halted(self) -> bool:
+        """Whether somebody wants it to stop."""
+        pressed = self.interrupt is not None and self.interrupt.is_set()
+        return pressed or Requests(self.folder).search()
+
+    @property
+    def test_splits(self) -> list[Split]:
+        """The splits that it is judged on."""
+        return [split for split in TEST_SPLITS if split in self.config.task.splits()]
+
+    def _candidates(self, trials: Sequence[LedgerTrial]) -> list[Arm]:
+        objective = self.config.objective
+        needed: Split = "test_ood" if objective.startswith("val_ood") else "test_id"
+        if needed not in self.test_splits:
+            raise ConfirmationError(
+                f"the objective is {objective}, but the task has no {needed} to confirm it on: "
+                f"give task.{needed} a file or task.split.test a share, in a search of its own"
+            )
+        candidates = top_arms(trials, objective, self.config.confirm.top)
+        if not candidates:
+            raise ConfirmationError(
+                f"search {self.config.name!r} has no trial with latents and a score that could be "
+                "confirmed: run it first"
+            )
+        return candidates
+
+    def _inputs(self, candidates: Sequence[Arm]) -> str:
+        section = self.config.confirm.model_dump(
+            mode="json", exclude={"enabled", "members_at_once"}
+        )
+        asked = [[arm.key for arm in candidates], section, self.config.objective]
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+
+    @contextmanager
+    def _bench(self) -> Iterator[tuple[Bench, Mapping[str, Any]]]:
+        from orchestrator.driver import engine_options
+
+        config = self.config
+        lease = f"{config.name}/confirm"
+        with leased_engine(*engine_options(config), lease) as (name, engine, base_model):
+            bench = Bench(
+                engine=RayEngineCalls(engine),
+                name=name,
+                data=self.data.source,
+                splits=config.task.splits(),
+                steps=config.budget.steps,
+                at_once=config.confirm.members_at_once,
+                folder=self.folder,
+                events=self.events,
+                halt=self.halted,
+                say=self.say,
+            )
+            yield bench, base_model

@@ -1,0 +1,74 @@
+"""Many calls of one engine actor at a time, without Ray's words for what can go wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from orchestrator.errors import ClusterError
+from trainable.errors import LatentuneError
+
+
+class EngineLostError(ClusterError):
+    """An engine that died, and that Ray may be restarting."""
+
+
+class EngineCalls(Protocol):
+    """What a confirmation asks of an engine, by the names of `EngineActor`'s methods.
+
+    Whatever an engine raises on purpose comes as it is; a lost engine raises EngineLostError.
+    """
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """Call and wait."""
+        ...
+
+    def begin(self, method: str, *arguments: Any) -> Any:
+        """Call; returns what stands for the answer."""
+        ...
+
+    def ready(self, calls: Sequence[Any], timeout_s: float) -> list[Any]:
+        """Those of begun calls that are answered, once all are or the time is over."""
+        ...
+
+    def answer(self, call: Any) -> Any:
+        """The answer of a begun call."""
+        ...
+
+
+class RayEngineCalls:
+    """Calls of a real engine actor.
+
+    Args:
+        handle: the actor's.
+    """
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """As `EngineCalls`."""
+        return self.answer(self.begin(method, *arguments))
+
+    def begin(self, method: str, *arguments: Any) -> Any:
+        """As `EngineCalls`."""
+        return getattr(self._handle, method).remote(*arguments)
+
+    def ready(self, calls: Sequence[Any], timeout_s: float) -> list[Any]:
+        """As `EngineCalls`."""
+        done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=timeout_s)
+        return list(done)
+
+    def answer(self, call: Any) -> Any:
+        """As `EngineCalls`."""
+        try:
+            return ray.get(call)
+        except RayActorError as error:
+            raise EngineLostError(f"the engine was lost: {error}") from None
+        except RayTaskError as error:
+            if isinstance(error.cause, LatentuneError):
+                raise error.cause from None
+            raise

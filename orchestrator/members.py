@@ -1,0 +1,289 @@
+"""The members of a confirmation: configurations with fresh seeds, trained and scored.
+
+    members ─► one engine, in one fused batch, in rounds where they are too many
+       │ after each stretch: state, event          at the end: report, yes or no per test item
+       └─► trials/UID/STEP.safetensors             └─► confirm/members/UID.json, UID-ROWS.parquet
+
+What is on disk is not done again: a confirmation that was killed goes on from the members'
+last states. Seed i decides the init and the order of examples of the i-th member of every
+configuration, so that members of a seed are pairs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from orchestrator.assignment import Assignment, DataSource
+from orchestrator.checkpoints import load_state, save_state
+from orchestrator.engine_calls import EngineCalls, EngineLostError
+from orchestrator.errors import ClusterError, ConfirmationHaltedError
+from orchestrator.events import EventLog
+from orchestrator.files import write_atomic
+from orchestrator.folders import SearchFolder
+from orchestrator.item_tables import item_table, write_items
+from trainable.data import SEARCH_SPLITS, TEST_SPLITS, Split
+from trainable.errors import LatentuneError, UnknownTrialError
+from trainable.item_scores import ItemScores
+from trainable.trial import TrialConfig
+
+STRETCHES = 5  # states are saved so often
+_POLL_S = 0.25
+_ENGINE_WAIT_S = 120.0
+_RETRY_S = 1.0
+_SCORED_AT_ONCE = 8  # members; what a kill in between costs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One configuration with one seed.
+
+    Args:
+        uid: NAME-confirm-KEY-SEED.
+        config: with its seed.
+        stage: `confirm`, or `tune` for one that only tries a control's learning rate.
+    """
+
+    uid: str
+    config: TrialConfig
+    stage: str = "confirm"
+
+
+@dataclass(frozen=True)
+class MemberReport:
+    """What a member reached on validation data, or why it could not."""
+
+    step: int
+    metrics: dict[str, float] = field(default_factory=dict)
+    failed: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Where members are trained.
+
+    Args:
+        engine: how it is called.
+        name: the engine's.
+        data: what they read.
+        splits: those that the task has.
+        steps: optimiser steps of each.
+        at_once: members in one fused batch.
+        folder: the search's.
+        events: its event log.
+        halt: whether to stop at once; asked all the time.
+        say: what goes on, for a person.
+    """
+
+    engine: EngineCalls
+    name: str
+    data: DataSource
+    splits: Sequence[Split]
+    steps: int
+    at_once: int
+    folder: SearchFolder
+    events: EventLog
+    halt: Callable[[], bool]
+    say: Callable[[str], None]
+
+    def train(self, members: Sequence[Member]) -> dict[str, MemberReport]:
+        """Train what is not trained yet.
+
+        Raises:
+            ConfirmationHaltedError: when halted; states are saved.
+        """
+        known = {member.uid: self._report(member.uid) for member in members}
+        waiting = [member for member in members if known[member.uid] is None]
+        for begin in range(0, len(waiting), self.at_once):
+            chosen = waiting[begin : begin + self.at_once]
+            self.say(f"confirm: training {len(chosen)} of {len(waiting)} members")
+            _Round(self, chosen).run()
+        return {
+            member.uid: report
+            for member in members
+            if (report := self._report(member.uid)) is not None
+        }
+
+    def score(self, members: Sequence[Member], rows: int | None) -> None:
+        """Score trained members on the test splits, item by item, where that is not done yet."""
+        waiting = [m for m in members if not self.items_path(m.uid, rows).exists()]
+        for begin in range(0, len(waiting), _SCORED_AT_ONCE):
+            if self.halt():
+                raise ConfirmationHaltedError("the confirmation was stopped")
+            chosen = waiting[begin : begin + _SCORED_AT_ONCE]
+            self.say(f"confirm: scoring {begin + len(chosen)} of {len(waiting)} on test splits")
+            self._score(chosen, rows)
+
+    def items_path(self, uid: str, rows: int | None) -> Path:
+        """Where a member's items are."""
+        return self.folder.confirm / "members" / f"{uid}-{rows or 'all'}.parquet"
+
+    def save_report(self, uid: str, report: MemberReport) -> None:
+        """Write what a member reached."""
+        path = self._report_path(uid)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(asdict(report)).encode())
+
+    def last_step(self, uid: str) -> int:
+        """The step of a member's last saved state; 0 without one."""
+        states = sorted(self.folder.trial(uid).glob("*.safetensors"))
+        return int(states[-1].stem) if states else 0
+
+    def _score(self, members: Sequence[Member], rows: int | None) -> None:
+        trained = []
+        for member in members:
+            state = load_state(self.folder.trial(member.uid), self.steps)
+            assert state is not None, "a trained member has a state"
+            trained.append((member.config.strategy.to_dict(), state))
+        tables: list[list[pa.Table]] = [[] for _ in members]
+        for split in (s for s in TEST_SPLITS if s in self.splits):
+            found: ItemScores = self.engine.ask("exact_matches", self.data, trained, split, rows)
+            for place, member in enumerate(members):
+                tables[place].append(item_table(member.uid, member.config, split, found, place))
+        for member, parts in zip(members, tables, strict=True):
+            write_items(self.items_path(member.uid, rows), parts)
+
+    def _report(self, uid: str) -> MemberReport | None:
+        path = self._report_path(uid)
+        return MemberReport(**json.loads(path.read_text())) if path.exists() else None
+
+    def _report_path(self, uid: str) -> Path:
+        return self.folder.confirm / "members" / f"{uid}.json"
+
+
+class _Round:
+    """Some members together, from their last states to the end."""
+
+    def __init__(self, bench: Bench, members: Sequence[Member]) -> None:
+        self._bench = bench
+        self._members = {member.uid: member for member in members}
+        self._steps = {uid: bench.last_step(uid) for uid in self._members}
+        self._joined: set[str] = set()
+        self._lost_since: float | None = None
+
+    def run(self) -> None:
+        """Train them all; raises ConfirmationHaltedError when halted."""
+        uids = list(self._members)
+        self._bench.engine.ask("unpause", uids)
+        for uid in uids:
+            self._tell_start(self._members[uid])
+        calls = dict(self._calls(uids))
+        halted = False
+        while calls:
+            # All of them, or those that are there by then: what goes on, goes on together.
+            done = self._bench.engine.ready(list(calls), _POLL_S)
+            again = [uid for call in done if self._goes_on(uid := calls.pop(call), call)]
+            if self._bench.halt() and not halted:
+                halted = True
+                self._bench.engine.begin("pause", list(calls.values()))
+            calls |= {} if halted else dict(self._calls(again))
+        if halted:
+            raise ConfirmationHaltedError("the confirmation was stopped")
+
+    def _calls(self, uids: Sequence[str]) -> Iterator[tuple[Any, str]]:
+        """A call of `train` for each, after all have joined."""
+        for uid in uids:
+            if uid not in self._joined and self._join(uid):
+                self._joined.add(uid)
+        for uid in uids:
+            if uid in self._joined:
+                goal = self._goal(self._steps[uid])
+                splits = self._search_splits() if goal == self._bench.steps else []
+                yield self._bench.engine.begin("train", uid, goal, splits), uid
+
+    def _goal(self, step: int) -> int:
+        steps = self._bench.steps
+        stretch = math.ceil(steps / STRETCHES)
+        return min(steps, (step // stretch + 1) * stretch)
+
+    def _search_splits(self) -> list[Split]:
+        return [split for split in SEARCH_SPLITS if split in self._bench.splits]
+
+    def _join(self, uid: str) -> bool:
+        """Bring a member into the engine; one that it refuses has failed."""
+        bench, member = self._bench, self._members[uid]
+        assignment = Assignment(
+            uid=uid,
+            number=-1,
+            attempt=1,
+            config=member.config.to_dict(),
+            data=asdict(bench.data),
+            start_step=self._steps[uid],
+            rungs=[bench.steps],
+            splits=list(self._search_splits()),
+            engine=bench.name,
+            folder=str(bench.folder.trial(uid)),
+            stream_seed=member.config.seed,
+        )
+        state = load_state(bench.folder.trial(uid), self._steps[uid])
+        while True:
+            try:
+                bench.engine.ask("join", assignment, state)
+                self._lost_since = None
+                return True
+            except EngineLostError:
+                self._wait_for_engine()
+            except LatentuneError as error:
+                self._fail(member, str(error))
+                return False
+
+    def _goes_on(self, uid: str, call: Any) -> bool:
+        """Take in an answer; whether the member has more to train."""
+        member = self._members[uid]
+        try:
+            answer: dict[str, Any] = self._bench.engine.answer(call)
+        except (EngineLostError, UnknownTrialError):  # it joins again, with its last saved state
+            self._joined.discard(uid)
+            return True
+        except LatentuneError as error:
+            self._fail(member, str(error))
+            return False
+        return self._saved(member, answer)
+
+    def _saved(self, member: Member, answer: Mapping[str, Any]) -> bool:
+        bench, uid, step = self._bench, member.uid, int(answer["step"])
+        save_state(bench.folder.trial(uid), step, answer["state"])
+        self._steps[uid] = step
+        payload = {"step": step, "metrics": answer["metrics"], "curve": answer["curve"]}
+        bench.events.append("trial_report", payload, trial_uid=uid, attempt=1)
+        if step < bench.steps or answer["paused"]:
+            return True
+        bench.save_report(uid, MemberReport(step, dict(answer["metrics"])))
+        bench.engine.begin("leave", uid)
+        return False
+
+    def _fail(self, member: Member, reason: str) -> None:
+        report = MemberReport(self._steps[member.uid], failed=reason)
+        self._bench.save_report(member.uid, report)
+
+    def _wait_for_engine(self) -> None:
+        now = time.monotonic()
+        self._lost_since = now if self._lost_since is None else self._lost_since
+        if now - self._lost_since > _ENGINE_WAIT_S:
+            raise ClusterError(
+                f"the engine was lost and did not come back within {_ENGINE_WAIT_S:.0f} s: "
+                "confirm again, it goes on from the last saved states"
+            )
+        time.sleep(_RETRY_S)
+
+    def _tell_start(self, member: Member) -> None:
+        self._bench.events.append(
+            "trial_started",
+            {
+                "number": None,
+                "name": member.config.strategy.short_name,
+                "role": member.stage,
+                "stage": "confirm",
+                "params": {"optim.lr": member.config.optim.lr, "seed": member.config.seed},
+                "config": member.config.to_dict(),
+            },
+            trial_uid=member.uid,
+            attempt=1,
+        )

@@ -1,0 +1,131 @@
+"""A confirmation on a real Ray: at a search's end, again, and after it was stopped."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from orchestrator.config import SearchConfig
+from orchestrator.confirmation import confirm
+from orchestrator.driver import run
+from orchestrator.errors import ConfirmationError, ConfirmationHaltedError
+from tests.integration.small_search import Left, environment, scratch_folder, small_config
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's and MLflow's own
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_session() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch, scratch_folder() as scratch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        for name, value in environment(scratch).items():
+            patch.setenv(name, value)
+        import ray
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ray.init(
+                namespace="latentune",
+                num_cpus=4,
+                include_dashboard=False,
+                log_to_driver=False,
+                object_store_memory=100 * 2**20,
+            )
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def confirming(base_model: Path, **changed: Any) -> SearchConfig:
+    section = {"top": 2, "seeds": 2, "control_lr_factors": [1.0, 2.0]}
+    return SearchConfig.model_validate(small_config(base_model, confirm=section, **changed))
+
+
+class StopAt:
+    """An interrupt that is pressed when the confirmation says a certain thing."""
+
+    def __init__(self, word: str) -> None:
+        self.event = threading.Event()
+        self._word = word
+
+    def say(self, line: str) -> None:
+        if self._word in line:
+            self.event.set()
+
+
+def test_a_search_is_confirmed_at_its_end_and_once(tiny_folder: Path, tmp_path: Path) -> None:
+    config = confirming(tiny_folder)
+    result = run(config, home=tmp_path)
+    record = result.confirmation
+    assert result.state == "complete"
+    assert record is not None
+    left = Left(tmp_path, config)
+    assert left.events("confirm_ended")[-1].payload["state"] == record.state
+    assert {arm.control for arm in record.arms} >= {"no latents", "as many sites, at random"}
+    assert all(arm.left_out is None for arm in record.arms)
+    assert "test_ood has what val_ood lacked: 4 (equations)" in record.notes
+    _every_item_is_kept(left, record)
+    _every_member_is_told_once(left)
+
+    written = left.folder.events.read_bytes()
+    assert run(config, home=tmp_path).confirmation == record
+    assert confirm(config.name, home=tmp_path) == record
+    assert left.folder.events.read_bytes() == written
+
+
+def _every_item_is_kept(left: Left, record: Any) -> None:
+    items = pq.read_table(left.folder.confirm / "items.parquet")
+    per_member = 2 * 2 + 2  # rows of test_id at two lengths, and of test_ood at one
+    uids = [uid for arm in record.arms for uid in arm.uids]
+    assert Counter(items["member"].to_pylist()) == Counter(dict.fromkeys(uids, per_member))
+
+
+def _every_member_is_told_once(left: Left) -> None:
+    ended = [e for e in left.events("trial_ended") if e.payload.get("stage") == "confirm"]
+    uids = [e.trial_uid for e in ended]
+    assert len(uids) == len(set(uids))
+    for uid in uids:
+        assert left.runs()[str(uid)] == 1
+    assert any("test_ood/exact_match/4" in e.payload["metrics"] for e in ended)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("word", ["training", "scoring"])
+def test_a_stopped_confirmation_goes_on(tiny_folder: Path, tmp_path: Path, word: str) -> None:
+    config = confirming(tiny_folder)
+    run(config.model_copy(update={"confirm": config.confirm.model_copy(
+        update={"enabled": False})}), home=tmp_path)  # fmt: skip
+    override = ["confirm.top=2", "confirm.seeds=2", "confirm.control_lr_factors=[1.0]"]
+    stop = StopAt(word)
+    with pytest.raises(ConfirmationHaltedError):
+        confirm(config.name, override, home=tmp_path, interrupt=stop.event, say=stop.say)
+    left = Left(tmp_path, config)
+    assert left.events("confirm_ended")[-1].payload["state"] == "interrupted"
+    record = confirm(config.name, override, home=tmp_path)
+    _every_item_is_kept(left, record)
+    _every_member_is_told_once(left)
+    steps = Counter(
+        (e.trial_uid, step)
+        for e in left.events("trial_report")
+        for step, _ in e.payload["curve"]
+        if e.trial_uid is not None and "-confirm-" in e.trial_uid
+    )
+    assert set(steps.values()) == {1}  # no step is paid twice
+
+
+def test_only_the_confirm_section_can_be_changed(tiny_folder: Path, tmp_path: Path) -> None:
+    config = confirming(tiny_folder)
+    folder = Left(tmp_path, config).folder
+    folder.path.mkdir(parents=True)
+    folder.study.touch()
+    with pytest.raises(ConfirmationError, match="only fields of `confirm`"):
+        confirm(config.name, ["budget.trials=9"], home=tmp_path)

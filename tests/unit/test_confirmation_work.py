@@ -1,0 +1,281 @@
+"""A whole confirmation over a made-up engine: controls, resumption, verdict, champion."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from orchestrator import confirmation_work
+from orchestrator.assignment import Assignment, DataSource
+from orchestrator.config import SearchConfig
+from orchestrator.confirmation import Confirmation
+from orchestrator.confirmation_record import ConfirmationRecord, read_confirmation
+from orchestrator.confirmation_work import Work
+from orchestrator.engine_calls import EngineLostError
+from orchestrator.errors import ConfirmationHaltedError
+from orchestrator.events import Event, EventLog, read_events
+from orchestrator.folders import SearchFolder
+from orchestrator.ledger import LedgerTrial
+from orchestrator.members import Bench
+from orchestrator.outbox import Outbox
+from orchestrator.results import DataRecord
+from orchestrator.search_data import SearchData
+from tests.unit.test_arms import COMMA, start, trial
+from trainable.artifact import Artifact
+from trainable.errors import TaskError, UnknownTrialError
+from trainable.item_scores import Insertion, ItemScores
+from trainable.state import TrialState
+from trainable.strategy import InsertionStrategy
+
+STEPS = 11
+SOURCE = DataSource(
+    task={"kind": "generation"}, seed=0, max_tokens=None, long_rows="refuse", cache="/nowhere"
+)
+CONFIG = SearchConfig.model_validate(
+    {
+        "name": "tiny",
+        "task": {"kind": "generation"},
+        "space": "quick",
+        "budget": {"trials": 4, "steps": STEPS},
+        "stopping": {"min_steps": 2, "factor": 2},
+        "confirm": {"seeds": 3, "top": 2, "members_at_once": 8},
+    }
+)
+TRIALS = [trial(0, 0.9, {"comma": COMMA}), trial(1, 0.8, start(2))]
+
+
+class MadeUpEngine:
+    """Commas help as much as it is told; `end` with six latents does not fit."""
+
+    def __init__(self, comma: float) -> None:
+        self.comma = comma
+        self.steps: Counter[tuple[str, int]] = Counter()
+        self.losses = 0
+        self._at: dict[str, int] = {}
+        self._configs: dict[str, dict[str, Any]] = {}
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        return getattr(self, f"_{method}")(*arguments)
+
+    def begin(self, method: str, *arguments: Any) -> Any:
+        return lambda: self.ask(method, *arguments)
+
+    def ready(self, calls: Sequence[Any], timeout_s: float) -> list[Any]:
+        return list(calls)
+
+    def answer(self, call: Callable[[], Any]) -> Any:
+        if self.losses:
+            self.losses -= 1
+            self._at.clear()
+            raise EngineLostError("lost")
+        return call()
+
+    def _unpause(self, uids: Sequence[str]) -> None:
+        pass
+
+    def _join(self, assignment: Assignment, state: bytes | None) -> None:
+        triggers = assignment.config["strategy"]["triggers"]
+        if triggers.get("end", {}).get("m") == 6:
+            raise TaskError("too long")
+        step = 0 if state is None else TrialState.from_bytes(state).step
+        assert step == assignment.start_step
+        self._at[assignment.uid] = step
+        self._configs[assignment.uid] = assignment.config
+
+    def _train(self, uid: str, goal: int, splits: Sequence[str]) -> dict[str, Any]:
+        if uid not in self._at:
+            raise UnknownTrialError(uid)
+        config = self._configs[uid]
+        begin, self._at[uid] = self._at[uid], goal
+        self.steps.update((uid, step) for step in range(begin + 1, goal + 1))
+        latents = InsertionStrategy.from_dict(config["strategy"]).latent_count
+        zeros = np.zeros((latents, 4), np.float32)
+        better = latents + config["seed"] / 10_000 - abs(config["optim"]["lr"] - 0.06)
+        scores = {"val_ood/exact_match": 0.1 + 0.01 * better, "val_ood/exact_match/8": 0.1}
+        return {
+            "step": goal,
+            "metrics": scores if splits else {},
+            "curve": [(step, 1.0) for step in range(begin + 1, goal + 1)],
+            "state": TrialState(goal, zeros, zeros, zeros).to_bytes(),
+            "paused": False,
+        }
+
+    def _insertions(
+        self, source: DataSource, strategies: Sequence[Mapping[str, Any]], split: str
+    ) -> list[Insertion]:
+        dense = [s["triggers"].get("random", {}).get("rate") == 1.0 for s in strategies]
+        return [Insertion(40.0, 40.0, 40.0) if d else Insertion(6.0, 3.0, 40.0) for d in dense]
+
+    def _exact_matches(
+        self,
+        source: DataSource,
+        members: Sequence[tuple[Mapping[str, Any], bytes]],
+        split: str,
+        rows: int | None,
+    ) -> ItemScores:
+        luck_N, rng = np.random.default_rng(5).random(200), np.random.default_rng(6)
+        chances = [self.comma if "comma" in s["triggers"] else 0.4 for s, _ in members]
+        noise_MN = 0.05 * rng.normal(size=(len(members), 200))
+        distances = np.repeat([8, 12] if split == "test_ood" else [3, 4], 100)
+        right_MN = luck_N + noise_MN < np.array(chances)[:, None]
+        return ItemScores(distances, np.arange(200), right_MN)
+
+
+class Shipped:
+    """A shipper that has left."""
+
+    def wait(self, timeout: float) -> int:
+        return 0
+
+
+@pytest.fixture(autouse=True)
+def _no_tracking(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(confirmation_work, "start_shipper", lambda *_: Shipped())
+    monkeypatch.setattr(confirmation_work, "wait_shipped", lambda *_, **__: True)
+    yield
+
+
+class Confirming:
+    """A confirmation that can be stopped by what it says."""
+
+    def __init__(self, home: Path, engine: MadeUpEngine) -> None:
+        self.folder = SearchFolder.of(home, "tiny")
+        self.folder.path.mkdir(parents=True)
+        self.engine = engine
+
+    def run(
+        self, stop_at: str | None = None, trials: Sequence[LedgerTrial] = TRIALS
+    ) -> ConfirmationRecord:
+        stop = threading.Event()
+
+        def say(line: str) -> None:
+            if stop_at is not None and stop_at in line:
+                stop.set()
+
+        with EventLog(self.folder.events) as events:
+            data = SearchData(SOURCE, DataRecord(rows={}))
+            of = Confirmation(CONFIG, self.folder, data, events, "sqlite://", stop, say)
+            candidates = of._candidates(trials)
+            bench = Bench(
+                engine=self.engine,
+                name="engine",
+                data=SOURCE,
+                splits=CONFIG.task.splits(),
+                steps=STEPS,
+                at_once=CONFIG.confirm.members_at_once,
+                folder=self.folder,
+                events=events,
+                halt=of.halted,
+                say=say,
+            )
+            base = {"path": "bundled", "fingerprint": "f"}
+            return Work(of, bench, base, trials, candidates, of._inputs(candidates)).run()
+
+    def events(self, kind: str) -> list[Event]:
+        return [event for event in read_events(self.folder.events) if event.type == kind]
+
+
+@pytest.fixture
+def confirming(tmp_path: Path) -> Confirming:
+    return Confirming(tmp_path, MadeUpEngine(comma=0.8))
+
+
+def test_a_better_strategy_becomes_champion_with_its_confirmed_numbers(
+    confirming: Confirming,
+) -> None:
+    record = confirming.run()
+    assert record.state == "confirmed"
+    champion = record.arm(record.champion)
+    assert champion is not None
+    assert (champion.strategy, champion.rank) == ("comma2", 1)
+    assert read_confirmation(confirming.folder.confirmation) == record
+    assert record.artifact is not None
+    artifact = Artifact.load(confirming.folder.path / record.artifact)
+    assert artifact.confirmation["seeds"] == 3
+    card = (confirming.folder.path / record.artifact / "README.md").read_text()
+    assert "## What was confirmed" in card
+    assert "better than start6 (prompt tuning, equal inserted tokens)" in card
+    assert record.champion_uid is not None
+    assert record.champion_uid.endswith("-1002")  # the seed that validation data prefer
+
+
+def test_a_control_has_the_learning_rate_that_validation_data_prefer(
+    confirming: Confirming,
+) -> None:
+    record = confirming.run()
+    lr = {arm.strategy: arm.config["optim"]["lr"] for arm in record.arms}
+    assert lr["start6"] == pytest.approx(0.06)  # three times the leader's
+    assert lr["comma2"] == lr["start2"] == pytest.approx(0.02)  # candidates keep theirs
+
+
+def test_what_does_not_fit_is_left_out_and_said(confirming: Confirming) -> None:
+    record = confirming.run()
+    assert [arm.strategy for arm in record.arms if arm.left_out] == ["end6"]
+    assert "end6 is left out: too long" in record.notes
+
+
+def test_nothing_is_confirmed_where_nothing_is_better(tmp_path: Path) -> None:
+    confirming = Confirming(tmp_path, MadeUpEngine(comma=0.4))
+    record = confirming.run()
+    assert (record.state, record.champion, record.artifact) == ("nothing confirmed", None, None)
+    assert record.verdict[-1].startswith("Nothing is confirmed")
+    assert confirming.events("champion") == []
+
+
+def test_a_stopped_confirmation_pays_nothing_twice(confirming: Confirming) -> None:
+    for stop_at in ("training 8 of 12", "training 8 of 19", "scoring 8 of 16"):
+        with pytest.raises(ConfirmationHaltedError):
+            confirming.run(stop_at)
+    record = confirming.run()
+    assert record.state == "confirmed"
+    assert set(confirming.engine.steps.values()) == {1}
+    ended = Counter(event.trial_uid for event in confirming.events("trial_ended"))
+    assert set(ended.values()) == {1}
+    states = [event.payload["state"] for event in confirming.events("confirm_ended")]
+    assert states == ["interrupted"] * 3 + ["confirmed"]
+
+
+def test_a_lost_engine_costs_the_steps_since_the_last_state_alone(confirming: Confirming) -> None:
+    confirming.engine.losses = 3
+    record = confirming.run()
+    assert record.state == "confirmed"
+    curves = Counter(
+        (event.trial_uid, step)
+        for event in confirming.events("trial_report")
+        for step, _ in event.payload["curve"]
+    )
+    assert set(curves.values()) == {1}
+
+
+def test_the_same_confirmation_again_registers_the_same_files(confirming: Confirming) -> None:
+    first, second = confirming.run(), confirming.run()
+    assert first == second
+    manifests = {e.payload["manifest_sha256"] for e in confirming.events("champion")}
+    assert len(manifests) == 1
+
+
+def test_the_outbox_sets_the_alias_and_keeps_the_best_so_far(confirming: Confirming) -> None:
+    confirming.run()
+    started = {"search": "tiny", "experiment": "e", "objective": "val_ood/exact_match"}
+    first = Event(
+        seq=0, time=1.0, trial_uid=None, attempt=0, type="search_started",
+        payload={**started, "config": {"budget": {"steps": STEPS}}},
+    )  # fmt: skip
+    outbox = Outbox()
+    outbox.add([first, *read_events(confirming.folder.events)])
+    batch = outbox.take()
+    assert batch is not None
+    assert [candidate.alias for candidate in batch.candidates] == ["champion"]
+    assert batch.parent.tags["confirmation"] == "confirmed"
+    assert batch.parent.files == ["confirm/items.parquet"]
+    assert "confirmation.json" in batch.parent.documents
+    assert batch.parent.points == []  # the search's best so far is the search's
+    stages = {run.tags["stage"] for run in batch.children.values()}
+    assert stages == {"confirm"}
+    assert {run.status for run in batch.children.values()} == {"FINISHED", "FAILED"}
