@@ -89,7 +89,7 @@ def test_a_minimal_file_gets_every_default(file: Path) -> None:
         "stopping": {"kind": "asha", "min_steps": 60, "metric": None, "factor": 3},
         "engine": {"concurrent_trials": 8, "micro_batch_tokens": None, "threads": None},
         "confirm": {"enabled": False},
-        "tracking": {"experiment": "latentune", "uri": None},
+        "tracking": {"experiment": "latentune", "uri": None, "report": True},
     }
 
 
