@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # a second that other verbs need not wait
 COMPLETE, CUT, BASELINE, BEST = "#0072b2", "#999999", "#d55e00", "#009e73"
 MOST_LABEL = 34  # characters of a label
 _PROLOG = re.compile(r"^.*?(?=<svg)", flags=re.DOTALL)
-_IDS = re.compile(r'(?<= id=")(?=[A-Za-z]+[0-9]*[A-Za-z]*_[0-9]+")')  # axes_1, line2d_7
+_IDS = re.compile(r'(?<= id=")(?=[A-Za-z.]+[0-9]*[A-Za-z]*_[0-9]+")')  # axes_1, line2d_7
 _METADATA = re.compile(r"\s*<metadata>.*?</metadata>", flags=re.DOTALL)
 
 

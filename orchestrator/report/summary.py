@@ -86,6 +86,10 @@ def code(text: str) -> str:
     return "`" + plain.replace("`", "'").replace("|", "\\|") + "`"
 
 
+def _no_tags(text: str) -> str:
+    return text.replace("<", "&lt;")
+
+
 def _winner(result: SearchResult) -> list[str]:
     if result.best is None:
         return ["No trial has run to the full budget yet, so nothing can be chosen."]
@@ -94,14 +98,14 @@ def _winner(result: SearchResult) -> list[str]:
     return [
         f"**{code(best.strategy)}** is the best of {len(result.trials)} trials: "
         f"{result.objective}{less} {number(best, result.objective)} "
-        f"({code(best.uid)}). {result.summary or ''}"
+        f"({code(best.uid)}). {_no_tags(result.summary or '')}"
     ]
 
 
 def _verdict(confirmed: Confirmed | None) -> list[str]:
     if confirmed is None:
         return ["", UNCONFIRMED]
-    words = [line.replace("<", "&lt;") for line in confirmed.verdict]
+    words = [_no_tags(line) for line in confirmed.verdict]
     return ["", "**Confirmed on data that the search never saw:**", "", *(f"- {w}" for w in words)]
 
 
@@ -128,10 +132,10 @@ def _choosing(result: SearchResult) -> list[str]:
 
 def _confirmed_table(confirmed: Confirmed) -> list[str]:
     metrics = confirmed.metrics
-    lines = ["| strategy | in the search | " + " | ".join(metrics) + " |"]
+    lines = ["| strategy | in the search | " + " | ".join(map(code, metrics)) + " |"]
     lines.append("|---" * (len(metrics) + 2) + "|")
     for arm in confirmed.arms:
-        control = f" (control: {arm.control})" if arm.control else ""
+        control = f" (control: {code(arm.control)})" if arm.control else ""
         scores = " | ".join(interval(arm, metric) for metric in metrics)
         searched = "-" if arm.search_score is None else f"{arm.search_score:.3f}"
         lines.append(f"| {code(arm.strategy)}{control} | {searched} | {scores} |")
