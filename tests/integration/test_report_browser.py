@@ -109,13 +109,10 @@ def test_an_alias_that_is_moved_by_rest_is_what_pull_returns(
                 _move(url, "champion", str(numbers[uid]))
                 to = tmp_path / f"pulled-{len(list(tmp_path.iterdir()))}"
                 pulled = download(NAME, to=to, home=search.home, tracking_uri=url)
-                assert manifest_sha256(pulled) == manifest_sha256(
-                    search.folder / f"artifacts/{uid}"
-                )
-            trial = download(
-                f"{NAME}@trial-1", to=tmp_path / "t", home=search.home, tracking_uri=url
-            )
-            assert manifest_sha256(trial) == manifest_sha256(search.folder / f"artifacts/{NAME}-1")
+                assert manifest_sha256(pulled) == manifest_sha256(artifacts / uid)
+            to = tmp_path / "trial"
+            trial = download(f"{NAME}@trial-1", to=to, home=search.home, tracking_uri=url)
+            assert manifest_sha256(trial) == manifest_sha256(artifacts / f"{NAME}-1")
 
 
 def _versions(uri: str) -> list[ModelVersion]:
