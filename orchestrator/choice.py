@@ -60,12 +60,18 @@ def choose(
         both = " and ".join(sorted(map(str, choices)))
         raise SearchNotFoundError(f"{both} contradict each other: give one of them")
     choice = choices.pop() if choices else Choice(name=bare)
-    if choice.alias is not None and not _ALIAS.fullmatch(choice.alias):
+    if choice.alias is not None and not _is_alias(choice.alias):
         raise SearchNotFoundError(
             f"{choice.alias!r} is no alias: expected a word, for example candidate; a version is "
             "v3, a trial is trial-7"
         )
     return choice
+
+
+def _is_alias(text: str) -> bool:
+    """Whether MLflow takes it, and `NAME@…` would mean it."""
+    taken = text == "latest" or _VERSION.fullmatch(text) or _TRIAL.fullmatch(text)
+    return bool(_ALIAS.fullmatch(text)) and not taken
 
 
 def _read(name: str, behind: str) -> Choice:

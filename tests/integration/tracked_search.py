@@ -59,9 +59,11 @@ class TrackedSearch:
             (self.folder / path).write_text(text)
         self.log.append("report", {"note": note, "files": paths})
 
-    def start_trial(self, number: int, attempt: int = 1, role: str = "search") -> str:
+    def start_trial(
+        self, number: int, attempt: int = 1, role: str = "search", name: str = "start4"
+    ) -> str:
         uid = f"{NAME}-{number}"
-        payload = {"number": number, "name": "start4", "role": role}
+        payload: dict[str, Any] = {"number": number, "name": name, "role": role}
         payload |= {"params": {"optim.lr": 0.02, "strategy.triggers.start.m": 4}}
         self.log.append("trial_started", {**payload, "config": {"seed": number}}, uid, attempt)
         return uid

@@ -33,6 +33,9 @@ def test_a_choice_is_read(name: str, options: dict[str, int | str], choice: Choi
         ("quick", {"version": 1, "trial": 1}, "quick version 1 and trial 1 of quick"),
         ("Quick", {}, "no search name"),
         ("quick@a/b", {}, "no alias"),
+        ("quick", {"alias": "v1"}, "a version is v3"),
+        ("quick", {"alias": "trial-1"}, "a trial is trial-7"),
+        ("quick", {"alias": "latest"}, "no alias"),
     ],
 )
 def test_what_leads_nowhere_is_refused(
