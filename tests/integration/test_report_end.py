@@ -54,6 +54,7 @@ def test_mlflow_has_the_report_the_note_and_the_datasets(
     parent = stored.runs["parent"]
     assert parent.data.tags["mlflow.note.content"] == "**start4** is the best"
     assert stored.files("parent", "report") == ["report/page.html"]
+    assert parent.inputs is not None
     listed = {i.dataset.name: i.tags[0].value for i in parent.inputs.dataset_inputs}
     assert listed == {f"{NAME}/train": "training", f"{NAME}/val_id": "validation"}
     assert all(len(i.dataset.digest) == 32 for i in parent.inputs.dataset_inputs)

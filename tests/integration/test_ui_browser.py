@@ -64,17 +64,17 @@ def test_runs_sort_by_the_score_out_of_distribution(search: TrackedSearch, tmp_p
                 f"{url}/#/experiments/{experiment}/runs?{only}&{sort}&orderByAsc={ascending}",
                 tmp_path / ascending,
             )
-            rows = [(int(_row_of(runs, name)), name) for name in scores]
+            rows = [(_row_of(runs, name), name) for name in scores]
             best_last = sorted(scores, key=lambda name: scores[name])
             expected = best_last if ascending == "true" else best_last[::-1]
             assert [name for _, name in sorted(rows)] == expected
 
 
-def _row_of(runs: str, name: str) -> str:
+def _row_of(runs: str, name: str) -> int:
     """The number of the row in which a run's name stands."""
     before, found, _ = runs.partition(f">{name}</")
     assert found, name
-    return re.findall(r'row-index="(\d+)"', before)[-1]
+    return int(re.findall(r'row-index="(\d+)"', before)[-1])
 
 
 def test_runs_are_listed_by_name_and_the_candidate_is_there(
