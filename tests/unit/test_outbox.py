@@ -217,7 +217,7 @@ def test_finished_trials_alone_are_registered_unasked_and_say_what_they_scored()
     story = Story()
     for uid, state in (("s-0", "complete"), ("s-1", "pruned")):
         story.start(uid)
-        told = {"artifact": f"artifacts/{uid}", "manifest_sha256": "3f"}
+        told: dict[str, Any] = {"artifact": f"artifacts/{uid}", "manifest_sha256": "3f"}
         metrics = {OBJECTIVE: 0.51234, "cost/extra_tokens_pct": 26.0, "val_id/nll": 0.1}
         story.tell("trial_ended", uid, state=state, step=540, metrics=metrics, **told)
     children = story.batch().children
