@@ -34,8 +34,8 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto
        color: #1a1a1a; background: #fff; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.4rem; }
 table { border-collapse: collapse; font-size: 0.9rem; margin: 0.8rem 0; }
-th, td { padding: 0.2rem 0.7rem; border-bottom: 1px solid #ddd; text-align: right; }
-th:nth-child(2), td:nth-child(2) { text-align: left; min-width: 13rem; overflow-wrap: anywhere; }
+th, td { padding: 0.2rem 0.45rem; border-bottom: 1px solid #ddd; text-align: right; }
+th:nth-child(2), td:nth-child(2) { text-align: left; min-width: 11rem; overflow-wrap: anywhere; }
 tr.best { background: #e6f5ef; } code { background: #f3f3f3; overflow-wrap: anywhere; }
 figure { margin: 0.5rem 0; } figure svg, figure img { max-width: 100%; height: auto; }
 dl { font-size: 0.9rem; } dt { font-weight: 600; float: left; clear: left; width: 9.5rem; }

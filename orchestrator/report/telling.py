@@ -20,7 +20,7 @@ from orchestrator.results import SearchResult
 
 logger = logging.getLogger(__name__)
 
-LONGEST_S = 180.0
+LONGEST_S = 300.0
 _PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 _FILES = ("report/report.html", "report/report.md")
 

@@ -30,7 +30,7 @@ FIGURES = MappingProxyType(
             "Score against extra tokens",
             "What each trial reaches, against the latents that it inserts per 100 verbal tokens of "
             "val_id.",
-            "The green line is the front: the best score that money buys up to there, among "
+            "The green line is the front: the best score that so many tokens buy, among "
             "trials with the full budget. Choose where it bends, or where your token budget ends.",
             "Extra tokens are not extra seconds: a latent is prefilled, never sampled. And the "
             "front is made of single seeds, so that small steps in it may be luck.",
