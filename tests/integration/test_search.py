@@ -19,6 +19,7 @@ from orchestrator.config import SearchConfig
 from orchestrator.driver import run
 from orchestrator.ledger import storage_url
 from tests.integration.small_search import (
+    EXPERIMENT,
     NAME,
     ROOT,
     Interrupt,
@@ -218,3 +219,23 @@ def test_a_driver_that_died_at_the_very_end_left_the_rest_to_the_next(
     left = Left(home, config)
     left.check_whole(trials=3)
     assert left.versions() == result.counts.get("complete", 0)
+
+
+@pytest.mark.slow
+def test_a_search_ends_with_its_report_in_mlflow(tiny_folder: Path, tmp_path: Path) -> None:
+    told = {"experiment": EXPERIMENT, "report": True}
+    config = SearchConfig.model_validate(small_config(tiny_folder, tracking=told))
+    result = run(config, home=tmp_path)
+    left = Left(tmp_path, config)
+    (event,) = left.events("report")
+    assert event.seq < left.events("search_ended")[-1].seq
+    assert result.best is not None and result.best in event.payload["note"]
+    page = (left.folder.path / "report" / "report.html").read_text()
+    assert "data:image/png" in page  # the winner's attention: the model is small
+    experiment = left.client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    query = f"tags.search = '{config.name}'"
+    (parent,) = left.client.search_runs([experiment.experiment_id], query)
+    assert parent.data.tags["mlflow.note.content"] == event.payload["note"]
+    files = [file.path for file in left.client.list_artifacts(parent.info.run_id, "report")]
+    assert files == ["report/report.html", "report/report.md"]
