@@ -8,20 +8,42 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.console import BasePath, Format, Json, TrustCode, out, print_json, say
+from orchestrator.console import BasePath, Format, Json, Name, TrustCode, out, print_json, say
 from orchestrator.folders import home_folder
 
 
 def pull(
-    name: Annotated[str, typer.Argument(metavar="NAME[@ALIAS]", help="A search's name.")],
+    name: Annotated[str, typer.Argument(metavar="NAME[@ALIAS|@v3|@trial-7]", help="A search.")],
     to: Annotated[Path, typer.Option(help="The folder to write.")],
     version: Annotated[int | None, typer.Option(help="A registered version.")] = None,
+    trial: Annotated[int | None, typer.Option(help="A trial, registered or not.")] = None,
 ) -> None:
     """Fetch a search's registered latents, verified against their digest."""
+    from orchestrator.choice import choose
     from orchestrator.registry import download
 
-    folder = download(name, version=version, to=to, home=home_folder())
-    say(f"pulled {name} to {folder}")
+    folder = download(name, version=version, trial=trial, to=to, home=home_folder())
+    say(f"pulled {choose(name, version=version, trial=trial)} to {folder}")
+
+
+def register(
+    name: Name,
+    trial: Annotated[int, typer.Option(min=0, help="Whose latents.")],
+    alias: Annotated[
+        str | None, typer.Option(help="Move this alias to them, for example champion.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Register any trial's latents as a version, so that it can be chosen in MLflow."""
+    from orchestrator.registering import register_trial
+
+    made = register_trial(name, trial, alias=alias, home=home_folder())
+    if json:
+        print_json(made)
+        return
+    moved = "" if made.alias is None else f"; {made.alias} is now this version"
+    say(f"{made.name} version {made.version} is {made.trial_uid}, {made.strategy}{moved}")
+    say(f"latentune pull {made.name}@v{made.version} --to DIR")
 
 
 def generate(

@@ -19,7 +19,15 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from orchestrator.artifact_verbs import evaluate, export, generate, import_, inspect, pull
+from orchestrator.artifact_verbs import (
+    evaluate,
+    export,
+    generate,
+    import_,
+    inspect,
+    pull,
+    register,
+)
 from orchestrator.console import (
     BAD_INPUT,
     FAILED,
@@ -204,6 +212,42 @@ def confirm(
 
 
 @app.command()
+def report(
+    name: Name,
+    to: Annotated[
+        Path | None, typer.Option(help="The HTML file to write; a summary .md stands beside it.")
+    ] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
+    attention: Annotated[
+        bool | None,
+        typer.Option(
+            "--attention/--no-attention",
+            help="The winner's attention picture; default where the base model is small.",
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write why the winner won, as one HTML page that needs no network, and in Markdown."""
+    from orchestrator.config import load_search
+    from orchestrator.report.writing import write_report
+    from orchestrator.tracking import tracking_uri
+
+    folder = SearchFolder.existing(home_folder(), name)
+    written = write_report(
+        folder,
+        tracking_uri(home_folder(), load_search(folder.config).tracking.uri),
+        page=to,
+        attention="small" if attention is None else "always" if attention else "never",
+    )
+    if json:
+        print_json(written)
+    else:
+        say(f"wrote {written.page} and {written.summary}")
+    if open_:
+        typer.launch(Path(written.page).absolute().as_uri())
+
+
+@app.command()
 def ui(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
@@ -247,7 +291,7 @@ def spaces(
         print_json(space) if json else print_space(out, space)
 
 
-for verb in (pull, generate, evaluate, inspect, export):
+for verb in (pull, register, generate, evaluate, inspect, export):
     app.command()(verb)
 app.command(name="import")(import_)
 

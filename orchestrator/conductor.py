@@ -21,9 +21,10 @@ from orchestrator.checkpoints import state_path
 from orchestrator.events import EventLog
 from orchestrator.folders import SearchFolder
 from orchestrator.ledger import Ledger, LedgerTrial, TrialStatus
+from orchestrator.manifest import manifest_sha256
 from orchestrator.results import DataRecord
 from orchestrator.search_config import SearchConfig
-from trainable.artifact import Artifact
+from trainable.artifact import Artifact, describe_strategy
 from trainable.data import SEARCH_SPLITS
 from trainable.errors import ArtifactError
 from trainable.state import TrialState
@@ -110,6 +111,7 @@ class Conductor:
                 "role": str(trial.role),
                 "params": dict(trial.params),
                 "config": trial.config.to_dict(),
+                "about": describe_strategy(trial.config),
             },
             trial_uid=uid,
             attempt=trial.attempts,
@@ -201,6 +203,7 @@ class Conductor:
                 "metrics": dict(trial.metrics),
                 "reason": trial.reason,
                 "artifact": artifact,
+                "manifest_sha256": artifact and manifest_sha256(self._folder.artifact(uid)),
             },
             trial_uid=uid,
             attempt=trial.attempts,

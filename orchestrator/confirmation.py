@@ -128,10 +128,15 @@ class Confirmation:
         candidates = self._candidates(trials)
         inputs = self._inputs(candidates)
         known = read_confirmation(self.folder.confirmation)
-        if known is not None and known.inputs == inputs:
+        if known is not None and known.inputs == inputs and self._is_told():
             return known
         with ray_session(self.folder.path), self._bench() as (bench, base_model):
             return Work(self, bench, base_model, trials, candidates, inputs).run()
+
+    def _is_told(self) -> bool:
+        """Whether the last confirmation got to its end; a kill after the record leaves it open."""
+        ends = [e for e in self.events.read() if e.type == "confirm_ended"]
+        return bool(ends) and ends[-1].payload["state"] != "interrupted"
 
     def halted(self) -> bool:
         """Whether somebody wants it to stop."""

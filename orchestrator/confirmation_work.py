@@ -22,6 +22,8 @@ from orchestrator.files import write_atomic
 from orchestrator.item_tables import arm_scores, member_metrics, read_items, write_items
 from orchestrator.ledger import LedgerTrial, TrialStatus
 from orchestrator.members import Bench, Member, MemberReport
+from orchestrator.report.telling import tell_report
+from orchestrator.results import SearchState, build_result
 from orchestrator.tracking import start_shipper, wait_shipped
 from orchestrator.verdict import (
     Scores,
@@ -64,7 +66,9 @@ class Work:
         shipper = start_shipper(of.folder.path, of.uri)
         try:
             record = self._judge(self._arms())
+            write_atomic(of.folder.confirmation, record.model_dump_json(indent=1).encode())
             tell_champion(of.folder, of.events, record)
+            self._tell_report()
             document = record.model_dump(mode="json")
             ended: dict[str, Any] = {"state": record.state, "verdict": record.verdict}
             files = [str(self._items_file.relative_to(of.folder.path))]
@@ -73,7 +77,6 @@ class Work:
         except BaseException:
             of.events.append("confirm_ended", {"state": "interrupted"})
             raise
-        write_atomic(of.folder.confirmation, record.model_dump_json(indent=1).encode())
         self._wait_for_tracking(shipper)
         return record
 
@@ -87,6 +90,16 @@ class Work:
                 "tracking does not have everything yet; run the search again to send the rest "
                 "(see %s)", path / "shipper.log",
             )  # fmt: skip
+
+    def _tell_report(self) -> None:
+        """Write the search's report again: it shows the verdict now."""
+        of = self.of
+        if not of.config.tracking.report:
+            return
+        running = any(trial.status is TrialStatus.RUNNING for trial in self.trials)
+        state: SearchState = "interrupted" if running else "complete"
+        result = build_result(of.config, of.folder, self.trials, state=state, tracking_uri=of.uri)
+        tell_report(of.events, of.folder, result)
 
     @property
     def _items_file(self) -> Path:

@@ -37,6 +37,7 @@ from orchestrator.files import write_atomic
 from orchestrator.folders import SearchFolder, home_folder
 from orchestrator.ledger import Ledger, LedgerTrial, TrialStatus, storage_url
 from orchestrator.manifest import manifest_sha256
+from orchestrator.report.telling import tell_report
 from orchestrator.results import (
     DataRecord,
     SearchResult,
@@ -339,6 +340,8 @@ class _Run:
         if split is not None:
             self.ledger.add_spent(split.total_s)
             self._append_candidate(events)
+            if self.config.tracking.report and state != "interrupted":
+                tell_report(events, self.folder, result)
             outcome = {"best": result.best, "summary": result.summary}
             ended = {"state": state, "trials": result.counts, "result": outcome}
             events.append("search_ended", ended)

@@ -26,8 +26,8 @@ from orchestrator.errors import EventLogError
 logger = logging.getLogger(__name__)
 
 EventType = Literal[
-    "search_started", "trial_started", "trial_report", "trial_ended", "candidate", "search_ended",
-    "confirm_started", "champion", "confirm_ended",
+    "search_started", "trial_started", "trial_report", "trial_ended", "candidate", "report",
+    "search_ended", "confirm_started", "champion", "confirm_ended",
 ]  # fmt: skip
 
 

@@ -295,14 +295,19 @@ def storage_url(search_dir: Path) -> str:
 
 
 def read_ledger(search_dir: Path, name: str) -> list[LedgerTrial]:
-    """The trials of a search that another process may be running.
+    """The trials of a search that another process may be running. Raises as `read_study`."""
+    return list(read_trials(read_study(search_dir, name)))
+
+
+def read_study(search_dir: Path, name: str) -> optuna.Study:
+    """The study of a search that another process may be running, for reading.
 
     Raises:
         SearchNotFoundError: if its study does not exist yet.
         LedgerError: if it is damaged.
     """
     try:
-        study = optuna.load_study(study_name=name, storage=storage_url(search_dir))
+        return optuna.load_study(study_name=name, storage=storage_url(search_dir))
     except KeyError:
         raise SearchNotFoundError(
             f"search {name!r} is only just being created: try again in a moment"
@@ -312,7 +317,6 @@ def read_ledger(search_dir: Path, name: str) -> list[LedgerTrial]:
             f"the study of search {name!r} in {search_dir / STUDY_FILE} cannot be read: "
             f"{str(error).splitlines()[0]}"
         ) from None
-    return list(read_trials(study))
 
 
 def read_trials(study: optuna.Study) -> Iterator[LedgerTrial]:

@@ -2,8 +2,9 @@
 
     search_started ─► the parent run          trial_started ─► a child run, RUNNING
     trial_report   ─► points of its curves    trial_ended   ─► status, tags, artifact folder
-    candidate      ─► a version to register   search_ended  ─► the parent's status
+    candidate      ─► the alias to move       search_ended  ─► the parent's status
     champion       ─► its confirmed winner    confirm_ended ─► the parent's tags and files
+    report         ─► the parent's note and files
 
 An `Outbox` is a fold over events: fed the same events it decides the same, however they were
 cut into batches. So a shipper that starts again feeds it the delivered events and throws the
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
+from orchestrator.dataset_notes import DatasetNote, dataset_notes
 from orchestrator.events import Event
 from orchestrator.tracking import without_credentials
 from trainable.metrics import direction, goodness
@@ -32,7 +34,10 @@ Status = Literal["RUNNING", "FINISHED", "KILLED", "FAILED"]
 
 MAX_POINTS = 200  # per curve
 LOSS = "train/loss"
+NOTE = "mlflow.note.content"  # what the UI shows as a run's description, in Markdown
+SHOWN_METRICS = ("val_ood/exact_match", "val_id/exact_match", "cost/extra_tokens_pct")
 _TAG_CHARS = 1000
+_NOTE_CHARS = 8000  # MLflow's limit
 _TRIAL_STATUS: Mapping[str, Status] = MappingProxyType(
     {"complete": "FINISHED", "pruned": "KILLED", "stopped": "KILLED", "failed": "FAILED"}
 )
@@ -50,6 +55,20 @@ class Point(NamedTuple):
     step: int
 
 
+class TrainedFolder(NamedTuple):
+    """The artifact folder of a trial that has ended.
+
+    Args:
+        path: relative to the search's folder.
+        manifest_sha256: its digest; None in logs of before it was told.
+        version_tags: of the version to register; None for one that is not registered unasked.
+    """
+
+    path: str
+    manifest_sha256: str | None
+    version_tags: dict[str, str] | None
+
+
 @dataclass(kw_only=True)
 class RunUpdate:
     """All that one batch tells one run.
@@ -62,8 +81,9 @@ class RunUpdate:
         params: dotted path to text; only with the trial's first start.
         points: in the order of the log.
         documents: file name to plain data, logged as artifacts.
-        folders: artifact folders, relative to the search's.
-        files: other files, relative to the search's; logged under their own folder's name.
+        folders: what a trial that has ended hands over.
+        files: relative to the search's folder; the run has them under the same path.
+        datasets: what the run was trained and judged on.
         status: the last one; None where it did not change.
         end_ms: with a final status.
     """
@@ -75,8 +95,9 @@ class RunUpdate:
     params: dict[str, str] = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
     documents: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    folders: list[str] = field(default_factory=list)
+    folders: list[TrainedFolder] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
+    datasets: list[DatasetNote] = field(default_factory=list)
     status: Status | None = None
     end_ms: int | None = None
 
@@ -132,7 +153,7 @@ class Outbox:
         self._experiment = ""
         self._objective = ""
         self._start_ms = 0
-        self._stride = 1
+        self._stride = self._best_stride = 1
         self._trials: dict[str, _Trial] = {}
         self._finished: set[str] = set()
         self._best: float | None = None
@@ -175,6 +196,8 @@ class Outbox:
             self._search_ended(event)
         elif event.type in ("confirm_started", "confirm_ended"):
             self._confirmed(event)
+        elif event.type == "report":
+            self._report(event)
         elif event.trial_uid is None:
             logger.warning("event %d (%s) is passed over: unknown type", event.seq, event.type)
         elif event.type == "trial_started":
@@ -199,8 +222,9 @@ class Outbox:
             self._search_id = _search_id(self._search, event.time)
             self._reset()
         self._objective = str(payload["objective"])
-        steps = payload["config"].get("budget", {}).get("steps") or 0
-        self._stride = max(1, math.ceil(steps / MAX_POINTS))
+        budget = payload["config"].get("budget", {})
+        self._stride = max(1, math.ceil((budget.get("steps") or 0) / MAX_POINTS))
+        self._best_stride = max(1, math.ceil((budget.get("trials") or 0) / (MAX_POINTS // 2)))
         base_model = payload.get("base_model") or {}
         plain = {
             k: base_model[k] for k in sorted(base_model) if not isinstance(base_model[k], dict)
@@ -216,6 +240,7 @@ class Outbox:
             **_texts("version.", payload.get("versions") or {}),
             **_texts("base_model.", plain),  # a probe's numbers say nothing on a screen
         }
+        self._parent.datasets = dataset_notes(self._search, payload)
         self._parent.documents["search.yaml"] = _without_password(payload["config"])
         self._parent.status, self._parent.end_ms = "RUNNING", None
 
@@ -238,6 +263,8 @@ class Outbox:
         if known is None:  # MLflow refuses to change a param
             run.params |= {"strategy": name, **_texts("", payload.get("params") or {})}
             run.documents["config.json"] = payload["config"]
+            if payload.get("about"):
+                run.tags[NOTE] = str(payload["about"])
 
     def _trial_report(self, event: Event, uid: str) -> None:
         trial, run = self._trials[uid], self._child(uid)
@@ -258,7 +285,12 @@ class Outbox:
         if payload.get("reason"):
             run.tags["reason"] = str(payload["reason"])[:_TAG_CHARS]
         if payload.get("artifact"):
-            run.folders.append(str(payload["artifact"]))
+            told = payload.get("manifest_sha256")
+            tags = _version_tags(uid, trial.name, self._objective, metrics)
+            registered = state == "complete" and told is not None
+            run.folders.append(
+                TrainedFolder(str(payload["artifact"]), told, tags if registered else None)
+            )
         run.status, run.end_ms = _TRIAL_STATUS.get(state, "FAILED"), _ms(event)
         if payload.get("stage", "search") == "search":
             self._best_so_far(event, uid, state, metrics.get(self._objective))
@@ -270,7 +302,7 @@ class Outbox:
         if state == "complete" and score is not None:
             best = score if self._best is None else self._best
             self._best = max(best, score, key=lambda value: goodness(self._objective, value))
-        if self._best is not None:
+        if self._best is not None and len(self._finished) % self._best_stride == 0:
             point = Point(f"best/{self._objective}", self._best, _ms(event), len(self._finished))
             self._parent.points.append(point)
 
@@ -284,6 +316,11 @@ class Outbox:
         )
         self._candidates.append(candidate)
         self._parent.tags[event.type] = uid
+
+    def _report(self, event: Event) -> None:
+        self._parent.tags[NOTE] = str(event.payload["note"])[:_NOTE_CHARS]
+        files = [str(file) for file in event.payload.get("files") or []]
+        self._parent.files = list(dict.fromkeys([*self._parent.files, *files]))
 
     def _close_open(self, event: Event) -> None:
         """Trials that are stored, and able to go on; but nothing runs any more."""
@@ -333,6 +370,18 @@ def _new_points(
         trial.last_steps[key] = step
         points.append(Point(key, float(value), time_ms, step))
     return points
+
+
+def _version_tags(
+    uid: str, strategy: str, objective: str, metrics: Mapping[str, float | None]
+) -> dict[str, str]:
+    """What a person chooses by, on the version itself."""
+    tags = {"trial_uid": uid, "strategy": strategy}
+    for name in dict.fromkeys((objective, *SHOWN_METRICS)):
+        value = metrics.get(name)
+        if value is not None:
+            tags[name] = f"{value:.4g}"
+    return tags
 
 
 def _without_password(config: Mapping[str, Any]) -> Mapping[str, Any]:

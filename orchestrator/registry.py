@@ -1,9 +1,9 @@
 """The pull side: from a name in the registry to verified files in a folder.
 
-    NAME[@alias] ─► version ─► listed ─► downloaded beside the target ─► digest ─► renamed
+    NAME[@…] ─► version or trial ─► listed ─► downloaded beside the target ─► digest ─► renamed
 
-The files' digest must be the one that the version was registered with; until it is, nothing
-stands at the target.
+The files' digest must be the one that the version, or the trial's run, was stored with; until it
+is, nothing stands at the target.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from orchestrator.choice import Choice, choose
 from orchestrator.config import load_search
 from orchestrator.errors import (
     ManifestError,
@@ -31,7 +33,7 @@ from orchestrator.errors import (
 )
 from orchestrator.folders import SearchFolder, home_folder
 from orchestrator.manifest import ARTIFACT_FILES, check_folder, check_names, manifest_sha256
-from orchestrator.search_config import SLUG
+from orchestrator.tracked_trials import find_trial
 from orchestrator.tracking import (
     default_uri,
     ensure_store,
@@ -42,6 +44,7 @@ from orchestrator.tracking import (
 
 if TYPE_CHECKING:  # imported where it is used: a second that `latentune --help` need not wait
     from mlflow import MlflowClient
+    from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
 logger = logging.getLogger(__name__)
@@ -49,7 +52,7 @@ logger = logging.getLogger(__name__)
 CHAMPION = "champion"
 CANDIDATE = "candidate"
 MANIFEST_TAG = "manifest_sha256"
-_ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_DIGEST = re.compile("[0-9a-f]{64}")
 _PROBE_S = 10.0
 
 
@@ -58,6 +61,7 @@ def download(
     *,
     alias: str | None = None,
     version: int | None = None,
+    trial: int | None = None,
     to: Path | None = None,
     home: Path | None = None,
     tracking_uri: str | None = None,
@@ -65,9 +69,10 @@ def download(
     """Fetch a registered artifact folder and check it against its registered digest.
 
     Args:
-        name: the search's name, or `NAME@alias`.
+        name: the search's name, or `NAME@alias`, `NAME@v3`, `NAME@trial-7`.
         alias: which alias; default the champion, else the candidate with a warning.
         version: a version's number instead of an alias.
+        trial: a trial's number instead of either; it need not be registered.
         to: the folder to make; default one under `home`, named by the content.
         home: LATENTUNE_HOME; default from the environment, else `./.latentune`.
         tracking_uri: the store; default as for searches.
@@ -76,28 +81,73 @@ def download(
         The folder with the three files.
 
     Raises:
-        SearchNotFoundError: for a name, alias or version that the registry lacks.
+        SearchNotFoundError: for a name, alias, version or trial that the store lacks.
         ManifestError: where the files are not the registered ones.
         TargetExistsError: where `to` holds anything else.
         TrackingError: where the store cannot be reached.
     """
     home = home_folder(home)
-    name, alias = _checked(name, alias, version)
-    uri = _store_uri(home, name, tracking_uri)
-    with _reaching(uri):
-        client = _client(home, uri)
-        found = _resolve(client, name, alias, version)
-        manifest = found.tags.get(MANIFEST_TAG, "")
-        if not re.fullmatch("[0-9a-f]{64}", manifest):
-            raise ManifestError(
-                f"{name} version {found.version} has no tag {MANIFEST_TAG}: it was not "
-                "registered by latentune, and its files cannot be checked"
-            )
-        target = to or home / "pulled" / name / manifest[:12]
-        if _holds(target, manifest):
+    choice = choose(name, alias, version, trial)
+    with open_store(home, choice.name, tracking_uri) as (client, uri):
+        stored = locate(client, choice)
+        target = to or home / "pulled" / choice.name / stored.manifest[:12]
+        if _holds(target, stored.manifest):
             return target
-        source = client.get_model_version_download_uri(name, found.version)
-        return _fetch(source, uri, target, manifest)
+        return _fetch(stored.source, uri, target, stored.manifest)
+
+
+@contextmanager
+def open_store(home: Path, name: str, flag: str | None) -> Iterator[tuple[MlflowClient, str]]:
+    """A client of the store that a search uses, and its URI.
+
+    Raises:
+        SearchNotFoundError: where nothing was ever stored.
+        TrackingError: where it cannot be reached, then or later in the block.
+    """
+    uri = _store_uri(home, name, flag)
+    with _reaching(uri):
+        yield _client(home, uri), uri
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An artifact folder in the store: where, its digest, and the trial's run if asked by trial."""
+
+    source: str
+    manifest: str
+    run: Run | None = None
+
+
+def locate(client: MlflowClient, choice: Choice) -> Stored:
+    """Where chosen latents are.
+
+    Raises:
+        SearchNotFoundError: for a name, alias, version or trial that the store lacks.
+        ManifestError: for a version that has no digest.
+    """
+    if choice.trial is not None:
+        return _locate_trial(client, choice, choice.trial)
+    found = _resolve(client, choice)
+    manifest = found.tags.get(MANIFEST_TAG, "")
+    if not _DIGEST.fullmatch(manifest):
+        raise ManifestError(
+            f"{choice.name} version {found.version} has no tag {MANIFEST_TAG}: it was not "
+            "registered by latentune, and its files cannot be checked; `latentune register` "
+            "registers a trial's"
+        )
+    return Stored(client.get_model_version_download_uri(choice.name, found.version), manifest)
+
+
+def _locate_trial(client: MlflowClient, choice: Choice, number: int) -> Stored:
+    run = find_trial(client, choice.name, number)
+    manifest = run.data.tags.get(MANIFEST_TAG, "")
+    if not _DIGEST.fullmatch(manifest):
+        state = run.data.tags.get("state", "unknown")
+        raise SearchNotFoundError(
+            f"{choice} has no latents in the store (its state: {state}); a trial hands them over "
+            "when it ends"
+        )
+    return Stored(f"{run.info.artifact_uri}/latents/{manifest[:12]}", manifest, run)
 
 
 def _store_uri(home: Path, name: str, flag: str | None) -> str:
@@ -105,23 +155,6 @@ def _store_uri(home: Path, name: str, flag: str | None) -> str:
     folder = SearchFolder.of(home, name)
     known = load_search(folder.config).tracking.uri if folder.config.exists() else None
     return tracking_uri(home, known, flag=flag)
-
-
-def _checked(name: str, alias: str | None, version: int | None) -> tuple[str, str | None]:
-    name, _, given = name.partition("@")
-    if given and alias and given != alias:
-        raise SearchNotFoundError(f"{name}@{given} contradicts alias={alias!r}: give one of them")
-    alias = alias or given or None
-    if alias and version is not None:
-        raise SearchNotFoundError(f"alias {alias!r} contradicts version {version}: give one")
-    if not re.fullmatch(SLUG, name):
-        raise SearchNotFoundError(
-            f"{name!r} is no search name: expected [a-z0-9][a-z0-9._-]{{0,63}}, "
-            "for example generation-quickstart"
-        )
-    if alias and not _ALIAS.fullmatch(alias):
-        raise SearchNotFoundError(f"{alias!r} is no alias: expected a word, for example candidate")
-    return name, alias
 
 
 @contextmanager
@@ -159,25 +192,23 @@ def _client(home: Path, uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri=uri)
 
 
-def _resolve(
-    client: MlflowClient, name: str, alias: str | None, version: int | None
-) -> ModelVersion:
+def _resolve(client: MlflowClient, choice: Choice) -> ModelVersion:
     from mlflow.exceptions import MlflowException
 
     try:
-        model = client.get_registered_model(name)
-        if version is None:
-            aliases = {str(key): str(value) for key, value in model.aliases.items()}
-            wanted = _version_of(name, alias, aliases)
-        else:
-            wanted = str(version)
-        return client.get_model_version(name, wanted)
+        if choice.version is not None:
+            return client.get_model_version(choice.name, str(choice.version))
+        model = client.get_registered_model(choice.name)
+        aliases = {str(key): str(value) for key, value in model.aliases.items()}
+        wanted = _version_of(choice.name, choice.alias, aliases)
+        return client.get_model_version(choice.name, wanted)
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         raise SearchNotFoundError(
-            f"{name}{'' if version is None else f' version {version}'} is not in the registry: "
-            "`latentune list` shows the searches; a search's best is registered when it ends"
+            f"{choice} is not in the registry: `latentune list` shows the searches; trials that "
+            "ran to the full budget are registered when they end, any other with "
+            f"`latentune register {choice.name} --trial N`"
         ) from None
 
 
@@ -189,7 +220,10 @@ def _version_of(name: str, alias: str | None, aliases: dict[str, str]) -> str:
             logger.warning("%s has no champion yet: taking its candidate, unconfirmed", name)
         return aliases[wanted]
     known = ", ".join(sorted(aliases)) or "none"
-    raise SearchNotFoundError(f"{name} has no alias {alias or CHAMPION!r}; aliases: {known}")
+    raise SearchNotFoundError(
+        f"{name} has no alias {alias or CHAMPION!r}; aliases: {known}. A version is "
+        f"{name}@v3, a trial {name}@trial-7"
+    )
 
 
 def _holds(target: Path, manifest: str) -> bool:

@@ -267,3 +267,4 @@ class TrackingConfig(Section):
     uri: Text | None = Field(
         default=None, description="the MLflow server; MLFLOW_TRACKING_URI goes before it"
     )
+    report: bool = Field(default=True, description="write the report when the search ends")

@@ -2,7 +2,7 @@
 
     experiment                     tags: search_id
     └── parent run = search ──────────────────────────┐
-        ├── child run = trial      tags: trial_uid, mlflow.parentRunId
+        ├── child run = trial      tags: trial_uid, manifest_sha256, mlflow.parentRunId
         │   ├── config.json
         │   └── latents/3f2a91c07be4/   the three files, under 12 digits of their manifest
         └── ...                    registered model = search, version.source ┘
@@ -16,25 +16,26 @@ points to.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
 
+from orchestrator.dataset_notes import DatasetNote
 from orchestrator.errors import ManifestError, TrackingError
 from orchestrator.manifest import manifest_sha256
-from orchestrator.outbox import Batch, Candidate, RunUpdate
+from orchestrator.model_versions import EXISTS, ensure_version
+from orchestrator.outbox import Batch, Candidate, RunUpdate, TrainedFolder
 from orchestrator.registry import MANIFEST_TAG
 from orchestrator.tracking import artifact_root, ensure_store
 
 logger = logging.getLogger(__name__)
 
 _REFUSALS = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST"})  # asking again changes nothing
-_EXISTS = frozenset({"RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS"})
 
 
 class MlflowSink:
@@ -70,6 +71,9 @@ class MlflowSink:
             return False
         for update in batch.children.values():
             self._tell_run(update)
+            for folder in update.folders:
+                with _passing_over(f"{folder.path} of {update.name}"):
+                    self._keep_folder(batch.search, self._run_ids[update.trial_uid], folder)
         for candidate in batch.candidates:
             with _passing_over(f"version of {candidate.trial_uid}"):
                 self._register(batch.search, candidate)
@@ -120,7 +124,7 @@ class MlflowSink:
             try:
                 return self._mlflow.create_experiment(name, artifact_location=root)
             except MlflowException as error:
-                if error.error_code not in _EXISTS:
+                if error.error_code not in EXISTS:
                     raise
                 found = self._mlflow.get_experiment_by_name(name)  # another search was faster
         if found is None or found.lifecycle_stage != "active":
@@ -151,14 +155,12 @@ class MlflowSink:
         for name, document in update.documents.items():
             with _passing_over(f"{name} of {update.name}"):
                 self._mlflow.log_dict(run_id, dict(document), name)
-        for folder in update.folders:
-            with _passing_over(f"{folder} of {update.name}"):
-                path = self._inside(folder)
-                self._log_folder(run_id, path, manifest_sha256(path))
         for file in update.files:
             with _passing_over(f"{file} of {update.name}"):
-                path = self._inside(file)
-                self._mlflow.log_artifact(run_id, str(path), path.parent.name)
+                self._log_file(run_id, file)
+        if update.datasets:
+            with _passing_over(f"datasets of {update.name}"):
+                self._mlflow.log_inputs(run_id, [_dataset(note) for note in update.datasets])
         if update.status not in (None, "RUNNING"):
             self._mlflow.set_terminated(run_id, update.status, update.end_ms)
 
@@ -178,15 +180,30 @@ class MlflowSink:
             self._artifact_uris[run_id, manifest] = f"{root}/{name}"
         return self._artifact_uris[run_id, manifest]
 
+    def _log_file(self, run_id: str, relative: str) -> None:
+        path = self._inside(relative)
+        if path.is_file():
+            self._mlflow.log_artifact(run_id, str(path), str(Path(relative).parent))
+        else:
+            logger.warning("%s is gone, and is not delivered", path)
+
+    def _keep_folder(self, search: str, run_id: str, folder: TrainedFolder) -> None:
+        """Log a trial's latents, with the digest by which they are pulled; register finished ones.
+
+        Every trained configuration can then be chosen: by a version's alias, or by its trial.
+        """
+        path = self._inside(folder.path)
+        manifest = _checked_manifest(path, folder.manifest_sha256)
+        source = self._log_folder(run_id, path, manifest)
+        self._mlflow.set_tag(run_id, MANIFEST_TAG, manifest)
+        if folder.version_tags is not None:
+            tags = {MANIFEST_TAG: manifest, **folder.version_tags}
+            ensure_version(self._mlflow, search, source, run_id, tags)
+
     def _register(self, search: str, candidate: Candidate) -> None:
         """Make the version, or find it, and move the alias to it."""
         path = self._inside(candidate.artifact)
-        manifest = manifest_sha256(path)
-        if manifest != candidate.manifest_sha256:
-            raise ManifestError(
-                f"{path} has manifest {manifest}, but {candidate.manifest_sha256} was to be "
-                "registered: the folder was changed after the trial had ended"
-            )
+        manifest = _checked_manifest(path, candidate.manifest_sha256)
         run_id = self._run_ids[candidate.trial_uid]
         source = self._log_folder(run_id, path, manifest)
         tags = {
@@ -194,34 +211,30 @@ class MlflowSink:
             "trial_uid": candidate.trial_uid,
             "strategy": candidate.strategy,
         }
-        version = self._version_of(search, manifest) or self._create_version(
-            search, source, run_id, tags
-        )
+        version = ensure_version(self._mlflow, search, source, run_id, tags)
         self._mlflow.set_registered_model_alias(search, candidate.alias, version)
-
-    def _version_of(self, search: str, manifest: str) -> str | None:
-        query = f"name = '{search}' AND tags.{MANIFEST_TAG} = '{manifest}'"
-        versions = self._mlflow.search_model_versions(query)
-        return min((str(v.version) for v in versions), key=int, default=None)
-
-    def _create_version(
-        self, search: str, source: str, run_id: str, tags: Mapping[str, str]
-    ) -> str:
-        try:
-            self._mlflow.create_registered_model(search)
-        except MlflowException as error:
-            if error.error_code not in _EXISTS:
-                raise
-        version = self._mlflow.create_model_version(
-            search, source, run_id, tags=dict(tags), await_creation_for=0
-        )
-        return str(version.version)
 
     def _inside(self, relative: str) -> Path:
         path = (self._search_dir / relative).resolve()
         if not path.is_relative_to(self._search_dir):
             raise ManifestError(f"artifact folder {relative!r} lies outside {self._search_dir}")
         return path
+
+
+def _checked_manifest(path: Path, expected: str | None) -> str:
+    """A folder's digest, which must be the one that the event log has, if it has one."""
+    manifest = manifest_sha256(path)
+    if expected not in (None, manifest):
+        raise ManifestError(
+            f"{path} has manifest {manifest}, but {expected} was to be registered: the folder was "
+            "changed after the trial had ended"
+        )
+    return manifest
+
+
+def _dataset(note: DatasetNote) -> DatasetInput:
+    dataset = Dataset(note.name, note.digest, note.source_type, note.source, profile=note.profile)
+    return DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, note.context)])
 
 
 @contextmanager

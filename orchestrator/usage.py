@@ -178,7 +178,7 @@ def evaluate_folder(
     if specs and named.get("kind") != RECORDS:
         raise TaskError("--metric: the task makes its rows and is scored by its own metrics alone")
     lm, latents = attach_folder(folder, base_model, trust_remote_code=trust_remote_code)
-    data = EncodedTask(_task_of(latents.artifact, lm, specs), lm.tokenizer)
+    data = EncodedTask(task_of(latents.artifact, lm, specs), lm.tokenizer)
     given = {metric_name(spec) for spec in specs}
     found: dict[str, float] = {}
     for split in splits or _default_splits(data):
@@ -289,7 +289,7 @@ def _default_splits(data: EncodedTask) -> list[Split]:
     return tests or [split for split in SEARCH_SPLITS if split in data.splits]
 
 
-def _task_of(artifact: Artifact, lm: LatentLM, metrics: Sequence[str]) -> Task:
+def task_of(artifact: Artifact, lm: LatentLM, metrics: Sequence[str]) -> Task:
     """The artifact's task with the person's metrics, not with those that it would import itself."""
     options = {key: value for key, value in artifact.task.items() if key != "data_seed"}
     if options.get("kind") == RECORDS:

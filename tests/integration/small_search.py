@@ -52,7 +52,7 @@ def small_config(base_model: Path, **changed: Any) -> dict[str, Any]:
         "sampler": {"kind": "random"},
         "stopping": {"min_steps": 2, "factor": 3},
         "engine": {"concurrent_trials": 2, "threads": 1},
-        "tracking": {"experiment": EXPERIMENT},
+        "tracking": {"experiment": EXPERIMENT, "report": False},
     }
     return config | changed
 

@@ -14,6 +14,7 @@ from orchestrator.errors import (
     TrackingError,
 )
 from orchestrator.manifest import ARTIFACT_FILES, manifest_sha256
+from orchestrator.registering import register_trial
 from orchestrator.registry import download
 from tests.integration.tracked_search import NAME, Stored, TrackedSearch, tracked_search
 
@@ -160,3 +161,60 @@ def test_a_version_that_others_registered_is_refused(search: TrackedSearch, tmp_
     client.create_model_version("foreign", candidate_files(search).as_uri())
     with pytest.raises(ManifestError, match="no tag manifest_sha256"):
         download("foreign", version=1, to=tmp_path / "to", home=search.home)
+
+
+def test_any_trial_is_pulled_registered_or_not(search: TrackedSearch, tmp_path: Path) -> None:
+    pruned = download(f"{NAME}@trial-1", to=tmp_path / "pruned", home=search.home)
+    assert manifest_sha256(pruned) == manifest_sha256(search.folder / f"artifacts/{NAME}-1")
+    complete = download(NAME, trial=3, to=tmp_path / "complete", home=search.home)
+    assert manifest_sha256(complete) == manifest_sha256(search.folder / f"artifacts/{NAME}-3")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (f"{NAME}@trial-2", "state: failed"),
+        (f"{NAME}@trial-77", "no trial 77 in the tracking store; it has 0, 1, 2, 3"),
+        ("other@trial-0", "no search 'other'"),
+        (f"{NAME}@v77", "version 77 is not in the registry"),
+    ],
+)
+def test_a_trial_or_a_version_that_is_not_there_says_so(
+    search: TrackedSearch, name: str, message: str
+) -> None:
+    with pytest.raises(SearchNotFoundError, match=message):
+        download(name, home=search.home)
+
+
+def test_a_tampered_trial_is_refused(search: TrackedSearch, tmp_path: Path) -> None:
+    run = Stored(search.uri).runs[f"{NAME}-1"]
+    folder = Path(url2pathname(urlsplit(run.info.artifact_uri).path)) / "latents"
+    (file,) = folder.glob("*/latents.safetensors")
+    file.write_bytes(b"tampered")
+    with pytest.raises(ManifestError, match="changed after registration"):
+        download(NAME, trial=1, to=tmp_path / "to", home=search.home)
+
+
+def test_finished_trials_are_versions_that_say_what_they_scored(search: TrackedSearch) -> None:
+    _, _, versions, _ = Stored(search.uri).everything()
+    by_uid = {tags["trial_uid"]: tags for _, _, tags in versions}
+    assert set(by_uid) >= {f"{NAME}-0", f"{NAME}-3"}
+    assert by_uid[f"{NAME}-3"]["val_ood/exact_match"] == "0.9"
+    assert by_uid[f"{NAME}-3"]["strategy"] == "start4"
+
+
+def test_a_trial_that_was_cut_early_is_registered_by_hand(
+    search: TrackedSearch, tmp_path: Path
+) -> None:
+    made = register_trial(NAME, 1, home=search.home)
+    assert (made.trial_uid, made.alias) == (f"{NAME}-1", None)
+    client = Stored(search.uri).client
+    try:
+        again = register_trial(NAME, 1, home=search.home, alias="champion")
+        assert again.version == made.version  # the same files are the same version
+        folder = download(NAME, to=tmp_path / "to", home=search.home)
+    finally:
+        client.delete_registered_model_alias(NAME, "champion")
+    assert manifest_sha256(folder) == manifest_sha256(search.folder / f"artifacts/{NAME}-1")
+    with pytest.raises(SearchNotFoundError, match="no alias"):
+        register_trial(NAME, 1, home=search.home, alias="v1")

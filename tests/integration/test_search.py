@@ -19,6 +19,7 @@ from orchestrator.config import SearchConfig
 from orchestrator.driver import run
 from orchestrator.ledger import storage_url
 from tests.integration.small_search import (
+    EXPERIMENT,
     NAME,
     ROOT,
     Interrupt,
@@ -89,7 +90,8 @@ def test_the_whole_path_and_again(config: SearchConfig, tmp_path: Path) -> None:
     assert result.time is not None
     assert 0 < result.time.trial_steps <= 18
     assert [e.trial_uid for e in left.events("candidate")] == [result.best]
-    assert left.versions() == 1
+    complete = [trial for trial in result.trials if trial.status == "complete"]
+    assert left.versions() == len(complete)
     for event in left.events("trial_report"):
         assert [step for step, _ in event.payload["curve"]]
         assert {"val_ood/exact_match", "val_ood/exact_match/3", "train/loss"} <= set(
@@ -105,7 +107,7 @@ def test_the_whole_path_and_again(config: SearchConfig, tmp_path: Path) -> None:
     assert again.model_dump(exclude={"time"}) == result.model_dump(exclude={"time"})
     assert left.folder.events.read_bytes() == written
     left.check_whole(trials=3)
-    assert left.versions() == 1
+    assert left.versions() == len(complete)
 
 
 def _generates_in_a_fresh_process(config: SearchConfig, home: Path) -> None:
@@ -216,4 +218,24 @@ def test_a_driver_that_died_at_the_very_end_left_the_rest_to_the_next(
     assert result.state == "complete"
     left = Left(home, config)
     left.check_whole(trials=3)
-    assert left.versions() == 1
+    assert left.versions() == result.counts.get("complete", 0)
+
+
+@pytest.mark.slow
+def test_a_search_ends_with_its_report_in_mlflow(tiny_folder: Path, tmp_path: Path) -> None:
+    told = {"experiment": EXPERIMENT, "report": True}
+    config = SearchConfig.model_validate(small_config(tiny_folder, tracking=told))
+    result = run(config, home=tmp_path)
+    left = Left(tmp_path, config)
+    (event,) = left.events("report")
+    assert event.seq < left.events("search_ended")[-1].seq
+    assert result.best is not None and result.best in event.payload["note"]
+    page = (left.folder.path / "report" / "report.html").read_text()
+    assert "data:image/png" in page  # the winner's attention: the model is small
+    experiment = left.client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    query = f"tags.search = '{config.name}'"
+    (parent,) = left.client.search_runs([experiment.experiment_id], query)
+    assert parent.data.tags["mlflow.note.content"] == event.payload["note"]
+    files = [file.path for file in left.client.list_artifacts(parent.info.run_id, "report")]
+    assert files == ["report/report.html", "report/report.md"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -43,6 +44,37 @@ def page(url: str, profile: Path) -> str:
     assert browser, "these tests need Debian's package chromium: apt-get install chromium"
     command = [browser, *FLAGS, f"--user-data-dir={profile}", "--dump-dom", url]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+def test_runs_sort_by_the_score_out_of_distribution(search: TrackedSearch, tmp_path: Path) -> None:
+    search.start()
+    scores = {"end4": 0.2, "every4x8": 0.9, "start4": 0.5}
+    for number, (name, score) in enumerate(scores.items()):
+        uid = search.start_trial(number, name=name)
+        search.report(uid, 60, score)
+        search.end_trial(uid, "complete", 60, score)
+    search.end()
+    assert search.ship()
+    experiment = Stored(search.uri).experiment.experiment_id
+    sort = f"orderByKey=metrics.%60{OBJECTIVE.replace('/', '%2F')}%60"
+    only = f"searchFilter=tags.trial_uid+LIKE+%27{NAME}%25%27"
+    with server(search.home, free_port(), proxied=False) as url:
+        for ascending in ("true", "false"):
+            runs = page(
+                f"{url}/#/experiments/{experiment}/runs?{only}&{sort}&orderByAsc={ascending}",
+                tmp_path / ascending,
+            )
+            rows = [(_row_of(runs, name), name) for name in scores]
+            best_last = sorted(scores, key=lambda name: scores[name])
+            expected = best_last if ascending == "true" else best_last[::-1]
+            assert [name for _, name in sorted(rows)] == expected
+
+
+def _row_of(runs: str, name: str) -> int:
+    """The number of the row in which a run's name stands."""
+    before, found, _ = runs.partition(f">{name}</")
+    assert found, name
+    return int(re.findall(r'row-index="(\d+)"', before)[-1])
 
 
 def test_runs_are_listed_by_name_and_the_candidate_is_there(

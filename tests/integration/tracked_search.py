@@ -43,16 +43,27 @@ class TrackedSearch:
 
     def start(self) -> None:
         payload = {"search": NAME, "experiment": "e", "objective": OBJECTIVE, "config": CONFIG}
-        extra = {"versions": {"torch": "2.13.0"}, "base_model": {"id": "bundled"}}
+        extra: dict[str, Any] = {"versions": {"torch": "2.13.0"}, "base_model": {"id": "bundled"}}
+        extra["data"] = {"rows": {"train": 16, "val_id": 4}}
         self.log.append("search_started", {**payload, **extra})
 
     def end(self, state: str = "complete") -> int:
         payload = {"state": state, "trials": {"complete": 2}, "result": {"best": f"{NAME}-0"}}
         return self.log.append("search_ended", payload).seq
 
-    def start_trial(self, number: int, attempt: int = 1, role: str = "search") -> str:
+    def report_on(self, note: str, **files: str) -> None:
+        """Files of a report, by their names without the ending: `page="<html>"`."""
+        paths = [f"report/{name}.html" for name in files]
+        (self.folder / "report").mkdir(exist_ok=True)
+        for path, text in zip(paths, files.values(), strict=True):
+            (self.folder / path).write_text(text)
+        self.log.append("report", {"note": note, "files": paths})
+
+    def start_trial(
+        self, number: int, attempt: int = 1, role: str = "search", name: str = "start4"
+    ) -> str:
         uid = f"{NAME}-{number}"
-        payload = {"number": number, "name": "start4", "role": role}
+        payload: dict[str, Any] = {"number": number, "name": name, "role": role}
         payload |= {"params": {"optim.lr": 0.02, "strategy.triggers.start.m": 4}}
         self.log.append("trial_started", {**payload, "config": {"seed": number}}, uid, attempt)
         return uid
@@ -67,7 +78,9 @@ class TrackedSearch:
     ) -> str | None:
         artifact = self.write_artifact(uid) if state != "failed" else None
         payload = {"state": state, "step": step, "metrics": {OBJECTIVE: score}, "reason": None}
-        self.log.append("trial_ended", {**payload, "artifact": artifact}, uid, attempt)
+        manifest = artifact and manifest_sha256(self.folder / artifact)
+        payload |= {"artifact": artifact, "manifest_sha256": manifest}
+        self.log.append("trial_ended", payload, uid, attempt)
         return artifact
 
     def write_artifact(self, uid: str, text: str = "") -> str:

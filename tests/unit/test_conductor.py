@@ -15,6 +15,7 @@ from orchestrator.checkpoints import save_state
 from orchestrator.conductor import Conductor, EngineInfo
 from orchestrator.events import Event, EventLog
 from orchestrator.ledger import Ledger, LedgerTrial, TrialStatus
+from orchestrator.manifest import manifest_sha256
 from orchestrator.results import DataRecord
 from tests.unit.ledgers import NAME, OBJECTIVE, RUNGS, open_ledger, search_config, search_folder
 from trainable.artifact import Artifact
@@ -123,6 +124,7 @@ def test_a_trial_s_story_is_told_in_events(search: Search) -> None:
         "role": "search",
         "params": dict(search.ledger.trial(0).params),
         "config": given.config,
+        "about": "2 latent tokens at the start of the query.",
     }
     assert reports[1].payload == {"step": 4, "metrics": {OBJECTIVE: 0.4}, "curve": [[4, 1.0]]}
     assert ended.payload == {
@@ -131,6 +133,7 @@ def test_a_trial_s_story_is_told_in_events(search: Search) -> None:
         "metrics": {OBJECTIVE: 0.8},
         "reason": None,
         "artifact": f"artifacts/{NAME}-0",
+        "manifest_sha256": manifest_sha256(search.folder.artifact(f"{NAME}-0")),
     }
     assert search.seen.started == [0]
     assert search.seen.reported == [(0, 2, "running"), (0, 4, "running"), (0, 8, "complete")]
@@ -183,6 +186,7 @@ def test_a_failed_trial_tells_why_and_hands_nothing_over(search: Search) -> None
         "metrics": {},
         "reason": "lower optim.lr",
         "artifact": None,
+        "manifest_sha256": None,
     }
     assert not search.events("trial_report")
 
@@ -324,6 +328,7 @@ def test_what_a_dead_driver_had_not_told_is_told(tmp_path: Path) -> None:
                 "metrics": {OBJECTIVE: 0.5},
                 "reason": None,
                 "artifact": f"artifacts/{NAME}-0",
+                "manifest_sha256": manifest_sha256(second.folder.artifact(f"{NAME}-0")),
             }
         ]
         assert (second.folder.artifact(given.uid) / "latents.safetensors").exists()

@@ -24,7 +24,9 @@ from orchestrator.folders import SearchFolder
 from orchestrator.ledger import LedgerTrial
 from orchestrator.members import Bench
 from orchestrator.outbox import Outbox
-from orchestrator.results import DataRecord
+from orchestrator.report.confirmed import read_confirmed
+from orchestrator.report.summary import note
+from orchestrator.results import DataRecord, SearchResult
 from orchestrator.search_data import SearchData
 from tests.unit.test_arms import COMMA, start, trial
 from trainable.artifact import Artifact
@@ -134,10 +136,16 @@ class Shipped:
         return 0
 
 
+def _tell_note(events: EventLog, folder: SearchFolder, result: SearchResult) -> None:
+    """The report's event without its page, which a process of its own draws."""
+    events.append("report", {"note": note(result, read_confirmed(folder.path)), "files": []})
+
+
 @pytest.fixture(autouse=True)
 def _no_tracking(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(confirmation_work, "start_shipper", lambda *_: Shipped())
     monkeypatch.setattr(confirmation_work, "wait_shipped", lambda *_, **__: True)
+    monkeypatch.setattr(confirmation_work, "tell_report", _tell_note)
     yield
 
 
@@ -258,6 +266,23 @@ def test_the_same_confirmation_again_registers_the_same_files(confirming: Confir
     assert first == second
     manifests = {e.payload["manifest_sha256"] for e in confirming.events("champion")}
     assert len(manifests) == 1
+
+
+def test_the_report_is_told_with_the_verdict_before_the_end(confirming: Confirming) -> None:
+    record = confirming.run()
+    told = [e for e in read_events(confirming.folder.events) if e.trial_uid is None]
+    assert [event.type for event in told] == ["confirm_started", "report", "confirm_ended"]
+    assert "Not confirmed" not in told[1].payload["note"]
+    found = read_confirmed(confirming.folder.path)
+    assert found is not None
+    assert (found.champion_uid, list(found.verdict)) == (record.champion_uid, record.verdict)
+    assert [arm.strategy for arm in found.arms] == [arm.strategy for arm in record.arms]
+    champion = record.arm(record.champion)
+    assert champion is not None
+    [shown] = [arm for arm in found.arms if arm.words == champion.words]
+    assert [tuple(score) for score in shown.scores.values()] == [
+        (score.mean, score.low, score.high) for score in champion.scores
+    ]
 
 
 def test_the_outbox_sets_the_alias_and_keeps_the_best_so_far(confirming: Confirming) -> None:

@@ -12,10 +12,12 @@ OBJECTIVE = "val_ood/exact_match"
 class Story:
     """Events with made-up times, one second apart."""
 
-    def __init__(self, steps: int = 540, objective: str = OBJECTIVE, **payload: Any) -> None:
+    def __init__(
+        self, steps: int = 540, objective: str = OBJECTIVE, trials: int = 24, **payload: Any
+    ) -> None:
         self.events: list[Event] = []
         self.objective = objective
-        config = {"budget": {"steps": steps}}
+        config = {"budget": {"steps": steps, "trials": trials}}
         payload |= {"search": "s", "experiment": "e", "objective": objective, "config": config}
         self.tell("search_started", **payload)
 
@@ -201,3 +203,47 @@ def test_batches_cut_anywhere_ask_for_the_same_points() -> None:
         assert points[None] == whole.parent.points
         assert points["s-0"] == whole.children["s-0"].points
         assert points["s-1"] == whole.children["s-1"].points
+
+
+def test_a_report_is_the_note_and_the_files_of_the_search_s_run() -> None:
+    story = Story()
+    story.tell("report", note="**start4** is the best", files=["report/report.html"])
+    parent = story.batch().parent
+    assert parent.tags["mlflow.note.content"] == "**start4** is the best"
+    assert parent.files == ["report/report.html"]
+
+
+def test_finished_trials_alone_are_registered_unasked_and_say_what_they_scored() -> None:
+    story = Story()
+    for uid, state in (("s-0", "complete"), ("s-1", "pruned")):
+        story.start(uid)
+        told: dict[str, Any] = {"artifact": f"artifacts/{uid}", "manifest_sha256": "3f"}
+        metrics = {OBJECTIVE: 0.51234, "cost/extra_tokens_pct": 26.0, "val_id/nll": 0.1}
+        story.tell("trial_ended", uid, state=state, step=540, metrics=metrics, **told)
+    children = story.batch().children
+    (cut,) = children["s-1"].folders
+    assert cut == ("artifacts/s-1", "3f", None)
+    (finished,) = children["s-0"].folders
+    assert finished.version_tags == {
+        "trial_uid": "s-0",
+        "strategy": "start4",
+        OBJECTIVE: "0.5123",
+        "cost/extra_tokens_pct": "26",
+    }
+
+
+def test_a_log_of_before_digests_were_told_registers_what_is_nominated_alone() -> None:
+    story = Story()
+    story.start("s-0")
+    story.tell("trial_ended", "s-0", state="complete", step=540, metrics={}, artifact="artifacts/s")
+    assert story.batch().children["s-0"].folders == [("artifacts/s", None, None)]
+
+
+def test_the_best_so_far_has_at_most_200_points_however_many_trials() -> None:
+    story = Story(trials=1000)
+    for number in range(1000):
+        story.start(f"s-{number}")
+        story.end(f"s-{number}", "complete", score=number / 1000)
+    points = [p for p in story.batch().parent.points if p.key == f"best/{OBJECTIVE}"]
+    assert 50 <= len(points) <= 200
+    assert points[-1] == (f"best/{OBJECTIVE}", 0.999, points[-1].time_ms, 1000)
