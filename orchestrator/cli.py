@@ -104,6 +104,27 @@ def run(
 
 
 @app.command()
+def extend(
+    name: Name,
+    trials: Annotated[int | None, typer.Option(min=1, help="So many trials more.")] = None,
+    time_s: Annotated[
+        float | None, typer.Option("--time-s", min=1, help="So many seconds more.")
+    ] = None,
+) -> None:
+    """Give a search more trials or more time, and go on with it."""
+    from orchestrator.config import load_search
+
+    folder = SearchFolder.existing(home_folder(), name)
+    budget = load_search(folder.config).budget
+    grown = [f"budget.trials={budget.trials + (trials or 0)}"]
+    if time_s is not None:
+        if budget.time_s is None:
+            raise typer.BadParameter(f"{name!r} has no budget.time_s to extend")
+        grown += [f"budget.time_s={budget.time_s + time_s}"]
+    run(folder.config, grown)
+
+
+@app.command()
 def plan(
     search: Annotated[Path, typer.Argument(metavar="SEARCH.yaml", help="The search file.")],
     set_: Annotated[

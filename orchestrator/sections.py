@@ -17,6 +17,7 @@ from pydantic import (
     Strict,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from orchestrator.errors import ConfigError
@@ -29,6 +30,7 @@ Seed: TypeAlias = Annotated[int, Strict(), Field(ge=0, lt=2**32)]
 Flag: TypeAlias = Annotated[bool, Strict()]
 Text: TypeAlias = Annotated[str, Field(min_length=1)]
 Seconds: TypeAlias = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
+Amount: TypeAlias = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
 
 
 def refused(got: object, wrong: str, remedy: str) -> ConfigError:
@@ -123,6 +125,9 @@ class SpaceConfig(Section):
         json_schema_extra={"type": ["object", "null"]},
     )
     baselines: Flag = Field(default=True, description="true to train the baselines as well")
+    start_points: Flag = Field(
+        default=True, description="true to try the paper's configurations that fit the space first"
+    )
 
     @field_validator("preset")
     @classmethod
@@ -164,30 +169,75 @@ class BudgetConfig(Section):
     trials: Count = Field(description="the number of trials")
     steps: Count = Field(default=540, description="the optimiser steps of a full trial")
     time_s: Seconds | None = Field(default=None, description="the longest running time in seconds")
+    total_steps: Count | None = Field(
+        default=None, description="the most optimiser steps of all trials together"
+    )
+    tokens: Count | None = Field(
+        default=None, description="the most tokens to train on, latents included, in all trials"
+    )
+    gpu_hours: Amount | None = Field(
+        default=None, description="the most GPU-hours: running hours times the GPUs in use"
+    )
+    money: Amount | None = Field(
+        default=None, description="the most money: running hours times price_per_hour"
+    )
+    price_per_hour: Amount | None = Field(
+        default=None, description="the price of an hour of all that the search runs on"
+    )
+
+    @model_validator(mode="after")
+    def _has_a_price(self) -> BudgetConfig:
+        if self.money is not None and self.price_per_hour is None:
+            remedy = "add price_per_hour: what an hour of your machines costs"
+            wrong = "money needs a price"
+            raise ConfigError(
+                [Problem(path="money", wrong=wrong, remedy=remedy, location=("money",))]
+            )
+        return self
 
 
 class SamplerConfig(Section):
     """How the next configuration is chosen."""
 
-    kind: Literal["tpe", "random", "grid"] = Field(
+    kind: Literal["tpe", "gp", "nsga2", "random", "grid"] = Field(
         default="tpe", description="the sampler; `grid` tries every configuration once, in order"
     )
     seed: Seed = Field(default=0, description="the sampler's seed")
     startup_trials: Annotated[int, Strict(), Field(ge=0)] = Field(
-        default=8, description="the number of random trials before `tpe` models them"
+        default=8, description="the number of random trials before `tpe` and `gp` model them"
     )
+    population: Annotated[int, Strict(), Field(ge=2)] = Field(
+        default=16, description="the trials of a generation of `nsga2`"
+    )
+    warm_start: tuple[Text, ...] = Field(
+        default=(), description="names of earlier searches of the same space to learn from"
+    )
+
+    @field_validator("warm_start")
+    @classmethod
+    def _learns(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        kind = info.data.get("kind")
+        if names and kind in ("random", "grid"):
+            wrong = f"the sampler {kind} learns from no trial"
+            raise refused(list(names), wrong, "remove it, or write sampler.kind: tpe")
+        return names
 
 
 class StoppingConfig(Section):
     """How weak trials are stopped early."""
 
-    kind: Literal["asha", "none"] = Field(default="asha", description="the stopping rule")
+    kind: Literal["asha", "hyperband", "median", "none"] = Field(
+        default="asha", description="the stopping rule"
+    )
     min_steps: Count = Field(default=60, description="the optimiser steps that every trial gets")
     metric: Text | None = Field(
         default=None, description="the metric that trials are ranked by; null is the objective"
     )
     factor: Annotated[int, Strict(), Field(ge=2)] = Field(
         default=3, description="the ratio of one rung to the next; one in `factor` goes on"
+    )
+    startup_trials: Count = Field(
+        default=5, description="the complete trials that `median` needs before it cuts any"
     )
 
 

@@ -82,11 +82,34 @@ def test_a_minimal_file_gets_every_default(file: Path) -> None:
             "trust_remote_code": False,
         },
         "data": {"seed": 0, "max_tokens": None, "long_rows": "refuse"},
-        "space": {"preset": "quick", "axes": None, "baselines": True},
+        "space": {"preset": "quick", "axes": None, "baselines": True, "start_points": True},
         "objective": "val_ood/exact_match",
-        "budget": {"trials": 24, "steps": 540, "time_s": None},
-        "sampler": {"kind": "tpe", "seed": 0, "startup_trials": 8},
-        "stopping": {"kind": "asha", "min_steps": 60, "metric": None, "factor": 3},
+        "tradeoffs": [],
+        "limits": {},
+        "budget": {
+            "trials": 24,
+            "steps": 540,
+            "time_s": None,
+            "total_steps": None,
+            "tokens": None,
+            "gpu_hours": None,
+            "money": None,
+            "price_per_hour": None,
+        },
+        "sampler": {
+            "kind": "tpe",
+            "seed": 0,
+            "startup_trials": 8,
+            "population": 16,
+            "warm_start": [],
+        },
+        "stopping": {
+            "kind": "asha",
+            "min_steps": 60,
+            "metric": None,
+            "factor": 3,
+            "startup_trials": 5,
+        },
         "engine": {"concurrent_trials": 8, "micro_batch_tokens": None, "threads": None},
         "confirm": {"enabled": False},
         "tracking": {"experiment": "latentune", "uri": None},
@@ -327,7 +350,7 @@ def test_rungs_grow_by_the_factor_up_to_the_budget(
         ({"stopping": {"factor": 1}}, "stopping.factor (line 8): got 1"),
         (
             {"sampler": {"kind": "tp"}},
-            "got 'tp', expected 'tpe', 'random' or 'grid'; did you mean `tpe`?",
+            "got 'tp', expected 'tpe', 'gp', 'nsga2', 'random' or 'grid'; did you mean `tpe`?",
         ),
         ({"engine": {"threads": 0}}, "engine.threads (line 8): got 0"),
         (
@@ -335,7 +358,29 @@ def test_rungs_grow_by_the_factor_up_to_the_budget(
             "confirm.enabled (line 8): got True, confirmation is not there yet; remove it or",
         ),
         ({"tracking": {"experiment": ""}}, "tracking.experiment (line 8): got ''"),
-        ({"limits": {}}, "limits (line 7): got {}, the key is unknown; known: name, task"),
+        ({"limit": {}}, "limit (line 7): got {}, the key is unknown; did you mean `limits`?"),
+        (
+            {"limits": {"cost/extra_tokens": 20}},
+            "got 20.0, nothing of that name is known before a trial is trained; did you mean "
+            "`cost/extra_tokens_pct`?",
+        ),
+        ({"limits": {"cost/extra_tokens_pct": -1}}, "limits.cost/extra_tokens_pct"),
+        (
+            {"tradeoffs": ["val_ood/exact_match"]},
+            "tradeoffs (line 8): got ['val_ood/exact_match'], val_ood/exact_match is an objective",
+        ),
+        (
+            {"tradeoffs": ["val_id/exact_mach"]},
+            "tradeoffs (line 8): got 'val_id/exact_mach', the search does not measure that",
+        ),
+        (
+            {"budget": {"trials": 2, "money": 3.0}},
+            "budget.money (line 8): money needs a price; add price_per_hour",
+        ),
+        (
+            {"sampler": {"kind": "random", "warm_start": ["one"]}},
+            "sampler.warm_start (line 8): got ['one'], the sampler random learns from no trial",
+        ),
         ({"samplr": {}}, "samplr (line 7): got {}, the key is unknown; did you mean `sampler`?"),
     ],
 )
