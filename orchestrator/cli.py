@@ -96,7 +96,8 @@ def run(
         result = run(config, watcher=progress, interrupt=interrupt)
     print_result(out, result)
     if result.state == "interrupted":
-        hint = "" if config.budget.time_s is None else " (raise budget.time_s first if it is spent)"
+        spent = [] if result.spent is None else [n for n in result.spent.over if n != "trials"]
+        hint = f" (raise budget.{' and budget.'.join(spent)} first: it is spent)" if spent else ""
         message = f"stopped before its end; the same command goes on with it{hint}"
         fail(message, INTERRUPTED if interrupt.is_set() else 0)
     if result.state == "failed":

@@ -50,7 +50,9 @@ class LayoutCosts:
         self._rows: dict[str, _TrainRows] = {}
 
     def against_limits(self, trial: TrialConfig) -> tuple[Mapping[str, float], Mapping[str, float]]:
-        """What a trial costs, and by how much that is above each limit."""
+        """What a trial costs, and by how much that is above each limit; nothing without limits."""
+        if not self._config.limits:
+            return {}, {}
         costs = {EXTRA_TOKENS: self.extra_tokens_pct(trial.strategy)}
         return costs, {name: costs[name] - limit for name, limit in self._config.limits.items()}
 

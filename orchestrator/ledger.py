@@ -14,12 +14,9 @@ Knows Optuna; knows no Ray, no MLflow and no torch.
 from __future__ import annotations
 
 import json
-import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -28,6 +25,16 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator.errors import LedgerError, SearchNotFoundError
+from orchestrator.ledger_trials import (
+    LedgerTrial,
+    Role,
+    TrialStatus,
+    config_of,
+    read_trial,
+    read_trials,
+    reports_of,
+    status_of,
+)
 from orchestrator.sampling import SamplerOf, random_sampler
 from orchestrator.stopping import Ranking
 from search_spaces import ConstraintError, Space
@@ -35,54 +42,23 @@ from trainable.errors import StrategyError, TrialError
 from trainable.metrics import direction, goodness
 from trainable.trial import TrialConfig
 
-logger = logging.getLogger(__name__)
+__all__ = [
+    "Ledger",
+    "LedgerTrial",
+    "Role",
+    "TrialStatus",
+    "load_study",
+    "read_ledger",
+    "read_trials",
+    "storage_url",
+]
 
 MAX_ILLEGAL_DRAWS = 1_000
 _MODELLED_DRAWS = 4  # in a row that cannot be trained; then chance takes over from the sampler
 STUDY_FILE = "study.db"
 
 
-class TrialStatus(StrEnum):
-    """How a trial stands."""
-
-    RUNNING = "running"
-    COMPLETE = "complete"
-    PRUNED = "pruned"  # stopped early, by its scores
-    STOPPED = "stopped"  # by a person
-    FAILED = "failed"
-    INFEASIBLE = "infeasible"  # breaks a limit; never trained, and replaced by another draw
-
-
-class Role(StrEnum):
-    """Why a trial is there."""
-
-    SEARCH = "search"
-    BASELINE = "baseline"  # a fixed point of comparison, always run to the full budget
-
-
-@dataclass(frozen=True)
-class LedgerTrial:
-    """A trial as the ledger knows it.
-
-    Args:
-        step: optimiser steps at its last report or pause.
-        metrics: of its last report.
-        reports: step to what early stopping ranks by.
-    """
-
-    number: int
-    config: TrialConfig
-    role: Role
-    status: TrialStatus
-    params: Mapping[str, Any]
-    step: int
-    metrics: Mapping[str, float]
-    reports: Mapping[int, float]
-    attempts: int
-    reason: str | None
-
-
-# A configuration to what it costs, and by how much that is above each limit (or below: negative).
+# A configuration to what it costs, and by how much that is above each limit (below: negative).
 CostsOf: TypeAlias = Callable[[TrialConfig], tuple[Mapping[str, float], Mapping[str, float]]]
 
 
@@ -221,13 +197,13 @@ class Ledger:
         """
         frozen = self._frozen(number)
         if frozen.state.is_finished():
-            return _status(frozen)
+            return status_of(frozen)
         for metric in (*self._objectives, self.stopping_metric):
             if not math.isfinite(metrics.get(metric, math.nan)):
                 reason = f"the metric {metric} is missing or not finite at step {step}"
                 return self.fail(number, reason)
         trial, rank = self._live(number), self._rank_sign * metrics[self.stopping_metric]
-        if step not in _reports(frozen):
+        if step not in reports_of(frozen):
             trial.set_user_attr("metrics", dict(metrics))
             trial.set_user_attr("step", step)
             self._record(trial, step, rank)
@@ -258,7 +234,7 @@ class Ledger:
 
     def trial(self, number: int) -> LedgerTrial:
         """One trial as it stands."""
-        return _read(self._frozen(number))
+        return read_trial(self._frozen(number))
 
     def all(self) -> list[LedgerTrial]:
         """All trials, in the order in which they were asked."""
@@ -322,7 +298,7 @@ class Ledger:
     def _keeps_limits(self, number: int) -> bool:
         """Whether a trial may be trained; one that may not is told with its constraints."""
         frozen = self._frozen(number)
-        costs, excess = self._costs(_config(frozen))
+        costs, excess = self._costs(config_of(frozen))
         trial = self._live(number)
         for limit in [limit for limit in excess if limit not in frozen.constraints]:
             trial.set_constraint(limit, excess[limit])
@@ -347,7 +323,7 @@ class Ledger:
         if len(self._objectives) == 1:
             trial.report(rank, step)
         else:
-            reports = _reports(self._frozen(trial.number)) | {step: rank}
+            reports = reports_of(self._frozen(trial.number)) | {step: rank}
             trial.set_user_attr("reports", {str(s): value for s, value in reports.items()})
 
     def _rank(self, frozen: FrozenTrial, step: int, rank: float) -> None:
@@ -363,13 +339,15 @@ class Ledger:
         for frozen in self._study.get_trials(deepcopy=False):
             if "config" not in frozen.user_attrs or not self._is_search(frozen):
                 continue
-            pruned = _status(frozen) is TrialStatus.PRUNED
-            for step, rank in sorted(_reports(frozen).items()):
+            judged = frozen.user_attrs.get("judged", 0)
+            if status_of(frozen) in (TrialStatus.PRUNED, TrialStatus.COMPLETE):
+                judged = self.steps - 1
+            for step, rank in sorted(reports_of(frozen).items()):
                 self._rank(frozen, step, rank)
-                if pruned or step <= frozen.user_attrs.get("judged", 0):
+                if step <= judged:
                     self._ranking.stops(frozen.number)
             if frozen.state is TrialState.COMPLETE:
-                self._rank_complete(frozen, _reports(frozen)[self.steps])
+                self._rank_complete(frozen, reports_of(frozen)[self.steps])
 
     def _attempt(self, number: int) -> LedgerTrial:
         attempts = self.trial(number).attempts + 1
@@ -379,13 +357,13 @@ class Ledger:
     def _end(self, number: int, status: TrialStatus, reason: str | None = None) -> TrialStatus:
         frozen = self._frozen(number)
         if frozen.state.is_finished():
-            return _status(frozen)
+            return status_of(frozen)
         trial = self._live(number)
         trial.set_user_attr("status", str(status))
         if reason is not None:
             trial.set_user_attr("reason", reason)
         told = TrialState.FAIL if status is TrialStatus.FAILED else TrialState.PRUNED
-        if told is TrialState.PRUNED and not _reports(frozen) and not trial.params:
+        if told is TrialState.PRUNED and not reports_of(frozen) and not trial.params:
             told = TrialState.FAIL
         self._study.tell(trial, state=told)
         return status
@@ -439,46 +417,3 @@ def load_study(search_dir: Path, name: str) -> optuna.Study:
             f"the study of search {name!r} in {search_dir / STUDY_FILE} cannot be read: "
             f"{str(error).splitlines()[0]}"
         ) from None
-
-
-def read_trials(study: optuna.Study) -> Iterator[LedgerTrial]:
-    """All trials that were really begun; illegal draws are left out."""
-    for frozen in study.get_trials(deepcopy=False):
-        if "config" in frozen.user_attrs:
-            yield _read(frozen)
-
-
-def _read(frozen: FrozenTrial) -> LedgerTrial:
-    attrs = frozen.user_attrs
-    return LedgerTrial(
-        number=frozen.number,
-        config=_config(frozen),
-        role=Role(attrs["role"]),
-        status=_status(frozen),
-        params=dict(frozen.params),
-        step=int(attrs.get("step", 0)),
-        metrics=dict(attrs.get("metrics", {})),
-        reports=_reports(frozen),
-        attempts=int(attrs.get("attempts", 0)),
-        reason=attrs.get("reason"),
-    )
-
-
-def _config(frozen: FrozenTrial) -> TrialConfig:
-    return TrialConfig.from_dict(json.loads(frozen.user_attrs["config"]))
-
-
-def _reports(frozen: FrozenTrial) -> dict[int, float]:
-    """Step to what early stopping ranks by."""
-    kept = {int(step): rank for step, rank in frozen.user_attrs.get("reports", {}).items()}
-    return kept or dict(frozen.intermediate_values)
-
-
-def _status(frozen: FrozenTrial) -> TrialStatus:
-    if "status" in frozen.user_attrs:
-        return TrialStatus(frozen.user_attrs["status"])
-    return {
-        TrialState.COMPLETE: TrialStatus.COMPLETE,
-        TrialState.PRUNED: TrialStatus.PRUNED,
-        TrialState.FAIL: TrialStatus.FAILED,
-    }.get(frozen.state, TrialStatus.RUNNING)

@@ -6,6 +6,7 @@ for wrong values and the JSON schema for editors are made of them.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
@@ -20,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from orchestrator import python_space
 from orchestrator.errors import ConfigError
 from search_spaces import PRESETS, Space, SpaceError, check_legal
 from search_spaces.errors import Problem, did_you_mean, shown
@@ -115,9 +117,12 @@ class DataConfig(Section):
 
 
 class SpaceConfig(Section):
-    """What is searched: a preset by name, or axes of one's own."""
+    """What is searched: a preset by name, or axes of one's own, written here or in Python."""
 
     preset: Text | None = Field(default=None, description="the name of a preset")
+    python: Text | None = Field(
+        default=None, description="file.py:function that returns the axes; once read, it is null"
+    )
     axes: Any = Field(
         default=None,
         validate_default=True,
@@ -128,6 +133,20 @@ class SpaceConfig(Section):
     start_points: Flag = Field(
         default=True, description="true to try the paper's configurations that fit the space first"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reads_python(cls, data: Any, info: ValidationInfo) -> Any:
+        """The function's tree in the place of its name: a search keeps what it was given."""
+        spec = data.get("python") if isinstance(data, dict) else None
+        if not isinstance(spec, str):
+            return data
+        if data.get("axes") is not None or data.get("preset") is not None:
+            wrong = "python, axes and preset exclude each other"
+            raise python_space.refused(spec, wrong, "keep one")
+        folder = (info.context or {}).get("folder") or Path.cwd()
+        tree = python_space.load_tree(spec, Path(folder))
+        return {**data, "python": None, "axes": tree}
 
     @field_validator("preset")
     @classmethod

@@ -82,7 +82,13 @@ def test_a_minimal_file_gets_every_default(file: Path) -> None:
             "trust_remote_code": False,
         },
         "data": {"seed": 0, "max_tokens": None, "long_rows": "refuse"},
-        "space": {"preset": "quick", "axes": None, "baselines": True, "start_points": True},
+        "space": {
+            "preset": "quick",
+            "python": None,
+            "axes": None,
+            "baselines": True,
+            "start_points": True,
+        },
         "objective": "val_ood/exact_match",
         "tradeoffs": [],
         "limits": {},
@@ -367,19 +373,19 @@ def test_rungs_grow_by_the_factor_up_to_the_budget(
         ({"limits": {"cost/extra_tokens_pct": -1}}, "limits.cost/extra_tokens_pct"),
         (
             {"tradeoffs": ["val_ood/exact_match"]},
-            "tradeoffs (line 8): got ['val_ood/exact_match'], val_ood/exact_match is an objective",
+            "got ['val_ood/exact_match'], val_ood/exact_match is an objective twice; remove one",
         ),
         (
             {"tradeoffs": ["val_id/exact_mach"]},
-            "tradeoffs (line 8): got 'val_id/exact_mach', the search does not measure that",
+            "got 'val_id/exact_mach', the search does not measure that",
         ),
         (
             {"budget": {"trials": 2, "money": 3.0}},
-            "budget.money (line 8): money needs a price; add price_per_hour",
+            "money needs a price; add price_per_hour",
         ),
         (
             {"sampler": {"kind": "random", "warm_start": ["one"]}},
-            "sampler.warm_start (line 8): got ['one'], the sampler random learns from no trial",
+            "got ['one'], the sampler random learns from no trial",
         ),
         ({"samplr": {}}, "samplr (line 7): got {}, the key is unknown; did you mean `sampler`?"),
     ],
@@ -640,3 +646,45 @@ def test_a_grid_is_finite_and_not_smaller_than_the_budget(file: Path) -> None:
     problem = only_problem(written(file, sampler={"kind": "grid"}))
     assert "sampler.kind" in problem
     assert "infinite" in problem
+
+
+# --- a space in Python
+
+PYTHON_SPACE = """
+def mine():
+    return {"strategy": {"triggers": {"start": {"kind": "start", "m": {"choice": [1, 2]}}}}}
+
+
+def as_space():
+    from search_spaces import Space
+
+    return Space(mine())
+"""
+
+
+@pytest.mark.parametrize("function", ["mine", "as_space"])
+def test_a_space_can_be_written_in_python(file: Path, function: str) -> None:
+    (file.parent / "spaces.py").write_text(PYTHON_SPACE)
+    config = load_search(written(file, space={"python": f"spaces.py:{function}"}))
+    assert config.space.build().size() == 2
+    assert config.space.python is None
+    again = file.with_name("again.yaml")
+    again.write_text(config.to_yaml())
+    assert load_search(again) == config
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({"python": "spaces.py:other"}, "spaces.py has no function 'other'; name a function"),
+        ({"python": "spaces.py"}, "got 'spaces.py', it names no function; write spaces.py:my_"),
+        ({"python": "there.py:mine"}, "there is no file"),
+        ({"python": "spaces.py:mine", "preset": "quick"}, "python, axes and preset exclude each"),
+    ],
+)
+def test_a_python_space_that_cannot_be_read_is_named(
+    file: Path, space: dict[str, Any], message: str
+) -> None:
+    (file.parent / "spaces.py").write_text(PYTHON_SPACE)
+    problem = only_problem(written(file, space=space))
+    assert problem.startswith("space.python") and message in problem

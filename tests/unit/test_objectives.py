@@ -216,15 +216,17 @@ def test_draws_do_not_depend_on_restarts(tmp_path: Path) -> None:
     assert len({str(one) for one in params}) == 4
 
 
-def test_every_sampler_draws(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "kind", ["tpe", pytest.param("gp", marks=pytest.mark.slow), "nsga2", "random"]
+)
+def test_every_sampler_draws(kind: Any) -> None:
     space = {"x": optuna.distributions.FloatDistribution(0.0, 1.0)}
-    for kind in ("tpe", "gp", "nsga2", "random"):
-        make = sampler_of(SamplerConfig(kind=kind, startup_trials=2))
-        study = optuna.create_study()
-        for number in range(3):
-            study.sampler = make(number)
-            study.tell(study.ask(space), 0.5)
-        assert len({trial.params["x"] for trial in study.trials}) == 3
+    make = sampler_of(SamplerConfig(kind=kind, startup_trials=2))
+    study = optuna.create_study()
+    for number in range(3):
+        study.sampler = make(number)
+        study.tell(study.ask(space), number)
+    assert len({trial.params["x"] for trial in study.trials}) == 3
 
 
 def test_neighbouring_draws_have_unrelated_seeds() -> None:
