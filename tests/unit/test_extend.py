@@ -37,6 +37,6 @@ def test_time_without_a_limit_cannot_grow(
     ran: list[tuple[Path, list[str]]], tmp_path: Path
 ) -> None:
     write_atomic(search_folder(tmp_path).config, search_config().to_yaml().encode())
-    with pytest.raises(typer.BadParameter, match="no budget.time_s"):
+    with pytest.raises(typer.BadParameter, match=r"no budget\.time_s"):
         cli.extend(NAME, time_s=30.0)
     assert ran == []
