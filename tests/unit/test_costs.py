@@ -67,5 +67,7 @@ def test_tokens_of_training_follow_the_stream(tmp_path: Path) -> None:
 
 
 def test_a_limit_that_no_strategy_keeps_is_refused_with_the_cheapest(tmp_path: Path) -> None:
-    with pytest.raises(TaskError, match=r"limits.cost/extra_tokens_pct=0.5: no strategy .* with "):
-        open_costs(search(limits={EXTRA_TOKENS: 0.5}), tmp_path)
+    start = {"start": {"kind": "start", "m": {"choice": [2, 1]}}}
+    space = {"axes": {"strategy": {"triggers": start}}}
+    with pytest.raises(TaskError, match=r"extra_tokens_pct=0.5: no strategy .* is start1 with "):
+        open_costs(search(limits={EXTRA_TOKENS: 0.5}, space=space), tmp_path)

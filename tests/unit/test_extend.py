@@ -21,6 +21,7 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, lis
     monkeypatch.setattr(cli, "run", lambda path, changed: calls.append((path, changed)))
     config = search_config(budget={"trials": 4, "steps": 8, "time_s": 60.0})
     search_folder(tmp_path).path.mkdir(parents=True)
+    search_folder(tmp_path).study.touch()
     write_atomic(search_folder(tmp_path).config, config.to_yaml().encode())
     return calls
 
