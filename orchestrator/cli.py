@@ -105,11 +105,33 @@ def run(
         result = run(config, watcher=progress, interrupt=interrupt, say=_tell)
     print_result(out, result)
     if result.state == "interrupted":
-        hint = "" if config.budget.time_s is None else " (raise budget.time_s first if it is spent)"
+        spent = [] if result.spent is None else [n for n in result.spent.over if n != "trials"]
+        hint = f" (raise budget.{' and budget.'.join(spent)} first: it is spent)" if spent else ""
         message = f"stopped before its end; the same command goes on with it{hint}"
         fail(message, INTERRUPTED if interrupt.is_set() else 0)
     if result.state == "failed":
         raise typer.Exit(FAILED)
+
+
+@app.command()
+def extend(
+    name: Name,
+    trials: Annotated[int | None, typer.Option(min=1, help="So many trials more.")] = None,
+    time_s: Annotated[
+        float | None, typer.Option("--time-s", min=1, help="So many seconds more.")
+    ] = None,
+) -> None:
+    """Give a search more trials or more time, and go on with it."""
+    from orchestrator.config import load_search
+
+    folder = SearchFolder.existing(home_folder(), name)
+    budget = load_search(folder.config).budget
+    grown = [f"budget.trials={budget.trials + (trials or 0)}"]
+    if time_s is not None:
+        if budget.time_s is None:
+            raise typer.BadParameter(f"{name!r} has no budget.time_s to extend")
+        grown += [f"budget.time_s={budget.time_s + time_s}"]
+    run(folder.config, grown)
 
 
 @app.command()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -24,6 +24,7 @@ from orchestrator.ledger import Ledger, LedgerTrial, TrialStatus
 from orchestrator.manifest import manifest_sha256
 from orchestrator.results import DataRecord
 from orchestrator.search_config import SearchConfig
+from orchestrator.spending import Spending
 from trainable.artifact import Artifact, describe_strategy
 from trainable.data import SEARCH_SPLITS
 from trainable.errors import ArtifactError
@@ -71,6 +72,8 @@ class Conductor:
         engine: who trains.
         data: what it trains on.
         watcher: who watches.
+        spending: what may still be spent; by default, what the ledger leaves of the budget.
+        note: called after each report, to write down the time that was spent.
     """
 
     def __init__(
@@ -82,6 +85,8 @@ class Conductor:
         engine: EngineInfo,
         data: DataSource,
         watcher: Watcher,
+        spending: Spending | None = None,
+        note: Callable[[], None] = lambda: None,
     ) -> None:
         self.ledger = ledger
         self.halted: str | None = None
@@ -91,6 +96,9 @@ class Conductor:
         self._engine = engine
         self._data = data
         self._watcher = watcher
+        self._spending = spending or Spending(config.budget, ledger.all())
+        self._note = note
+        self._rungs = config.rungs()
         self._to_stop: set[int] = set()
         self._running: dict[int, str] = {}
         self._lock = threading.Lock()  # the halting thread reads what Tune's thread writes
@@ -98,11 +106,13 @@ class Conductor:
     def assign(self) -> Assignment | None:
         """The next trial's assignment, or None when there is none or the search is halting."""
         with self._lock:  # a halt sees this trial among the running, or keeps it from being asked
-            trial = None if self.halted is not None else self.ledger.ask()
+            open_ = self.halted is None and self._spending.is_open
+            trial = self.ledger.ask() if open_ else None
             if trial is None:
                 return None
             uid = self._folder.uid(trial.number)
             self._running[trial.number] = uid
+        self._spending.commit(trial.number, trial.config, self._goal(trial.step))
         self._events.append(
             "trial_started",
             {
@@ -117,7 +127,6 @@ class Conductor:
             attempt=trial.attempts,
         )
         self._watcher.trial_started(trial)
-        rungs = self._config.rungs()
         return Assignment(
             uid=uid,
             number=trial.number,
@@ -125,7 +134,7 @@ class Conductor:
             config=trial.config.to_dict(),
             data=asdict(self._data),
             start_step=trial.step,
-            rungs=rungs,
+            rungs=self._rungs,
             splits=[s for s in SEARCH_SPLITS if s in self._config.task.splits()],
             engine=self._engine.name,
             folder=str(self._folder.trial(uid)),
@@ -134,6 +143,7 @@ class Conductor:
     def on_report(self, report: TrialReport) -> bool:
         """Take in what a thin trial reports; returns whether the trial goes on."""
         number = report.number
+        self._note()
         if report.failed is not None:
             return self._ended(number, self.ledger.fail(number, report.failed))
         self._events.append(
@@ -147,7 +157,10 @@ class Conductor:
         status = self.ledger.report(number, report.step, report.metrics)
         if status is TrialStatus.RUNNING and number in self._to_stop:
             status = self.ledger.stop(number, "stopped by hand")
-        self._watcher.trial_reported(self.ledger.trial(number), status)
+        trial = self.ledger.trial(number)
+        self._watcher.trial_reported(trial, status)
+        if status is TrialStatus.RUNNING:
+            return self._goes_on(trial)
         return self._ended(number, status)
 
     def on_error(self, number: int, reason: str) -> None:
@@ -158,7 +171,7 @@ class Conductor:
         """Tell the ends that the ledger knows, but that a driver died before it told."""
         told = {event.trial_uid for event in self._events.read() if event.type == "trial_ended"}
         for trial in self.ledger.all():
-            ended = trial.status is not TrialStatus.RUNNING
+            ended = trial.status not in (TrialStatus.RUNNING, TrialStatus.INFEASIBLE)
             if ended and self._folder.uid(trial.number) not in told:
                 self._tell_end(trial)
 
@@ -174,8 +187,23 @@ class Conductor:
         with self._lock:
             return self._running.get(number)
 
+    def _goes_on(self, trial: LedgerTrial) -> bool:
+        """Whether the budget lets a trial begin another report interval; else it is paused."""
+        if self._spending.is_open:
+            goal = next(rung for rung in self._rungs if rung > trial.step)
+            self._spending.commit(trial.number, trial.config, goal)
+            return True
+        with self._lock:
+            self._running.pop(trial.number, None)
+        return False
+
+    def _goal(self, step: int) -> int:
+        """Where a trial that begins, or goes on, at a step reports next."""
+        return next(rung for rung in self._rungs if rung >= max(step, 1))
+
     def _on_pause(self, number: int, step: int) -> bool:
         self.ledger.pause(number, step)
+        self._spending.commit(number, self.ledger.trial(number).config, step)
         if number in self._to_stop:
             return self._ended(number, self.ledger.stop(number, "stopped by hand"))
         with self._lock:
@@ -189,7 +217,9 @@ class Conductor:
         with self._lock:
             if self._running.pop(number, None) is None:
                 return False  # closed before
-        self._tell_end(self.ledger.trial(number))
+        trial = self.ledger.trial(number)
+        self._spending.commit(number, trial.config, trial.step)
+        self._tell_end(trial)
         return False
 
     def _tell_end(self, trial: LedgerTrial) -> None:

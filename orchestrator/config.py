@@ -94,13 +94,16 @@ def load_search(path: str | Path, overrides: Sequence[str] = ()) -> SearchConfig
     return config
 
 
-_MAY_GROW = (("budget", "trials"), ("budget", "time_s"))
+_MAY_GROW = tuple(
+    ("budget", key) for key in ("trials", "time_s", "total_steps", "tokens", "gpu_hours", "money")
+)
+_MAY_CHANGE = (("budget", "price_per_hour"),)
 
 
 def config_differences(old: SearchConfig, new: SearchConfig) -> list[str]:
     """What keeps `new` from going on with the search of `old`, one line per field.
 
-    Trials and time that grew are none; `budget.steps` is the horizon of every trial's schedule,
+    Budgets that grew are none; `budget.steps` is the horizon of every trial's schedule,
     so another one makes another search. The order of keys counts within `space.axes` alone,
     where it is the order of triggers and of choices.
     """
@@ -110,7 +113,8 @@ def config_differences(old: SearchConfig, new: SearchConfig) -> list[str]:
         if path[0] == "confirm":  # it comes after the search and changes nothing of it
             continue
         one, other = (leaves.get(path, _Absent) for leaves in (before, after))
-        if repr(one) == repr(other):  # 1, 1.0 and true are equal, but not the same
+        # 1, 1.0 and true are equal, but not the same
+        if path in _MAY_CHANGE or repr(one) == repr(other):
             continue
         if path not in _MAY_GROW:
             lines.append(f"{'.'.join(path)}: {_said(one)} -> {_said(other)}")

@@ -10,7 +10,6 @@ stands, and the ledger knows.
 from __future__ import annotations
 
 import logging
-import math
 import shutil
 import subprocess
 import threading
@@ -26,6 +25,7 @@ import optuna
 from orchestrator.conductor import Conductor, EngineInfo, Watcher
 from orchestrator.config import SearchConfig, config_differences, load_search
 from orchestrator.control import Requests
+from orchestrator.costs import LayoutCosts, open_costs
 from orchestrator.driver_lock import driver_lock
 from orchestrator.errors import (
     ConfirmationError,
@@ -34,8 +34,9 @@ from orchestrator.errors import (
 )
 from orchestrator.events import EventLog, read_events
 from orchestrator.files import write_atomic
+from orchestrator.first_trials import learn_from_earlier, start_points
 from orchestrator.folders import SearchFolder, home_folder
-from orchestrator.ledger import Ledger, LedgerTrial, TrialStatus, storage_url
+from orchestrator.ledger import Ledger, LedgerTrial, TrialStatus, no_limits, storage_url
 from orchestrator.manifest import manifest_sha256
 from orchestrator.report.telling import tell_report
 from orchestrator.results import (
@@ -45,8 +46,12 @@ from orchestrator.results import (
     TimeSplit,
     best_trial,
     build_result,
+    spent_record,
 )
+from orchestrator.sampling import sampler_of
 from orchestrator.search_data import SearchData, data_differences, read_data
+from orchestrator.spending import Meter, Spending
+from orchestrator.stopping import pruner_of
 from orchestrator.tracking import read_cursor, start_shipper, tracking_uri, wait_shipped
 from search_spaces import PRESETS, enumerate_configs
 from trainable.artifact import versions
@@ -121,8 +126,10 @@ def run(
             write_atomic(folder.config, config.to_yaml().encode())
             if not folder.data.exists():
                 write_atomic(folder.data, data.record.model_dump_json(indent=1).encode())
-            ledger = open_ledger(config, folder)
-            run = _Run(config, folder, data, ledger, uri, watcher or Quiet(), began, say)
+            costs = open_costs(config, home_folder(home))
+            ledger = open_ledger(config, folder, costs)
+            learn_from_earlier(ledger.study, config, home_folder(home))
+            run = _Run(config, folder, data, ledger, costs, uri, watcher or Quiet(), began, say)
             return run.go(interrupt)
     except BaseException:
         if new and not _has_begun(folder):  # a corrected file of the same name must not be refused
@@ -130,30 +137,26 @@ def run(
         raise
 
 
-def open_ledger(config: SearchConfig, folder: SearchFolder) -> Ledger:
+def open_ledger(
+    config: SearchConfig, folder: SearchFolder, costs: LayoutCosts | None = None
+) -> Ledger:
     """Open or create a search's study."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    stopping, sampler = config.stopping, config.sampler
     return Ledger(
         storage=storage_url(folder.path),
         name=config.name,
         space=config.space.build(),
         baselines=baseline_configs() if config.space.baselines else [],
-        sampler=optuna.samplers.RandomSampler(seed=sampler.seed)
-        if sampler.kind == "random"
-        else optuna.samplers.TPESampler(
-            seed=sampler.seed, n_startup_trials=sampler.startup_trials, constant_liar=True
-        ),
-        pruner=optuna.pruners.SuccessiveHalvingPruner(
-            min_resource=stopping.min_steps, reduction_factor=stopping.factor
-        )
-        if stopping.kind == "asha"
-        else optuna.pruners.NopPruner(),
+        sampler=sampler_of(config.sampler),
+        pruner=pruner_of(config.stopping, config.budget.steps),
         objective=config.objective,
-        stopping_metric=stopping.metric or config.objective,
+        stopping_metric=config.stopping.metric or config.objective,
         trials=config.budget.trials,
         steps=config.budget.steps,
         grid=config.grid(),
+        tradeoffs=config.tradeoffs,
+        start=start_points(config),
+        costs=no_limits if costs is None else costs.against_limits,
     )
 
 
@@ -170,17 +173,25 @@ class _Run:
     folder: SearchFolder
     data: SearchData
     ledger: Ledger
+    costs: LayoutCosts | None
     uri: str
     watcher: Watcher
     began: float
     say: Callable[[str], None]
+
+    def __post_init__(self) -> None:
+        self._meter = Meter(self.ledger, self.config.budget, self.began)
+        counts = self.costs is not None and self.config.budget.tokens is not None
+        tokens = self.costs.tokens if self.costs is not None and counts else None
+        self._spending = Spending(self.config.budget, self.ledger.all(), tokens)
 
     def go(self, interrupt: threading.Event | None) -> SearchResult:
         """Run what is left, then hand over."""
         interrupt = interrupt or threading.Event()
         self.watcher.search_opened(self.ledger.all())
         with EventLog(self.folder.events) as events:
-            if self._seconds_left() <= 0 and self._has_work():
+            spent = self._meter.seconds_left() <= 0 or not self._spending.is_open
+            if spent and self._has_work():
                 return self._finish(events, "interrupted", None, shipper=None)
             if not self._has_work() and _is_over(events):
                 result = self._finish(events, "complete", None, shipper=None)
@@ -217,11 +228,6 @@ class _Run:
         running = any(t.status is TrialStatus.RUNNING for t in self.ledger.all())
         return running or self.ledger.has_work()
 
-    def _seconds_left(self) -> float:
-        """What the time budget leaves to this run, counted from its beginning."""
-        time_s = self.config.budget.time_s
-        return math.inf if time_s is None else time_s - self.ledger.spent_s
-
     def _execute(
         self,
         events: EventLog,
@@ -231,7 +237,7 @@ class _Run:
     ) -> SearchResult:
         import ray
 
-        from orchestrator.engine_actor import ask_engine, leased_engine
+        from orchestrator.engine_actor import ask_engine, gpus_for, leased_engine
         from orchestrator.ray_session import engine_clock, run_trials
         from orchestrator.tune_adapters import LedgerScheduler, LedgerSearcher
 
@@ -240,6 +246,7 @@ class _Run:
         with engine_of_ours as (name, engine, base_model):
             # A second lease, until the confirmation has its own: the model stays loaded.
             leases.enter_context(leased_engine(*engine_options(config), f"{config.name}/next"))
+            self._meter.gpus = gpus_for(engine_options(config)[0])
             record = self.data.checked(ask_engine(engine.check, self.data.source))
             write_atomic(self.folder.data, record.model_dump_json(indent=1).encode())
             self.watcher.data_read(record)
@@ -253,6 +260,8 @@ class _Run:
                 EngineInfo(name, base_model),
                 self.data.source,
                 self.watcher,
+                self._spending,
+                lambda: self._meter.note(self._spending.tokens),
             )
             conductor.settle()
             ray.get(engine.unpause.remote([self.folder.uid(t.number) for t in self.ledger.all()]))
@@ -282,6 +291,7 @@ class _Run:
             train_s=clock["train_s"],
             evaluate_s=clock["evaluate_s"],
             trial_steps=int(clock["trial_steps"]),
+            ask_s=self.ledger.ask_s,
         )
         return self._finish(events, state, split, shipper)
 
@@ -294,7 +304,7 @@ class _Run:
     ) -> None:
         """Pause trials when a person or the time budget says so; runs in a thread of its own."""
         requests, asked = Requests(self.folder), set[int]()
-        deadline = self.began + self._seconds_left()
+        deadline = time.monotonic() + self._meter.seconds_left()
         while not over.wait(_POLL_S):
             new = [number for number in requests.trials() if number not in asked]
             asked |= set(new)
@@ -332,13 +342,21 @@ class _Run:
     ) -> SearchResult:
         """Name the candidate, write the result, and wait until tracking has all of it."""
         trials = self.ledger.all()
-        if state == "complete" and all(t.status is TrialStatus.FAILED for t in trials):
+        trained = [t for t in trials if t.status is not TrialStatus.INFEASIBLE]
+        if state == "complete" and all(t.status is TrialStatus.FAILED for t in trained):
             state = "failed"
+        if split is not None:
+            self._meter.note(self._spending.tokens)
         result = build_result(
-            self.config, self.folder, trials, state=state, tracking_uri=self.uri, time=split
+            self.config,
+            self.folder,
+            trials,
+            state=state,
+            tracking_uri=self.uri,
+            time=split,
+            spent=spent_record(self.config, trials, self.ledger.study),
         )
         if split is not None:
-            self.ledger.add_spent(split.total_s)
             self._append_candidate(events)
             if self.config.tracking.report and state != "interrupted":
                 tell_report(events, self.folder, result)

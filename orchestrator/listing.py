@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import optuna
 from rich.console import Console
 from rich.table import Table
 
@@ -16,7 +15,7 @@ from orchestrator.config import load_search
 from orchestrator.folders import SearchFolder
 from orchestrator.ledger import read_ledger
 from orchestrator.results import SCHEMA_VERSION, Record, SearchState, best_trial, saved_state
-from search_spaces import PRESETS, Space, SpaceError
+from search_spaces import PRESETS, SpaceError, sample_configs
 from search_spaces.errors import Problem, did_you_mean
 from trainable.errors import LatentuneError
 from trainable.trial import TrialConfig
@@ -132,7 +131,7 @@ def describe_space(name: str) -> SpaceRecord:
         about=_about(name),
         size=None if math.isinf(size) else int(size),
         tree=str(space),
-        samples=_samples(space),
+        samples=list(sample_configs(space, SAMPLES)),
     )
 
 
@@ -151,9 +150,3 @@ def print_space(console: Console, space: SpaceRecord) -> None:
 def _about(name: str) -> str:
     doc = PRESETS[name].__doc__ or ""
     return doc.strip().splitlines()[0]
-
-
-def _samples(space: Space) -> list[dict[str, Any]]:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    return [space.sample(study.ask()) for _ in range(SAMPLES)]

@@ -63,7 +63,8 @@ class SearchProgress:
 
     def search_opened(self, trials: Sequence[LedgerTrial]) -> None:
         """Count what earlier runs finished."""
-        ended = [trial for trial in trials if trial.status is not TrialStatus.RUNNING]
+        open_ = (TrialStatus.RUNNING, TrialStatus.INFEASIBLE)  # the latter are none of the total
+        ended = [trial for trial in trials if trial.status not in open_]
         self._done = self._done_before = len(ended)
         for trial in ended:
             self._note_best(trial, trial.status)

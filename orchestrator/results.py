@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+from optuna import Study
 from pydantic import Field
 
 from orchestrator.config import SearchConfig, load_search
 from orchestrator.confirmation_record import ConfirmationRecord, read_confirmation
 from orchestrator.folders import SearchFolder
-from orchestrator.ledger import LedgerTrial, Role, TrialStatus, read_ledger
+from orchestrator.ledger import LedgerTrial, Role, TrialStatus, read_study, read_trials
 from orchestrator.record import SCHEMA_VERSION as SCHEMA_VERSION
 from orchestrator.record import Record as Record
+from orchestrator.tradeoffs import goodnesses, knee, pareto_front
 from trainable.artifact import describe_strategy
 from trainable.metrics import goodness
 
@@ -39,17 +41,40 @@ class TrialRecord(Record):
 
 
 class TimeSplit(Record):
-    """Where the seconds of one run went."""
+    """Where the seconds of one run went; `ask_s`: to the sampler, for choosing configurations."""
 
     total_s: float
     train_s: float
     evaluate_s: float
     trial_steps: int
+    ask_s: float = 0.0
 
     @property
     def outside_s(self) -> float:
         """Everything but the engine's work: processes, Tune, Optuna, waiting, tracking."""
         return self.total_s - self.train_s - self.evaluate_s
+
+
+class SpentRecord(Record):
+    """What a search has spent, in all its runs.
+
+    Args:
+        trials: of the space, baselines and infeasible ones not counted.
+        infeasible: configurations that broke a limit; nothing was spent on them.
+        steps: optimiser steps, of baselines too.
+        tokens: trained on, latents included; None where no budget asks for them.
+        money: None without a price.
+        over: the budgets that are spent.
+    """
+
+    trials: int
+    infeasible: int
+    steps: int
+    tokens: int | None
+    time_s: float
+    gpu_hours: float
+    money: float | None
+    over: list[str]
 
 
 class OverlapRecord(Record):
@@ -89,6 +114,9 @@ class SearchResult(Record):
         artifact: its artifact folder.
         summary: its strategy in words.
         confirmation: what came of training its best again with fresh seeds; None before that.
+        tradeoffs: the objectives beside the first.
+        front: with several objectives, the uids of complete trials that no other beats.
+        knee: the front's best compromise.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -103,6 +131,10 @@ class SearchResult(Record):
     data: DataRecord | None = None
     time: TimeSplit | None = None
     confirmation: ConfirmationRecord | None = None
+    tradeoffs: list[str] = Field(default=[])
+    front: list[str] = Field(default=[])
+    knee: str | None = None
+    spent: SpentRecord | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -111,7 +143,8 @@ class SearchResult(Record):
 
     def top(self, count: int, role: Role = Role.SEARCH) -> list[TrialRecord]:
         """The best trials of a role, best first; those without a score last."""
-        chosen = [trial for trial in self.trials if trial.role is role]
+        infeasible = TrialStatus.INFEASIBLE
+        chosen = [t for t in self.trials if t.role is role and t.status is not infeasible]
         return sorted(chosen, key=lambda t: _rank(t, self.objective), reverse=True)[:count]
 
 
@@ -123,10 +156,12 @@ def build_result(
     state: SearchState,
     tracking_uri: str,
     time: TimeSplit | None = None,
+    spent: SpentRecord | None = None,
 ) -> SearchResult:
     """Sum a search up."""
     by_number = {trial.number: trial for trial in trials}
     best = best_trial(by_number.values(), config.objective)
+    front, middle = _front(config, by_number.values())
     return SearchResult(
         name=config.name,
         state=state,
@@ -139,7 +174,45 @@ def build_result(
         data=read_data_record(folder),
         time=time,
         confirmation=read_confirmation(folder.confirmation),
+        tradeoffs=list(config.tradeoffs),
+        front=[folder.uid(number) for number in front],
+        knee=None if middle is None else folder.uid(middle),
+        spent=spent,
     )
+
+
+def spent_record(config: SearchConfig, trials: Sequence[LedgerTrial], study: Study) -> SpentRecord:
+    """What a search has spent, and which budgets that exhausts."""
+    draws = [trial for trial in trials if trial.role is Role.SEARCH]
+    infeasible = [trial for trial in draws if trial.status is TrialStatus.INFEASIBLE]
+    budget, attrs = config.budget, study.user_attrs
+    hours = attrs.get("spent_s", 0.0) / 3600
+    spent: dict[str, Any] = {
+        "trials": len(draws) - len(infeasible),
+        "total_steps": sum(trial.step for trial in trials),
+        "tokens": attrs.get("tokens"),
+        "time_s": attrs.get("spent_s", 0.0),
+        "gpu_hours": attrs.get("spent_gpu_s", 0.0) / 3600,
+        "money": None if budget.price_per_hour is None else hours * budget.price_per_hour,
+    }
+    limits = {name: getattr(budget, name) for name in spent}
+    over = [
+        name
+        for name, limit in limits.items()
+        if limit is not None and spent[name] is not None and spent[name] >= limit
+    ]
+    steps = spent.pop("total_steps")
+    return SpentRecord(**spent, steps=steps, infeasible=len(infeasible), over=over)
+
+
+def _front(config: SearchConfig, trials: Iterable[LedgerTrial]) -> tuple[list[int], int | None]:
+    """With several objectives, the numbers of the Pareto front and of its knee."""
+    objectives = (config.objective, *config.tradeoffs)
+    complete = (trial for trial in trials if trial.status is TrialStatus.COMPLETE)
+    known = {trial.number: goodnesses(trial.metrics, objectives) for trial in complete}
+    scores = {number: found for number, found in known.items() if found is not None}
+    front = pareto_front(scores) if config.tradeoffs else []
+    return front, knee(scores, front)
 
 
 def best_trial(trials: Iterable[LedgerTrial], objective: str) -> LedgerTrial | None:
@@ -166,9 +239,16 @@ def read_data_record(folder: SearchFolder) -> DataRecord | None:
 def read_result(folder: SearchFolder, tracking_uri: str) -> SearchResult:
     """How a search stands now, whether its driver runs or not."""
     config = load_search(folder.config)
-    trials = read_ledger(folder.path, config.name)
-    state = saved_state(folder, trials)
-    return build_result(config, folder, trials, state=state, tracking_uri=tracking_uri)
+    study = read_study(folder.path, config.name)
+    trials = list(read_trials(study))
+    return build_result(
+        config,
+        folder,
+        trials,
+        state=saved_state(folder, trials),
+        tracking_uri=tracking_uri,
+        spent=spent_record(config, trials, study),
+    )
 
 
 def saved_state(folder: SearchFolder, trials: Iterable[LedgerTrial]) -> SearchState:

@@ -5,9 +5,16 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    Strict,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from orchestrator.errors import ConfigError
 from orchestrator.sections import (
@@ -27,8 +34,10 @@ from orchestrator.sections import (
 from orchestrator.task_sections import TaskConfig, default_objective, metric_problem
 from orchestrator.yaml_source import dump_yaml
 from search_spaces import SpaceError, legal_points
-from search_spaces.errors import Problem, shown
+from search_spaces.errors import Problem, did_you_mean, shown
 
+COSTS = ("cost/extra_tokens_pct",)  # what is known of a trial before it is trained
+Limit: TypeAlias = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)]
 SLUG = r"[a-z0-9][a-z0-9._-]{0,63}"
 
 
@@ -51,6 +60,14 @@ class SearchConfig(Section):
         default_factory=lambda before: default_objective(before.get("task")),
         description="the metric that the search improves",
     )
+    tradeoffs: tuple[Text, ...] = Field(
+        default=(),
+        description="further metrics to improve, such as [cost/extra_tokens_pct]",
+    )
+    limits: Mapping[Text, Limit] = Field(
+        default={},
+        description="the most that a trial may cost, such as {cost/extra_tokens_pct: 20}",
+    )
     budget: BudgetConfig = Field(description="what the search may spend", examples=[{"trials": 24}])
     sampler: SamplerConfig = Field(
         default=SamplerConfig(), description="what chooses configurations"
@@ -68,6 +85,33 @@ class SearchConfig(Section):
             remedy = f"write for example {slug or 'generation-quickstart'}"
             raise refused(name, f"expected a name of the form {SLUG}", remedy)
         return name
+
+    @field_validator("tradeoffs")
+    @classmethod
+    def _differ(cls, tradeoffs: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        names = [info.data.get("objective"), *tradeoffs]
+        twice = next((name for name in tradeoffs if names.count(name) > 1), None)
+        if twice is not None:
+            raise refused(list(tradeoffs), f"{twice} is an objective twice", "remove one")
+        return tradeoffs
+
+    @field_validator("limits")
+    @classmethod
+    def _are_known(cls, limits: Mapping[str, float]) -> Mapping[str, float]:
+        problems = [
+            Problem(
+                path=name,
+                got=shown(limit),
+                wrong="nothing of that name is known before a trial is trained",
+                remedy=did_you_mean(name, COSTS),
+                location=(name,),
+            )
+            for name, limit in limits.items()
+            if name not in COSTS
+        ]
+        if problems:
+            raise ConfigError(problems)
+        return limits
 
     @model_validator(mode="after")
     def _agrees(self) -> SearchConfig:
@@ -95,7 +139,7 @@ class SearchConfig(Section):
         steps, stopping = self.budget.steps, self.stopping
         rungs = []
         rung = stopping.min_steps
-        while stopping.kind == "asha" and rung < steps:
+        while stopping.kind != "none" and rung < steps:
             rungs.append(rung)
             rung *= stopping.factor
         return [*rungs, steps]
@@ -118,13 +162,15 @@ def contradictions(value: Callable[[str], Any]) -> list[Problem]:
     """
     problems: list[Problem | None] = []
     steps, least = value("budget.steps"), value("stopping.min_steps")
-    if value("stopping.kind") == "asha" and None not in (steps, least) and least > steps:
+    stops = value("stopping.kind") not in (None, "none")
+    if stops and None not in (steps, least) and least > steps:
         wrong = f"expected at most budget.steps, which is {steps}"
         remedy = "lower it, raise budget.steps, or write stopping.kind: none"
         problems.append(_problem("stopping.min_steps", least, wrong, remedy))
     task = value("task")
-    for path in ("objective", "stopping.metric"):
-        metric = value(path)
+    named = [(path, value(path)) for path in ("objective", "stopping.metric")]
+    named += [("tradeoffs", metric) for metric in value("tradeoffs") or () if metric not in COSTS]
+    for path, metric in named:
         if task is not None and metric is not None:
             problems.append(metric_problem(path, metric, task, lambda name: value(name) is None))
     return [problem for problem in problems if problem is not None]

@@ -6,6 +6,7 @@ for wrong values and the JSON schema for editors are made of them.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
@@ -17,8 +18,10 @@ from pydantic import (
     Strict,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
+from orchestrator import python_space
 from orchestrator.errors import ConfigError
 from search_spaces import PRESETS, Space, SpaceError, check_legal
 from search_spaces.errors import Problem, did_you_mean, shown
@@ -30,6 +33,7 @@ Flag: TypeAlias = Annotated[bool, Strict()]
 Text: TypeAlias = Annotated[str, Field(min_length=1)]
 PositiveFactor: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Seconds: TypeAlias = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
+Amount: TypeAlias = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
 
 
 def refused(got: object, wrong: str, remedy: str) -> ConfigError:
@@ -120,9 +124,12 @@ class DataConfig(Section):
 
 
 class SpaceConfig(Section):
-    """What is searched: a preset by name, or axes of one's own."""
+    """What is searched: a preset by name, or axes of one's own, written here or in Python."""
 
     preset: Text | None = Field(default=None, description="the name of a preset")
+    python: Text | None = Field(
+        default=None, description="file.py:function that returns the axes; once read, it is null"
+    )
     axes: Any = Field(
         default=None,
         validate_default=True,
@@ -130,6 +137,23 @@ class SpaceConfig(Section):
         json_schema_extra={"type": ["object", "null"]},
     )
     baselines: Flag = Field(default=True, description="true to train the baselines as well")
+    start_points: Flag = Field(
+        default=True, description="true to try the paper's configurations that fit the space first"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reads_python(cls, data: Any, info: ValidationInfo) -> Any:
+        """The function's tree in the place of its name: a search keeps what it was given."""
+        spec = data.get("python") if isinstance(data, dict) else None
+        if not isinstance(spec, str):
+            return data
+        if data.get("axes") is not None or data.get("preset") is not None:
+            wrong = "python, axes and preset exclude each other"
+            raise python_space.refused(spec, wrong, "keep one")
+        folder = (info.context or {}).get("folder") or Path.cwd()
+        tree = python_space.load_tree(spec, Path(folder))
+        return {**data, "python": None, "axes": tree}
 
     @field_validator("preset")
     @classmethod
@@ -171,30 +195,75 @@ class BudgetConfig(Section):
     trials: Count = Field(description="the number of trials")
     steps: Count = Field(default=540, description="the optimiser steps of a full trial")
     time_s: Seconds | None = Field(default=None, description="the longest running time in seconds")
+    total_steps: Count | None = Field(
+        default=None, description="the most optimiser steps of all trials together"
+    )
+    tokens: Count | None = Field(
+        default=None, description="the most tokens to train on, latents included, in all trials"
+    )
+    gpu_hours: Amount | None = Field(
+        default=None, description="the most GPU-hours: running hours times the GPUs in use"
+    )
+    money: Amount | None = Field(
+        default=None, description="the most money: running hours times price_per_hour"
+    )
+    price_per_hour: Amount | None = Field(
+        default=None, description="the price of an hour of all that the search runs on"
+    )
+
+    @model_validator(mode="after")
+    def _has_a_price(self) -> BudgetConfig:
+        if self.money is not None and self.price_per_hour is None:
+            remedy = "add price_per_hour: what an hour of your machines costs"
+            wrong = "money needs a price"
+            raise ConfigError(
+                [Problem(path="money", wrong=wrong, remedy=remedy, location=("money",))]
+            )
+        return self
 
 
 class SamplerConfig(Section):
     """How the next configuration is chosen."""
 
-    kind: Literal["tpe", "random", "grid"] = Field(
+    kind: Literal["tpe", "gp", "nsga2", "random", "grid"] = Field(
         default="tpe", description="the sampler; `grid` tries every configuration once, in order"
     )
     seed: Seed = Field(default=0, description="the sampler's seed")
     startup_trials: Annotated[int, Strict(), Field(ge=0)] = Field(
-        default=8, description="the number of random trials before `tpe` models them"
+        default=8, description="the number of random trials before `tpe` and `gp` model them"
     )
+    population: Annotated[int, Strict(), Field(ge=2)] = Field(
+        default=16, description="the trials of a generation of `nsga2`"
+    )
+    warm_start: tuple[Text, ...] = Field(
+        default=(), description="names of earlier searches of the same space to learn from"
+    )
+
+    @field_validator("warm_start")
+    @classmethod
+    def _learns(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        kind = info.data.get("kind")
+        if names and kind in ("random", "grid"):
+            wrong = f"the sampler {kind} learns from no trial"
+            raise refused(list(names), wrong, "remove it, or write sampler.kind: tpe")
+        return names
 
 
 class StoppingConfig(Section):
     """How weak trials are stopped early."""
 
-    kind: Literal["asha", "none"] = Field(default="asha", description="the stopping rule")
+    kind: Literal["asha", "hyperband", "median", "none"] = Field(
+        default="asha", description="the stopping rule"
+    )
     min_steps: Count = Field(default=60, description="the optimiser steps that every trial gets")
     metric: Text | None = Field(
         default=None, description="the metric that trials are ranked by; null is the objective"
     )
     factor: Annotated[int, Strict(), Field(ge=2)] = Field(
         default=3, description="the ratio of one rung to the next; one in `factor` goes on"
+    )
+    startup_trials: Count = Field(
+        default=5, description="the complete trials that `median` needs before it cuts any"
     )
 
 

@@ -16,6 +16,7 @@ from orchestrator.results import (
     IN_DISTRIBUTION,
     OUT_OF_DISTRIBUTION,
     SearchResult,
+    SpentRecord,
     TrialRecord,
 )
 from trainable.metrics import direction
@@ -33,12 +34,16 @@ def print_result(console: Console, result: SearchResult) -> None:
     if baselines:
         console.print(_trials_table("baselines", result, baselines))
     _say(console, _winner(result))
+    for line in _front_lines(result):
+        _say(console, line)
     _say(console, _cut_early(result))
     failed = [trial for trial in result.trials if trial.status is TrialStatus.FAILED]
     if failed:
         _say(console, f"{len(failed)} failed, the first one ({failed[0].uid}): {failed[0].reason}")
     if result.time is not None:
         _say(console, _time_split(result))
+    if result.spent is not None:
+        _say(console, spent_line(result.spent))
     if result.confirmation is not None:
         print_confirmation(console, result.confirmation)
     _say(console, _next_commands(result))
@@ -50,6 +55,10 @@ def print_status(console: Console, result: SearchResult) -> None:
     _say(console, f"{result.name}: {result.state}; trials: {counts or 'none yet'}")
     console.print(_trials_table("trials", result, result.trials))
     _say(console, _winner(result))
+    for line in _front_lines(result):
+        _say(console, line)
+    if result.spent is not None:
+        _say(console, spent_line(result.spent))
     if result.confirmation is not None:
         print_confirmation(console, result.confirmation)
 
@@ -80,9 +89,9 @@ def _metric_columns(result: SearchResult) -> dict[str, str]:
     measured = {name for trial in result.trials for name in trial.metrics}
     if OUT_OF_DISTRIBUTION in measured or IN_DISTRIBUTION not in measured:
         columns["OOD"] = OUT_OF_DISTRIBUTION
-    if result.objective in (IN_DISTRIBUTION, OUT_OF_DISTRIBUTION):
-        return columns
-    return {result.objective: result.objective, **columns}
+    shown = (IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, EXTRA_TOKENS)
+    others = [name for name in (result.objective, *result.tradeoffs) if name not in shown]
+    return {**{name: name for name in others}, **columns}
 
 
 def _columns_in_words(result: SearchResult) -> str:
@@ -127,11 +136,45 @@ def _cut_early(result: SearchResult) -> str:
 def _time_split(result: SearchResult) -> str:
     split = result.time
     assert split is not None
+    chosen = f" Choosing configurations took {split.ask_s:.1f} s of it." if split.ask_s else ""
     return (
         f"Time: {split.total_s:.0f} s in all; the engine trained for {split.train_s:.0f} s "
         f"({split.trial_steps} trial-steps) and evaluated for {split.evaluate_s:.0f} s; everything "
         f"else (start-up, processes, Tune, Optuna, tracking) took {split.outside_s:.0f} s."
+        f"{chosen}"
     )
+
+
+def spent_line(spent: SpentRecord) -> str:
+    """What a search has spent in all its runs, and which budgets are spent."""
+    parts = [f"{spent.trials} trials"]
+    parts += [f"{spent.infeasible} more beyond the limits, never trained"] * bool(spent.infeasible)
+    parts += [f"{spent.steps} optimiser steps"]
+    parts += [] if spent.tokens is None else [f"{spent.tokens} tokens"]
+    parts += [f"{spent.time_s:.0f} s"]
+    parts += [f"{spent.gpu_hours:.2f} GPU-hours"] * bool(spent.gpu_hours)
+    parts += [] if spent.money is None else [f"{spent.money:.2f} at the price given"]
+    over = [f"budget.{name}" for name in spent.over if name != "trials"]
+    end = f" Spent: {', '.join(over)}." if over else ""
+    return f"Spent in all runs: {', '.join(parts)}.{end}"
+
+
+def _front_lines(result: SearchResult) -> list[str]:
+    """With several objectives: the Pareto front, the best in the first one first, and its knee."""
+    if not result.front:
+        return []
+    objectives = (result.objective, *result.tradeoffs)
+    by_uid = {trial.uid: trial for trial in result.trials}
+    lines = [f"Pareto front ({', '.join(f'{o}: {_wish(o)}' for o in objectives)}):"]
+    for trial in (by_uid[uid] for uid in result.front):
+        scores = ", ".join(f"{trial.metrics[objective]:.3f}" for objective in objectives)
+        mark = "  <- recommended compromise" if trial.uid == result.knee else ""
+        lines.append(f"  {trial.number:>5}  {trial.strategy}  {scores}{mark}")
+    return lines
+
+
+def _wish(metric: str) -> str:
+    return "less" if direction(metric) == "minimize" else "more"
 
 
 def _next_commands(result: SearchResult) -> str:

@@ -7,7 +7,8 @@ from search_spaces.drawing import (
     legal_points,
     sample_configs,
 )
-from search_spaces.errors import Problem, SpaceError
+from search_spaces.errors import ConstraintError, Problem, SpaceError
+from search_spaces.fitting import params_of
 from search_spaces.presets import PRESETS
 from search_spaces.space import Axis, Space
 
@@ -15,11 +16,13 @@ __all__ = [
     "PRESETS",
     "Axis",
     "Configuration",
+    "ConstraintError",
     "Problem",
     "Space",
     "SpaceError",
     "check_legal",
     "enumerate_configs",
     "legal_points",
+    "params_of",
     "sample_configs",
 ]

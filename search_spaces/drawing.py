@@ -6,12 +6,16 @@ import math
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
-from search_spaces.errors import Problem, SpaceError
+from search_spaces.errors import ConstraintError, Problem, SpaceError
+from search_spaces.nodes import Suggests
 from search_spaces.space import Space
 from trainable.errors import LatentuneError
 from trainable.trial import TrialConfig
+
+_MOST_DRAWS = 1_000  # for one sample that keeps the constraints
 
 
 class Configuration(NamedTuple):
@@ -54,18 +58,32 @@ def check_legal(space: Space, samples: int = 200, seed: int = 0) -> float:
 
 
 def sample_configs(space: Space, samples: int, seed: int = 0) -> Iterator[dict[str, Any]]:
-    """Random configurations, legal or not.
+    """Random configurations that keep the constraints, legal or not.
 
     Args:
         seed: of the random draws.
+
+    Raises:
+        SpaceError: where draw after draw breaks a constraint.
     """
     trial = _RandomTrial(seed)
     for _ in range(samples):
-        yield space.sample(trial)
+        yield _kept_sample(space, trial)
+
+
+def _kept_sample(space: Space, trial: Suggests) -> dict[str, Any]:
+    broken: ConstraintError | None = None
+    for _ in range(_MOST_DRAWS):
+        try:
+            return space.sample(trial)
+        except ConstraintError as error:
+            broken = error
+    wrong, remedy = f"{_MOST_DRAWS} draws in a row were refused: {broken}", "loosen the constraint"
+    raise SpaceError([Problem(path="constraints", wrong=wrong, remedy=remedy)])
 
 
 def enumerate_configs(space: Space) -> Iterator[Configuration]:
-    """Every configuration of a finite space, in declared order.
+    """Every configuration of a finite space that keeps its constraints, in declared order.
 
     Raises:
         SpaceError: for an infinite space, at the first step.
@@ -77,8 +95,9 @@ def enumerate_configs(space: Space) -> Iterator[Configuration]:
     turns: list[int] | None = []
     while turns is not None:
         trial = _EnumeratedTrial(turns)
-        config = space.sample(trial)
-        yield Configuration(_label(trial.params), trial.params, config)
+        with suppress(ConstraintError):
+            config = space.sample(trial)
+            yield Configuration(_label(trial.params), trial.params, config)
         turns = trial.next_turns()
 
 

@@ -1,7 +1,8 @@
 """What can be wrong with a search space, told all at once.
 
     LatentuneError                  (trainable.errors)
-    └── SpaceError (ValueError)     a space that cannot be searched, with all its problems
+    ├── SpaceError (ValueError)     a space that cannot be searched, with all its problems
+    └── ConstraintError (ValueError) a sample whose axes break a constraint of its space
 
 A `Problem` is one thing to correct: where, what was given, what is wrong, what to do.
 The configuration of a whole search reports its problems in the same form.
@@ -65,6 +66,10 @@ class SpaceError(LatentuneError, ValueError):
 
     def __str__(self) -> str:
         return listed("search space", self.problems)
+
+
+class ConstraintError(LatentuneError, ValueError):
+    """A sample that is to be drawn again: its axes break one of the space's constraints."""
 
 
 def listed(subject: str, problems: Sequence[Problem]) -> str:

@@ -1,7 +1,10 @@
 """Spaces ready to search. A preset is a function that returns a full space.
 
     quick        where to put latents, how many, and how to train them
-    full         every axis of the method: also sides, regions, readouts, groups, positions
+    paper        the paper's named configurations, three seeds each
+    positions    where alone: one trigger, all else fixed
+    roles        who stands where: groups G and function specialization
+    full         every axis of the method and of the optimiser
     baselines    no latents, and prompt tuning at the start and at the end
 
 Add one: write a function, enter it in `PRESETS`, and its samples are tested.
@@ -18,6 +21,8 @@ from search_spaces.space import Space
 _ALONE_M = [1, 2, 4, 8]
 _PAIR_M = [1, 2, 4]
 _FULL_M = [1, 2, 4, 8, 16]
+_ROLES_M = {"choice": [1, 2, 4], "name": "strategy.m"}
+_ROLES_G = {"int": {"low": 2, "high": 8}}
 _COMMA = {"kind": "delimiter", "pattern": ","}
 _EVERY = {"kind": "every", "k": {"int": {"low": 4, "high": 12}}}
 _REGION = {"region": {"choice": ["query", "response", "both"]}}
@@ -60,7 +65,7 @@ def quick() -> Space:
 
 
 def full() -> Space:
-    """Every axis of the method but `random`, which is a control; 1 to 16 latents per site."""
+    """Every axis of the method but `random`, which is a control, and of init and optimiser."""
     return Space(
         {
             "strategy": {
@@ -77,8 +82,75 @@ def full() -> Space:
                 },
             },
             "init": {"kind": {"choice": ["normal", "vocab"]}},
-            "optim": {"lr": {"float": {"low": 0.003, "high": 0.1, "log": True}}, "batch_rows": 8},
+            "optim": {
+                "lr": {"float": {"low": 0.003, "high": 0.1, "log": True}},
+                "weight_decay": {"choice": [0.0, 0.01, 0.1]},
+                "schedule": {"choice": ["constant", "linear", "cosine"]},
+                "warmup_steps": {"choice": [0, 20, 60]},
+                "clip_norm": {"choice": [0.3, 1.0, 3.0]},
+                "batch_rows": {"choice": [4, 8, 16]},
+            },
             "seed": 0,
+        }
+    )
+
+
+def paper() -> Space:
+    """The paper's named configurations and its baselines of two latents; three seeds each."""
+    comma1, start1 = {**_COMMA, "m": 1}, {"kind": "start", "m": 1}
+    return Space(
+        {
+            "strategy": {
+                "name": "strategy.named",
+                "one_of": {
+                    "Comma_1": {"triggers": {"comma": comma1}},
+                    "Comma_2": {"triggers": {"comma": {**_COMMA, "m": 2}}},
+                    "8_2": {"triggers": {"every": {"kind": "every", "k": 8, "m": 2}}},
+                    "Comma_1 w/ FS": {
+                        "triggers": {"start": start1, "comma": comma1},
+                        "specialization": "by_trigger",
+                    },
+                    "Start_2": {"triggers": {"start": {"kind": "start", "m": 2}}},
+                    "End_2": {"triggers": {"end": {"kind": "end", "m": 2}}},
+                },
+            },
+            "seed": {"choice": [0, 1, 2]},
+        }
+    )
+
+
+def positions() -> Space:
+    """Where alone: one trigger, its side, region, period and readout; two latents per site."""
+    every = {**_ANY_EVERY, "k": {"choice": [4, 8, 16, 32]}}
+    return Space(
+        {
+            "strategy": {
+                "name": "strategy.position",
+                "one_of": {
+                    "start": {"triggers": {"start": {"kind": "start", "m": 2}}},
+                    "end": {"triggers": {"end": {"kind": "end", "m": 2}}},
+                    "comma": {"triggers": {"comma": {**_ANY_COMMA, **_REGION, "m": 2}}},
+                    "every": {"triggers": {"every": {**every, **_REGION, "m": 2}}},
+                },
+            }
+        }
+    )
+
+
+def roles() -> Space:
+    """Who stands where: G and function specialization, at commas or every eight tokens."""
+    every8 = {"kind": "every", "k": 8}
+    return Space(
+        {
+            "strategy": {
+                "name": "strategy.position",
+                "one_of": {
+                    "comma": _roles_alone("comma", _COMMA),
+                    "every": _roles_alone("every", every8),
+                    "start+comma": _roles_of_pair("comma", _COMMA),
+                    "start+every": _roles_of_pair("every", every8),
+                },
+            }
         }
     )
 
@@ -100,7 +172,14 @@ def baselines() -> Space:
 
 
 PRESETS: Mapping[str, Callable[[], Space]] = MappingProxyType(
-    {"quick": quick, "full": full, "baselines": baselines}
+    {
+        "quick": quick,
+        "paper": paper,
+        "positions": positions,
+        "roles": roles,
+        "full": full,
+        "baselines": baselines,
+    }
 )
 
 
@@ -144,6 +223,36 @@ def _start_and(name: str, trigger: Mapping[str, Any], m: Sequence[int] = _PAIR_M
                 "specialization": "by_trigger",
                 "triggers": {name: {"m": m_of_other}},
             },
+        },
+    }
+
+
+def _roles_alone(name: str, trigger: Mapping[str, Any]) -> dict[str, Any]:
+    """One trigger with one group, one for each region, or G in turn."""
+    return {
+        "triggers": {name: {**trigger, "m": _ROLES_M}},
+        "name": "strategy.roles",
+        "one_of": {
+            "shared": {"specialization": "shared"},
+            "by_region": {"specialization": "by_region"},
+            "cycle": {"specialization": "cycle", "groups": _ROLES_G},
+        },
+    }
+
+
+def _roles_of_pair(name: str, trigger: Mapping[str, Any]) -> dict[str, Any]:
+    """A pair with `start`, of one size: also a group for each trigger."""
+    return {
+        "triggers": {
+            "start": {"kind": "start", "m": _ROLES_M},
+            name: {**trigger, "m": {"same_as": "strategy.m"}},
+        },
+        "name": "strategy.pair.roles",
+        "one_of": {
+            "shared": {"specialization": "shared"},
+            "by_trigger": {"specialization": "by_trigger"},
+            "by_region": {"specialization": "by_region"},
+            "cycle": {"specialization": "cycle", "groups": _ROLES_G},
         },
     }
 

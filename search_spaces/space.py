@@ -12,7 +12,8 @@ A scalar or a list is a fixed value. `{choice: [...]}`, `{int: {low, high, step,
 path (`strategy.triggers.every.k`), or its `name`. `{one_of: {label: subtree}, name: ...}`
 is an axis over labels: the chosen subtree's fields are merged at this place, and the axes
 of the others do not exist in that sample. `{same_as: dotted.name}` is the value that an
-earlier axis took. Any other mapping holds nested fields.
+earlier axis took. Any other mapping holds nested fields. `constraints`, beside the trial's
+fields, lists what must hold between axes: `strategy.groups * strategy.m <= 16`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from search_spaces.compiler import Compiler, condition_text
-from search_spaces.errors import SpaceError
+from search_spaces.constraints import KEY, Constraint, read_constraints
+from search_spaces.errors import ConstraintError, SpaceError
 from search_spaces.nodes import Condition, Distribution, Node, Suggests, count, draw
 from search_spaces.outline import outline
 
@@ -58,15 +60,23 @@ class Space:
     tree: Mapping[str, Any]
     _root: Node = field(init=False, repr=False, compare=False)
     _axes: tuple[Axis, ...] = field(init=False, repr=False, compare=False)
+    _constraints: tuple[Constraint, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         tree = _plain(self.tree)
         compiler = Compiler()
-        root = compiler.compile(tree)
-        if compiler.problems:
-            raise SpaceError(compiler.problems)
+        fields = tree
+        if isinstance(tree, dict):
+            fields = {key: child for key, child in tree.items() if key != KEY}
+        root = compiler.compile(fields)
+        names = {name: declared.distribution for name, declared in compiler.axes.items()}
+        spec = tree[KEY] if fields is not tree and KEY in tree else []
+        constraints, problems = read_constraints(spec, names)
+        if compiler.problems or problems:
+            raise SpaceError([*compiler.problems, *problems])
         object.__setattr__(self, "tree", tree)
         object.__setattr__(self, "_root", root)
+        object.__setattr__(self, "_constraints", tuple(constraints))
         object.__setattr__(
             self,
             "_axes",
@@ -82,20 +92,39 @@ class Space:
         Args:
             trial: any object with Optuna's suggest methods, such as a `Trial` or, to replay
                 known parameters, a `FixedTrial`.
+
+        Raises:
+            ConstraintError: where the sample breaks a constraint.
         """
-        sample: dict[str, Any] = draw(self._root, trial, {})
+        taken: dict[str, Any] = {}
+        sample: dict[str, Any] = draw(self._root, trial, taken)
+        for constraint in self._constraints:
+            if not constraint.holds(taken):
+                got = ", ".join(f"{name}={taken[name]}" for name in constraint.axes)
+                raise ConstraintError(f"the sample breaks the constraint {constraint.text}: {got}")
         return sample
+
+    @property
+    def root(self) -> Node:
+        """The compiled tree."""
+        return self._root
+
+    @property
+    def constraints(self) -> list[str]:
+        """What must hold between axes, as it was written."""
+        return [constraint.text for constraint in self._constraints]
 
     def axes(self) -> list[Axis]:
         """The searched parameters in declared order, each once."""
         return list(self._axes)
 
     def size(self) -> int | float:
-        """Number of configurations; infinite where a float has a range."""
+        """Number of configurations, constraints aside; infinite where a float has a range."""
         return count(self._root)
 
     def __str__(self) -> str:
-        return outline(self._root)
+        lines = [outline(self._root), *(f"constraint: {text}" for text in self.constraints)]
+        return "\n".join(lines)
 
 
 def _plain(value: Any) -> Any:

@@ -2,10 +2,10 @@
 
     exact_match      1 where every response token is right, else 0
     token_accuracy   the share of response tokens that are right, each after the reference's own
-    nll              nats per response token: of all metrics the only one where less is better
+    nll              nats per response token: less is better
 
 A metric's full name has its split in front and perhaps a distance behind:
-`val_ood/exact_match/12`.
+`val_ood/exact_match/12`. Costs have `cost` in front: `cost/extra_tokens_pct`; less is better.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy.typing as npt
 EXACT_MATCH = "exact_match"
 COMMON_METRICS = (EXACT_MATCH, "token_accuracy", "nll")
 METRIC_NAME = re.compile(r"[A-Za-z0-9_]+")
-_MINIMISED = frozenset({"nll"})
+_MINIMISED = frozenset({"nll", "extra_tokens_pct", "dropped_rows_pct"})
 
 Direction = Literal["minimize", "maximize"]  # Optuna's words
 

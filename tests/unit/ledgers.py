@@ -10,9 +10,11 @@ from typing import Any
 
 import optuna
 
-from orchestrator.config import SearchConfig
+from orchestrator.config import SamplerConfig, SearchConfig, StoppingConfig
 from orchestrator.folders import SearchFolder
 from orchestrator.ledger import Ledger, storage_url
+from orchestrator.sampling import sampler_of
+from orchestrator.stopping import pruner_of
 from search_spaces import Space
 from trainable.trial import TrialConfig
 
@@ -49,11 +51,13 @@ def open_ledger(
     axes: dict[str, Any] | None = None,
     baselines: int = 0,
     trials: int = 4,
-    stopping: bool = True,
+    stopping: Any = "asha",
+    sampler: SamplerConfig | None = None,
     objective: str = OBJECTIVE,
     stopping_metric: str | None = None,
     seed: int = 0,
     grid: Sequence[Mapping[str, Any]] = (),
+    **options: Any,
 ) -> Ledger:
     """The ledger of a search; one that exists is opened again."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -65,15 +69,17 @@ def open_ledger(
         name=NAME,
         space=Space(axes or AXES),
         baselines=BASELINES[:baselines],
-        sampler=optuna.samplers.RandomSampler(seed=seed),
-        pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=RUNGS[0], reduction_factor=2)
-        if stopping
-        else optuna.pruners.NopPruner(),
+        sampler=sampler_of(sampler or SamplerConfig(kind="random", seed=seed)),
+        pruner=pruner_of(
+            StoppingConfig(kind=stopping, min_steps=RUNGS[0], factor=2, startup_trials=2),
+            RUNGS[-1],
+        ),
         objective=objective,
         stopping_metric=stopping_metric or objective,
         trials=trials,
         steps=RUNGS[-1],
         grid=grid,
+        **options,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,9 +18,11 @@ from orchestrator.events import Event, EventLog
 from orchestrator.ledger import Ledger, LedgerTrial, TrialStatus
 from orchestrator.manifest import manifest_sha256
 from orchestrator.results import DataRecord
+from orchestrator.spending import Meter, Spending
 from tests.unit.ledgers import NAME, OBJECTIVE, RUNGS, open_ledger, search_config, search_folder
 from trainable.artifact import Artifact
 from trainable.state import TrialState
+from trainable.trial import TrialConfig
 
 BASE = {"path": "bundled", "revision": None, "fingerprint": "f" * 64, "dtype": "float32"}
 SOURCE = DataSource(
@@ -50,13 +53,13 @@ class Seen:
 class Search:
     """A search under `home` whose trials are reported by hand."""
 
-    def __init__(self, home: Path, **options: Any) -> None:
+    def __init__(self, home: Path, config: dict[str, Any] | None = None, **options: Any) -> None:
         self.folder = search_folder(home)
         self.ledger: Ledger = open_ledger(self.folder.path, **options)
         self.log = EventLog(self.folder.events)
         self.seen = Seen()
         self.conductor = Conductor(
-            search_config(),
+            search_config(**(config or {})),
             self.folder,
             self.ledger,
             self.log,
@@ -332,3 +335,96 @@ def test_what_a_dead_driver_had_not_told_is_told(tmp_path: Path) -> None:
             }
         ]
         assert (second.folder.artifact(given.uid) / "latents.safetensors").exists()
+
+
+# --- budgets
+
+
+def budgeted(home: Path, **budget: Any) -> Search:
+    config = {"budget": {"trials": 4, "steps": RUNGS[-1], **budget}}
+    return Search(home, config=config, stopping="none")
+
+
+def test_steps_overshoot_by_less_than_one_report_interval(tmp_path: Path) -> None:
+    search = budgeted(tmp_path, total_steps=7)
+    with search.log:
+        first, second = search.assign(), search.assign()  # both are bound to reach 2
+        assert search.report(first, 2) is True  # 2 and 2 are spent or bound: it goes to 4
+        assert search.report(second, 2) is True  # 4 and 2: it goes to 4
+        assert search.conductor.assign() is None  # 8 are bound to be spent
+        assert search.report(first, 4) is False
+        assert search.report(second, 4) is False
+        assert search.ledger.has_work()
+        assert [trial.step for trial in search.ledger.all()] == [4, 4]
+        assert [t.status for t in search.ledger.all()] == [TrialStatus.RUNNING] * 2
+        assert search.ended() == {}
+
+
+def test_what_a_trial_was_bound_to_spend_and_did_not_is_free_again(tmp_path: Path) -> None:
+    search = budgeted(tmp_path, total_steps=3)
+    with search.log:
+        first, second = search.assign(), search.assign()
+        assert search.conductor.assign() is None
+        assert search.report(second, 0, failed="it burned") is False
+        assert search.report(first, 2) is True
+
+
+def test_a_budget_that_grew_goes_on_with_the_paused_trials(tmp_path: Path) -> None:
+    search = budgeted(tmp_path, total_steps=2)
+    with search.log:
+        assert search.report(search.assign(), 2) is False
+    again = budgeted(tmp_path, total_steps=8)
+    with again.log:
+        given = again.assign()
+        assert (given.number, given.start_step, given.attempt) == (0, 2, 2)
+
+
+def test_tokens_are_a_budget_too(tmp_path: Path) -> None:
+    config = search_config(budget={"trials": 4, "steps": RUNGS[-1], "tokens": 100})
+    spending = Spending(config.budget, [], lambda trial, begin, end: 20 * (end - begin))
+    trial = TrialConfig()
+    spending.commit(0, trial, 4)
+    assert (spending.tokens, spending.is_open) == (80, True)
+    spending.commit(1, trial, 1)
+    assert (spending.tokens, spending.is_open) == (100, False)
+    spending.commit(0, trial, 2)  # paused short of its rung
+    assert (spending.tokens, spending.is_open) == (60, True)
+
+
+class Account:
+    """A ledger's memory of what was spent."""
+
+    spent_s = spent_gpu_s = 0.0
+    tokens: int | None = None
+
+    def add_spent(self, seconds: float, *, gpu_s: float, tokens: int | None) -> None:
+        self.spent_s += seconds
+        self.spent_gpu_s += gpu_s
+        self.tokens = tokens
+
+
+@pytest.mark.parametrize(
+    ("budget", "gpus", "seconds"),
+    [
+        ({"time_s": 60.0}, 0, 60.0),
+        ({"gpu_hours": 1.0}, 2, 1800.0),
+        ({"gpu_hours": 1.0}, 0, math.inf),
+        ({"money": 3.0, "price_per_hour": 6.0}, 0, 1800.0),
+        ({"time_s": 60.0, "money": 3.0, "price_per_hour": 6.0}, 1, 60.0),
+        ({}, 1, math.inf),
+    ],
+)
+def test_running_time_is_bounded_by_the_first_of_three_budgets(
+    budget: dict[str, float], gpus: int, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("orchestrator.spending.time.monotonic", lambda: now[0])
+    config, account = search_config(budget={"trials": 1, **budget}), Account()
+    meter = Meter(account, config.budget, 100.0)  # type: ignore[arg-type]
+    meter.gpus = gpus
+    assert meter.seconds_left() == seconds
+    now[0] = 110.0
+    assert meter.seconds_left() == seconds - 10
+    meter.note(7)
+    assert (account.spent_s, account.spent_gpu_s, account.tokens) == (10.0, 10.0 * gpus, 7)
+    assert meter.seconds_left() == seconds - 10

@@ -82,11 +82,40 @@ def test_a_minimal_file_gets_every_default(file: Path) -> None:
             "trust_remote_code": False,
         },
         "data": {"seed": 0, "max_tokens": None, "long_rows": "refuse"},
-        "space": {"preset": "quick", "axes": None, "baselines": True},
+        "space": {
+            "preset": "quick",
+            "python": None,
+            "axes": None,
+            "baselines": True,
+            "start_points": True,
+        },
         "objective": "val_ood/exact_match",
-        "budget": {"trials": 24, "steps": 540, "time_s": None},
-        "sampler": {"kind": "tpe", "seed": 0, "startup_trials": 8},
-        "stopping": {"kind": "asha", "min_steps": 60, "metric": None, "factor": 3},
+        "tradeoffs": [],
+        "limits": {},
+        "budget": {
+            "trials": 24,
+            "steps": 540,
+            "time_s": None,
+            "total_steps": None,
+            "tokens": None,
+            "gpu_hours": None,
+            "money": None,
+            "price_per_hour": None,
+        },
+        "sampler": {
+            "kind": "tpe",
+            "seed": 0,
+            "startup_trials": 8,
+            "population": 16,
+            "warm_start": [],
+        },
+        "stopping": {
+            "kind": "asha",
+            "min_steps": 60,
+            "metric": None,
+            "factor": 3,
+            "startup_trials": 5,
+        },
         "engine": {
             "concurrent_trials": 8,
             "micro_batch_tokens": None,
@@ -342,7 +371,7 @@ def test_rungs_grow_by_the_factor_up_to_the_budget(
         ({"stopping": {"factor": 1}}, "stopping.factor (line 8): got 1"),
         (
             {"sampler": {"kind": "tp"}},
-            "got 'tp', expected 'tpe', 'random' or 'grid'; did you mean `tpe`?",
+            "got 'tp', expected 'tpe', 'gp', 'nsga2', 'random' or 'grid'; did you mean `tpe`?",
         ),
         ({"engine": {"threads": 0}}, "engine.threads (line 8): got 0"),
         (
@@ -358,7 +387,29 @@ def test_rungs_grow_by_the_factor_up_to_the_budget(
             "confirm.seeds (line 8): got 1, expected",
         ),
         ({"tracking": {"experiment": ""}}, "tracking.experiment (line 8): got ''"),
-        ({"limits": {}}, "limits (line 7): got {}, the key is unknown; known: name, task"),
+        ({"limit": {}}, "limit (line 7): got {}, the key is unknown; did you mean `limits`?"),
+        (
+            {"limits": {"cost/extra_tokens": 20}},
+            "got 20.0, nothing of that name is known before a trial is trained; did you mean "
+            "`cost/extra_tokens_pct`?",
+        ),
+        ({"limits": {"cost/extra_tokens_pct": -1}}, "limits.cost/extra_tokens_pct"),
+        (
+            {"tradeoffs": ["val_ood/exact_match"]},
+            "got ['val_ood/exact_match'], val_ood/exact_match is an objective twice; remove one",
+        ),
+        (
+            {"tradeoffs": ["val_id/exact_mach"]},
+            "got 'val_id/exact_mach', the search does not measure that",
+        ),
+        (
+            {"budget": {"trials": 2, "money": 3.0}},
+            "money needs a price; add price_per_hour",
+        ),
+        (
+            {"sampler": {"kind": "random", "warm_start": ["one"]}},
+            "got ['one'], the sampler random learns from no trial",
+        ),
         ({"samplr": {}}, "samplr (line 7): got {}, the key is unknown; did you mean `sampler`?"),
     ],
 )
@@ -618,3 +669,45 @@ def test_a_grid_is_finite_and_not_smaller_than_the_budget(file: Path) -> None:
     problem = only_problem(written(file, sampler={"kind": "grid"}))
     assert "sampler.kind" in problem
     assert "infinite" in problem
+
+
+# --- a space in Python
+
+PYTHON_SPACE = """
+def mine():
+    return {"strategy": {"triggers": {"start": {"kind": "start", "m": {"choice": [1, 2]}}}}}
+
+
+def as_space():
+    from search_spaces import Space
+
+    return Space(mine())
+"""
+
+
+@pytest.mark.parametrize("function", ["mine", "as_space"])
+def test_a_space_can_be_written_in_python(file: Path, function: str) -> None:
+    (file.parent / "spaces.py").write_text(PYTHON_SPACE)
+    config = load_search(written(file, space={"python": f"spaces.py:{function}"}))
+    assert config.space.build().size() == 2
+    assert config.space.python is None
+    again = file.with_name("again.yaml")
+    again.write_text(config.to_yaml())
+    assert load_search(again) == config
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({"python": "spaces.py:other"}, "spaces.py has no function 'other'; name a function"),
+        ({"python": "spaces.py"}, "got 'spaces.py', it names no function; write spaces.py:my_"),
+        ({"python": "there.py:mine"}, "there is no file"),
+        ({"python": "spaces.py:mine", "preset": "quick"}, "python, axes and preset exclude each"),
+    ],
+)
+def test_a_python_space_that_cannot_be_read_is_named(
+    file: Path, space: dict[str, Any], message: str
+) -> None:
+    (file.parent / "spaces.py").write_text(PYTHON_SPACE)
+    problem = only_problem(written(file, space=space))
+    assert problem.startswith("space.python") and message in problem

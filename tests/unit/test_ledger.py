@@ -264,7 +264,7 @@ def test_a_metric_that_is_missing_or_not_finite_fails_the_trial(
 
 
 def test_without_stopping_nobody_is_cut(tmp_path: Path) -> None:
-    ledger = open_ledger(tmp_path, stopping=False)
+    ledger = open_ledger(tmp_path, stopping="none")
     for score in (0.9, 0.1, 0.0):
         assert report(ledger, ask(ledger).number, RUNGS[0], score) is TrialStatus.RUNNING
 

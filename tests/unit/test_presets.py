@@ -23,6 +23,49 @@ def test_every_sample_of_every_preset_is_legal(name: str) -> None:
     assert check_legal(PRESETS[name](), samples=300, seed=1) == 1.0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PRESETS)
+def test_ten_thousand_samples_of_every_preset_are_legal(name: str) -> None:
+    assert check_legal(PRESETS[name](), samples=10_000, seed=2) == 1.0
+
+
+@pytest.mark.parametrize(("name", "size"), [("paper", 18), ("positions", 35), ("roles", 114)])
+def test_finite_presets_have_this_size(name: str, size: int) -> None:
+    space = PRESETS[name]()
+    configs = [TrialConfig.from_dict(point.config) for point in enumerate_configs(space)]
+    assert space.size() == len(configs) == size
+    assert len({str(config.to_dict()) for config in configs}) == size, "one stands there twice"
+
+
+def test_paper_is_its_named_configurations_with_three_seeds_each() -> None:
+    found = Counter(
+        TrialConfig.from_dict(point.config).strategy.short_name
+        for point in enumerate_configs(PRESETS["paper"]())
+    )
+    assert found == dict.fromkeys(
+        ["comma1", "comma2", "every8x2", "start1+comma1~by_trigger", "start2", "end2"], 3
+    )
+
+
+def test_positions_searches_the_place_alone() -> None:
+    configs = [TrialConfig.from_dict(p.config) for p in enumerate_configs(PRESETS["positions"]())]
+    assert {config.optim for config in configs} == {TrialConfig().optim}
+    assert {config.strategy.latent_count for config in configs} == {2}
+    assert len({config.strategy.short_name for config in configs}) == len(configs)
+
+
+def test_roles_searches_groups_and_specialization() -> None:
+    configs = [TrialConfig.from_dict(p.config) for p in enumerate_configs(PRESETS["roles"]())]
+    assert {config.strategy.specialization for config in configs} == set(Specialization)
+    assert {config.strategy.groups for config in configs} == {None, *range(2, 9)}
+
+
+def test_full_searches_the_optimiser() -> None:
+    names = {axis.name for axis in PRESETS["full"]().axes() if axis.name.startswith("optim.")}
+    fields = ("lr", "weight_decay", "schedule", "warmup_steps", "clip_norm", "batch_rows")
+    assert names == {f"optim.{field}" for field in fields}
+
+
 def test_quick_searches_these_axes() -> None:
     distributions = {axis.name: axis.distribution for axis in PRESETS["quick"]().axes()}
     assert distributions == {

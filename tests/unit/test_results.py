@@ -154,3 +154,41 @@ def test_the_state_is_the_last_run_s_unless_a_driver_is_at_work(folder: SearchFo
     assert saved_state(folder, [ledger_trial(0, None, status=TrialStatus.RUNNING)]) == "interrupted"
     with driver_lock(folder):
         assert saved_state(folder, []) == "running"
+
+
+def test_the_front_and_what_was_spent_are_read_from_the_ledger(tmp_path: Path) -> None:
+    cost = "cost/extra_tokens_pct"
+    folder, config = (
+        search_folder(tmp_path),
+        search_config(
+            tradeoffs=[cost],
+            budget={"trials": 4, "steps": 8, "total_steps": 30, "price_per_hour": 6.0},
+        ),
+    )
+    ledger = open_ledger(
+        folder.path,
+        trials=4,
+        stopping="none",
+        tradeoffs=[cost],
+        costs=lambda trial: ({cost: 9.0}, {cost: trial.optim.lr - 0.04}),
+    )
+    folder.config.write_text(config.to_yaml())
+    for score, extra in ((0.5, 20.0), (0.45, 5.0), (0.1, 4.0), (0.4, 10.0)):
+        trial = ledger.ask()
+        assert trial is not None
+        ledger.report(trial.number, RUNGS[-1], {OBJECTIVE: score, cost: extra})
+    ledger.add_spent(1800.0, gpu_s=3600.0, tokens=77)
+    read = read_result(folder, "sqlite:///x.db")
+    uids = [t.uid for t in read.trials if t.status is TrialStatus.COMPLETE]
+    assert (read.front, read.knee) == (uids[:3], uids[1])
+    assert read.spent is not None
+    assert read.spent.infeasible == len(read.trials) - 4
+    assert read.spent.model_dump(exclude={"infeasible"}) == {
+        "trials": 4,
+        "steps": 32,
+        "tokens": 77,
+        "time_s": 1800.0,
+        "gpu_hours": 1.0,
+        "money": 3.0,
+        "over": ["trials", "total_steps"],
+    }

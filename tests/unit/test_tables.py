@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator.ledger import Role
-from orchestrator.results import DataRecord, SearchResult
+from orchestrator.results import DataRecord, SearchResult, SpentRecord
 from orchestrator.tables import print_result, print_status
 from tests.unit.records import SPLIT, record, result
 
@@ -135,3 +135,42 @@ def test_status_of_a_search_without_trials() -> None:
 def test_words_are_not_taken_for_markup() -> None:
     text = shown(print_result, result([record(0, "a", None, "failed", reason="got [red], [/]")]))
     assert "got [red], [/]" in text
+
+
+def test_several_objectives_end_with_their_front_and_its_knee() -> None:
+    text = shown(
+        print_status,
+        result(
+            TRIALS, tradeoffs=["cost/extra_tokens_pct"], front=["tiny-2", "tiny-0"], knee="tiny-2"
+        ),
+    )
+    assert (
+        "Pareto front (val_ood/exact_match: more, cost/extra_tokens_pct: less):\n"
+        "      2  start8  0.375, 25.600  <- recommended compromise\n"
+        "      0  none  0.000, 0.000\n" in text
+    )
+
+
+def test_what_was_spent_is_told_with_the_budgets_that_are_spent() -> None:
+    spent = SpentRecord(
+        trials=4,
+        infeasible=2,
+        steps=900,
+        tokens=12345,
+        time_s=360.0,
+        gpu_hours=0.1,
+        money=0.5,
+        over=["trials", "tokens", "money"],
+    )
+    text = shown(print_status, result(TRIALS, spent=spent))
+    assert (
+        "Spent in all runs: 4 trials, 2 more beyond the limits, never trained, 900 optimiser "
+        "steps, 12345 tokens, 360 s, 0.10 GPU-hours, 0.50 at the price given. Spent: "
+        "budget.tokens, budget.money." in text
+    )
+
+
+def test_choosing_is_told_where_it_took_time() -> None:
+    split = SPLIT.model_copy(update={"ask_s": 2.5})
+    text = shown(print_result, result(TRIALS, time=split))
+    assert "took 25 s. Choosing configurations took 2.5 s of it." in text
