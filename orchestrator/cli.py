@@ -19,7 +19,15 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from orchestrator.artifact_verbs import evaluate, export, generate, import_, inspect, pull
+from orchestrator.artifact_verbs import (
+    evaluate,
+    export,
+    generate,
+    import_,
+    inspect,
+    pull,
+    rerun,
+)
 from orchestrator.console import (
     BAD_INPUT,
     FAILED,
@@ -221,7 +229,7 @@ def spaces(
         print_json(space) if json else print_space(out, space)
 
 
-for verb in (pull, generate, evaluate, inspect, export):
+for verb in (pull, generate, evaluate, inspect, export, rerun):
     app.command()(verb)
 app.command(name="import")(import_)
 

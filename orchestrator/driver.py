@@ -33,6 +33,7 @@ from orchestrator.files import write_atomic
 from orchestrator.folders import SearchFolder, home_folder
 from orchestrator.ledger import Ledger, LedgerTrial, TrialStatus, storage_url
 from orchestrator.manifest import manifest_sha256
+from orchestrator.reproduction import describe_search
 from orchestrator.results import (
     DataRecord,
     SearchResult,
@@ -304,10 +305,18 @@ class _Run:
             self._append_candidate(events)
             outcome = {"best": result.best, "summary": result.summary}
             ended = {"state": state, "trials": result.counts, "result": outcome}
+            ended["reproduce"] = self._save_reproduction(events)
             events.append("search_ended", ended)
         write_atomic(self.folder.result, result.model_dump_json(indent=1).encode())
         self._wait_for_tracking(events.next_seq - 1, shipper)
         return result
+
+    def _save_reproduction(self, events: EventLog) -> dict[str, Any]:
+        """Write all that the search's numbers depend on; the same as plain data."""
+        threads = engine_options(self.config)[1]["threads"]
+        found = describe_search(events.read(), self.data.digests, threads)
+        write_atomic(self.folder.reproduction, found.model_dump_json(indent=1).encode())
+        return found.model_dump(mode="json")
 
     def _wait_for_tracking(self, seq: int, shipper: subprocess.Popen[bytes] | None) -> None:
         if shipper is None and read_cursor(self.folder.path).next_seq > seq:
@@ -360,7 +369,8 @@ def engine_options(config: SearchConfig) -> tuple[dict[str, Any], dict[str, Any]
     """What `open_engine` needs: the base model's options and the engine's."""
     options = {
         "micro_batch_tokens": config.engine.micro_batch_tokens,
-        "threads": config.engine.threads,
+        "threads": config.engine.threads or (1 if config.engine.deterministic else None),
+        "deterministic": config.engine.deterministic,
     }
     return config.base_model.model_dump(mode="json"), options
 

@@ -42,7 +42,7 @@ class EngineActor:
 
     Args:
         base: keyword arguments of `load_base`.
-        options: `micro_batch_tokens`, and `threads` (None: all cores).
+        options: `micro_batch_tokens`, `threads` (None: all cores) and `deterministic`.
     """
 
     def __init__(self, base: Mapping[str, Any], options: Mapping[str, Any]) -> None:
@@ -167,9 +167,11 @@ class EngineActor:
         from trainable.engine import Engine
         from trainable.loop import EngineLoop
 
-        torch.set_num_threads(self._options["threads"] or os.cpu_count() or 1)
-        micro_batch_tokens = self._options["micro_batch_tokens"]
-        return EngineLoop(Engine(load_base(**self._base), micro_batch_tokens=micro_batch_tokens))
+        options = dict(self._options)
+        torch.set_num_threads(options.pop("threads") or os.cpu_count() or 1)
+        # Several threads add a group's gradients in the order in which they come, otherwise.
+        torch.use_deterministic_algorithms(options["deterministic"])
+        return EngineLoop(Engine(load_base(**self._base), **options))
 
 
 def open_engine(

@@ -200,6 +200,10 @@ class EngineConfig(Section):
         description="the most tokens in one forward, padding included; default by device",
     )
     threads: Count | None = Field(default=None, description="the CPU threads of an engine")
+    deterministic: Flag = Field(
+        default=False,
+        description="true for one trial per forward: slower, and bit-equal again on the same CPU",
+    )
 
 
 class ConfirmConfig(Section):

@@ -83,13 +83,22 @@ class Engine:
         micro_batch_tokens: slots, padding included, that go through the model at once; bounds
             the memory, changes no result beyond rounding. Default by device: a GPU wants many;
             a CPU is busy with few, and small batches of rows of like length are padded less.
+        deterministic: one trial per forward, so that no bit of a trial depends on its neighbours.
+            What that costs is the fusion.
     """
 
-    def __init__(self, base: BaseModel, *, micro_batch_tokens: int | None = None) -> None:
+    def __init__(
+        self,
+        base: BaseModel,
+        *,
+        micro_batch_tokens: int | None = None,
+        deterministic: bool = False,
+    ) -> None:
         check_attention(base.model)
         check_decoding(base.model)  # before a search, not after it
         self.base = base
         self.micro_batch_tokens = micro_batch_tokens or MICRO_BATCH_TOKENS[base.model.device.type]
+        self.deterministic = deterministic
         self._trials: dict[str, ResidentTrial] = {}
         self._vocabulary = Vocabulary(
             base.tokenizer, base.model.config.get_text_config().vocab_size
@@ -161,7 +170,7 @@ class Engine:
             if not trial.trains:
                 trial.step += 1
         trials = [trial for trial in trials if trial.trains and trial.failure is None]
-        losses = self._gather_gradients(trials)
+        losses = [loss for group in self._groups(trials) for loss in self._gather_gradients(group)]
         for trial, loss in zip(trials, losses, strict=True):
             trial.update(loss)
             trial.optimizer.zero_grad(set_to_none=True)
@@ -202,7 +211,8 @@ class Engine:
         trials = [self._trial(uid) for uid in uids]
         results: dict[str, dict[str, float]] = {uid: {} for uid in uids}
         for split in splits:
-            for trial, tally in zip(trials, self._score(trials, split), strict=True):
+            tallies = [one for group in self._groups(trials) for one in self._score(group, split)]
+            for trial, tally in zip(trials, tallies, strict=True):
                 if split == splits[0]:
                     results[trial.uid] |= tally.costs() | trial.costs()
                 results[trial.uid] |= mean_by_distance(tally.scores, split)
@@ -243,6 +253,10 @@ class Engine:
             return long_train_rows(spec.config.strategy, rules, data, spec.max_tokens)
         refuse_long(spec.config.strategy, rules, data, spec.max_tokens)
         return None
+
+    def _groups(self, trials: Sequence[ResidentTrial]) -> list[Sequence[ResidentTrial]]:
+        """Which trials share their forwards: all of them, or none with another."""
+        return [[trial] for trial in trials] if self.deterministic else [trials]
 
     def _gather_gradients(self, trials: Sequence[ResidentTrial]) -> list[float]:
         """Forward and backward for one step of each trial; returns their mean losses."""

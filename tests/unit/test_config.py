@@ -87,7 +87,12 @@ def test_a_minimal_file_gets_every_default(file: Path) -> None:
         "budget": {"trials": 24, "steps": 540, "time_s": None},
         "sampler": {"kind": "tpe", "seed": 0, "startup_trials": 8},
         "stopping": {"kind": "asha", "min_steps": 60, "metric": None, "factor": 3},
-        "engine": {"concurrent_trials": 8, "micro_batch_tokens": None, "threads": None},
+        "engine": {
+            "concurrent_trials": 8,
+            "micro_batch_tokens": None,
+            "threads": None,
+            "deterministic": False,
+        },
         "confirm": {"enabled": False},
         "tracking": {"experiment": "latentune", "uri": None},
     }
