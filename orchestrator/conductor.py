@@ -21,7 +21,7 @@ from orchestrator.checkpoints import state_path
 from orchestrator.events import EventLog
 from orchestrator.folders import SearchFolder
 from orchestrator.ledger import Ledger, LedgerTrial, TrialStatus
-from orchestrator.results import DataRecord
+from orchestrator.results import DataRecord, Estimate
 from orchestrator.search_config import SearchConfig
 from trainable.artifact import Artifact
 from trainable.data import SEARCH_SPLITS
@@ -36,6 +36,10 @@ class Watcher(Protocol):
 
     def data_read(self, data: DataRecord) -> None:
         """The rows are known, and nothing has been trained yet."""
+        ...
+
+    def planned(self, found: Estimate, warnings: Sequence[str], *, going_on: bool) -> None:
+        """What is left to do will cost about this; whoever wants none of it raises."""
         ...
 
     def search_opened(self, trials: Sequence[LedgerTrial]) -> None:

@@ -28,14 +28,16 @@ from orchestrator.config import SearchConfig, config_differences, load_search
 from orchestrator.control import Requests
 from orchestrator.driver_lock import driver_lock
 from orchestrator.errors import SearchExistsError
+from orchestrator.estimate import Costs, Work, budget_warnings, estimate, sample_trials
 from orchestrator.events import EventLog, read_events
 from orchestrator.files import write_atomic
 from orchestrator.folders import SearchFolder, home_folder
-from orchestrator.ledger import Ledger, LedgerTrial, TrialStatus, storage_url
+from orchestrator.ledger import Ledger, LedgerTrial, Role, TrialStatus, storage_url
 from orchestrator.manifest import manifest_sha256
 from orchestrator.reproduction import describe_search
 from orchestrator.results import (
     DataRecord,
+    Estimate,
     SearchResult,
     SearchState,
     TimeSplit,
@@ -46,6 +48,7 @@ from orchestrator.search_data import SearchData, data_differences, read_data
 from orchestrator.tracking import read_cursor, start_shipper, tracking_uri, wait_shipped
 from search_spaces import PRESETS, enumerate_configs
 from trainable.artifact import versions
+from trainable.data import SEARCH_SPLITS
 from trainable.trial import TrialConfig
 
 logger = logging.getLogger(__name__)
@@ -59,6 +62,9 @@ class Quiet:
     """A watcher that says nothing."""
 
     def data_read(self, data: DataRecord) -> None:
+        """Nothing."""
+
+    def planned(self, found: Estimate, warnings: Sequence[str], *, going_on: bool) -> None:
         """Nothing."""
 
     def search_opened(self, trials: Sequence[LedgerTrial]) -> None:
@@ -165,6 +171,7 @@ class _Run:
     uri: str
     watcher: Watcher
     began: float
+    estimate: Estimate | None = None
 
     def go(self, interrupt: threading.Event | None) -> SearchResult:
         """Run what is left, then hand over."""
@@ -206,6 +213,7 @@ class _Run:
             record = self.data.checked(ask_engine(engine.check, self.data.source))
             write_atomic(self.folder.data, record.model_dump_json(indent=1).encode())
             self.watcher.data_read(record)
+            self._plan(engine)
             events.append("search_started", self._describe(base_model, record))
             shipper = start_shipper(self.folder.path, self.uri)
             conductor = Conductor(
@@ -247,6 +255,31 @@ class _Run:
             trial_steps=int(clock["trial_steps"]),
         )
         return self._finish(events, state, split, shipper)
+
+    def _plan(self, engine: Any) -> None:
+        """Estimate what is left to do, on the engine at hand, and show it before it is spent."""
+        from orchestrator.engine_actor import ask_engine, gpus_for
+
+        config = self.config
+        sample = sample_trials(config, baseline_configs() * config.space.baselines)
+        configs = [trial.to_dict() for trial in sample.all]
+        splits, fused = list(SEARCH_SPLITS), config.engine.concurrent_trials
+        asked = self.data.source, configs, splits, fused
+        found = ask_engine(engine.survey, *asked)
+        costs = Costs(
+            **found["survey"],
+            calibration=found["calibration"],
+            gpus=gpus_for(config.base_model.model_dump(mode="json")),
+        )
+        ended = [t for t in self.ledger.all() if t.status is not TrialStatus.RUNNING]
+        roles = [trial.role for trial in ended]
+        work = Work(
+            baselines=len(sample.baselines) - roles.count(Role.BASELINE),
+            trials=max(0, config.budget.trials - roles.count(Role.SEARCH)),
+        )
+        self.estimate = estimate(config, sample, costs, work)
+        warnings = [*costs.warnings, *budget_warnings(config, costs, self.estimate)]
+        self.watcher.planned(self.estimate, warnings, going_on=bool(self.ledger.all()))
 
     def _watch_for_halt(
         self,
@@ -299,7 +332,7 @@ class _Run:
             state = "failed"
         result = build_result(
             self.config, self.folder, trials, state=state, tracking_uri=self.uri, time=split
-        )
+        ).model_copy(update={"estimate": self.estimate})
         if split is not None:
             self.ledger.add_spent(split.total_s)
             self._append_candidate(events)

@@ -15,7 +15,7 @@ from orchestrator.checkpoints import save_state
 from orchestrator.conductor import Conductor, EngineInfo
 from orchestrator.events import Event, EventLog
 from orchestrator.ledger import Ledger, LedgerTrial, TrialStatus
-from orchestrator.results import DataRecord
+from orchestrator.results import DataRecord, Estimate
 from tests.unit.ledgers import NAME, OBJECTIVE, RUNGS, open_ledger, search_config, search_folder
 from trainable.artifact import Artifact
 from trainable.state import TrialState
@@ -34,6 +34,9 @@ class Seen:
         self.reported: list[tuple[int, int, str]] = []
 
     def data_read(self, data: DataRecord) -> None:
+        pass
+
+    def planned(self, found: Estimate, warnings: Sequence[str], *, going_on: bool) -> None:
         pass
 
     def search_opened(self, trials: Sequence[LedgerTrial]) -> None:
