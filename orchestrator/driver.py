@@ -279,7 +279,9 @@ class _Run:
         )
         self.estimate = estimate(config, sample, costs, work)
         warnings = [*costs.warnings, *budget_warnings(config, costs, self.estimate)]
+        asked_at = time.monotonic()
         self.watcher.planned(self.estimate, warnings, going_on=bool(self.ledger.all()))
+        self.began += time.monotonic() - asked_at  # while a person thinks, nothing is spent
 
     def _watch_for_halt(
         self,

@@ -169,3 +169,21 @@ def test_json(
     found = json.loads(capsys.readouterr().out)
     assert found["schema_version"] == 1
     assert found["delimiters"][","] == {"ids": 1, "tokens": [","]}
+
+
+def test_a_grid_without_stopping_is_counted() -> None:
+    grid = planned(sampler={"kind": "grid"}, space={"axes": AXES, "baselines": False})
+    assert grid.exact
+    tokens = {name: one.train_tokens for name, one in grid.strategies.items()}
+    # 10 steps of 8 rows, each of three equations and BOS, with two commas and two marks each.
+    assert tokens == {
+        "none": 0,
+        "comma2": 80 * (27 + 4),
+        "delimiter([@=])1": 80 * (27 + 6),
+        "delimiter(é)1": 80 * 27,
+    }
+    assert grid.estimate.train_tokens == sum(tokens.values())
+    assert grid.estimate.seconds is None
+    assert "the delimiter 'é' never occurs" in grid.warnings[0]
+    assert "▸c·2▸," in grid.strategies["comma2"].sample
+    assert not planned().exact
