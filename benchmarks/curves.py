@@ -14,23 +14,17 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import optuna
-import torch
+from typing import TYPE_CHECKING, Any
 
 from benchmarks import machine
-from search_spaces import PRESETS
-from trainable.base_model.loading import load_base
-from trainable.batch import prepare
-from trainable.data import EncodedTask
-from trainable.engine import Engine, TrialSpec
-from trainable.evaluation import forced_scores
-from trainable.tasks import build_task
 from trainable.trial import TrialConfig
 
+if TYPE_CHECKING:  # what only replays needs no torch
+    from trainable.data import EncodedTask
+    from trainable.engine import Engine
+
 FILE = machine.RESULTS / "curves.json"
-SPACE, TRIALS, FUSED = "quick", 96, 32
+SPACE, TRIALS, FUSED = "quick", 96, 16
 RUNGS = (15, 30, 45, 90, 135, 270)  # of factor 3 from 10, 15 or 30, and of factor 2 nearly
 BATCH_ROWS = 4  # half of the space's own, so that a recording takes minutes
 TASK: dict[str, Any] = {
@@ -47,6 +41,11 @@ DIGITS = "0123456789abcdef"
 
 def main() -> None:
     """Record what is not there yet."""
+    from trainable.base_model.loading import load_base
+    from trainable.data import EncodedTask
+    from trainable.engine import Engine
+    from trainable.tasks import build_task
+
     found = machine.facts()
     stored = json.loads(FILE.read_text()) if FILE.exists() else {}
     base = load_base("bundled")
@@ -68,6 +67,10 @@ def main() -> None:
 
 def draw(trials: int) -> list[dict[str, Any]]:
     """Random configurations of the space, each with its `params` and `config`."""
+    import optuna
+
+    from search_spaces import PRESETS
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     space, drawn = PRESETS[SPACE](), []
@@ -83,6 +86,8 @@ def record(
     engine: Engine, data: EncodedTask, drawn: Sequence[Mapping[str, Any]], first: int
 ) -> list[dict[str, Any]]:
     """Train a group of trials together, to the end."""
+    from trainable.engine import TrialSpec
+
     uids = [f"curve-{first + place}" for place in range(len(drawn))]
     configs = [TrialConfig.from_dict(one["config"]) for one in drawn]
     for uid, config in zip(uids, configs, strict=True):
@@ -105,6 +110,11 @@ def record(
 
 def right_equations(engine: Engine, data: EncodedTask, config: TrialConfig, uid: str) -> str:
     """How many equations of each row of test_ood are right: one digit per row, to base 16."""
+    import torch
+
+    from trainable.batch import prepare
+    from trainable.evaluation import forced_scores
+
     engine.raise_failure(uid)
     rows, rules = data.rows("test_ood"), engine.resolve(config.strategy)
     latents = torch.from_numpy(engine.state(uid).latents).to(engine.base.model.device)

@@ -8,14 +8,15 @@ import platform
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
-
 RESULTS = Path(__file__).parent / "results"
 
 
 def facts() -> dict[str, Any]:
     """Processor, cores, versions."""
+    # What only reads stored numbers does without them.
+    import torch
+    import transformers
+
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),

@@ -16,7 +16,6 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-import optuna
 from matplotlib.figure import Figure
 
 from benchmarks import curves, machine
@@ -37,7 +36,6 @@ LEVEL = 0.95
 
 def main() -> None:
     """Replay, keep the numbers, draw."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     stored = json.loads(curves.FILE.read_text())
     rows = [study(stored, *setting) for setting in SETTINGS]
     path = machine.RESULTS / "stopping.json"
@@ -59,12 +57,12 @@ def study(
     orders = [random.permutation(len(trials)).tolist() for _ in range(ORDERS)]
     full = len(trials) * rungs[-1]
     row: dict[str, Any] = {"setting": name, "rungs": list(rungs), "factor": factor}
+    found = [replay(ranks, order, rungs, factor) for order in orders]
     row |= {"trials": len(trials), "at_once": AT_ONCE, "objectives": {}}
+    row["saved"] = interval([1 - one.steps / full for one in found])
+    row["complete"] = float(np.mean([len(one.complete) for one in found]))
     for objective in OBJECTIVES:
         finals = [curve_of(trial, objective)[rungs[-1]] for trial in trials]
-        found = [replay(ranks, finals, order, rungs, factor) for order in orders]
-        row["saved"] = interval([1 - one.steps / full for one in found])
-        row["cut"] = float(np.mean([np.sum(np.array(one.reached) < rungs[-1]) for one in found]))
         row["objectives"][objective] = regret(stored, finals, found, objective)
     return row
 
@@ -79,10 +77,10 @@ def regret(
     """
     scores_KI = item_scores(stored, objective.split("/")[1])
     best = int(np.argmax(finals))
-    winners_O = np.array([one.winner for one in found])
+    winners_O = np.array([one.winner(finals) for one in found])
     random = np.random.default_rng(1)
     draws = []
-    for _ in range(2000):
+    for _ in range(1000):
         rows_I = random.integers(scores_KI.shape[1], size=scores_KI.shape[1])
         chosen_O = winners_O[random.integers(len(winners_O), size=len(winners_O))]
         means_K = scores_KI[:, rows_I].mean(1)
@@ -129,8 +127,7 @@ def draw(stored: Mapping[str, Any], path: Any) -> None:
     name, rungs, factor = SETTINGS[0]
     ranks = [curve_of(trial, RANKED_BY) for trial in trials]
     order = np.random.default_rng(0).permutation(len(trials)).tolist()
-    finals = [curve[rungs[-1]] for curve in ranks]
-    reached = replay(ranks, finals, order, rungs, factor).reached
+    reached = replay(ranks, order, rungs, factor).reached
     with mpl.rc_context({"svg.hashsalt": "stopping", "svg.fonttype": "none", "font.size": 9}):
         figure = Figure(figsize=(7, 3.6), layout="constrained")
         axes = figure.subplots()

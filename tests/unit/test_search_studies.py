@@ -18,21 +18,42 @@ RUNGS = (1, 3, 9)
 
 
 def test_a_replay_cuts_the_weak() -> None:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     scores = [0.1 * place for place in range(9)]
-    found = replay([dict.fromkeys(RUNGS, s) for s in scores], scores, range(8, -1, -1), RUNGS, 3)
-    assert found.winner == 8
+    found = replay([dict.fromkeys(RUNGS, s) for s in scores], range(8, -1, -1), RUNGS, 3)
+    assert found.winner(scores) == 8
     assert found.reached[8] == 9
     assert found.reached[0] == 1
     assert found.steps == sum(found.reached)
     assert found.steps < 9 * 9
 
 
+def test_the_rule_is_optunas() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(6):
+        scores = random.integers(6, size=14) / 6  # with ties
+        study = optuna.create_study(
+            direction="maximize",
+            pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3),
+        )
+        theirs = []
+        for score in scores:
+            trial = study.ask()
+            reached = next((r for r in RUNGS[:-1] if _is_cut(trial, float(score), r)), RUNGS[-1])
+            theirs.append(reached)
+        curves_ = [dict.fromkeys(RUNGS, float(score)) for score in scores]
+        assert list(replay(curves_, range(14), RUNGS, 3, at_once=1).reached) == theirs
+
+
+def _is_cut(trial: optuna.Trial, score: float, rung: int) -> bool:
+    trial.report(score, rung)
+    return trial.should_prune()
+
+
 def test_the_winner_is_of_those_that_ran_to_the_end() -> None:
     # The first to come are the weak ones, and one of them is best in the end.
     early, finals = [0.9, 0.1], [0.2, 0.8]
     curve = [dict.fromkeys(RUNGS, score) for score in early]
-    assert replay(curve, finals, [0, 1], RUNGS, 3).winner == 0
+    assert replay(curve, [0, 1], RUNGS, 3).winner(finals) == 0
 
 
 def test_the_stored_page_is_the_one_of_the_stored_numbers() -> None:
