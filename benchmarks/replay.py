@@ -54,7 +54,7 @@ def replay(
     """
     seen: list[list[float]] = [[] for _ in rungs]  # the scores at each rung so far, ascending
     waiting = list(order)[::-1]
-    reached, complete = [0] * len(curves), []
+    reached, complete = [0] * len(curves), list[int]()
     running: list[tuple[int, int, int, int]] = []  # time, place in the order, curve, rung
     asked = now = 0
     while waiting or running:

@@ -268,6 +268,7 @@ class _Run:
         found = ask_engine(engine.survey, *asked)
         costs = Costs(
             **found["survey"],
+            baselines=len(sample.baselines),
             calibration=found["calibration"],
             gpus=gpus_for(config.base_model.model_dump(mode="json")),
         )
@@ -277,7 +278,7 @@ class _Run:
             baselines=len(sample.baselines) - roles.count(Role.BASELINE),
             trials=max(0, config.budget.trials - roles.count(Role.SEARCH)),
         )
-        self.estimate = estimate(config, sample, costs, work)
+        self.estimate = estimate(config, costs, work)
         warnings = [*costs.warnings, *budget_warnings(config, costs, self.estimate)]
         asked_at = time.monotonic()
         self.watcher.planned(self.estimate, warnings, going_on=bool(self.ledger.all()))

@@ -92,20 +92,22 @@ class Costs:
     Args:
         step_tokens: per configuration of `Sample.all`.
         score_tokens: likewise.
+        baselines: how many of these come first and are baselines.
         calibration: a `Calibration` as plain data; None where nothing was measured.
         gpus: that the engine has.
     """
 
     step_tokens: Sequence[float]
     score_tokens: Sequence[float]
+    baselines: int
     calibration: Mapping[str, Any] | None = None
     gpus: int = 0
     warnings: Sequence[str] = field(default_factory=list)
 
 
-def estimate(config: SearchConfig, sample: Sample, costs: Costs, work: Work) -> Estimate:
+def estimate(config: SearchConfig, costs: Costs, work: Work) -> Estimate:
     """What the work will cost; seconds and what follows from them only where measured."""
-    rungs, first = config.rungs(), len(sample.baselines)
+    rungs, first = config.rungs(), costs.baselines
     halving = config.stopping.kind == "asha"
     arrivals = (
         expected_arrivals(work.trials, rungs, config.stopping.factor)
@@ -114,7 +116,7 @@ def estimate(config: SearchConfig, sample: Sample, costs: Costs, work: Work) -> 
     )
     lengths = [end - begin for begin, end in zip([0, *rungs], rungs, strict=False)]
     steps = sum(a * n for a, n in zip(arrivals, lengths, strict=True))
-    mean_step, mean_score = _means(costs, first)
+    mean_step, mean_score = _means(costs)
     base_step, base_score = sum(costs.step_tokens[:first]), sum(costs.score_tokens[:first])
     share = work.baselines / first if first else 0.0
     train_tokens = steps * mean_step + share * base_step * rungs[-1]
@@ -132,7 +134,9 @@ def estimate(config: SearchConfig, sample: Sample, costs: Costs, work: Work) -> 
     return _timed(config, found, costs.calibration)
 
 
-def _means(costs: Costs, first: int) -> tuple[float, float]:
+def _means(costs: Costs) -> tuple[float, float]:
+    """Of the trials of the space, per step and per scoring."""
+    first = costs.baselines
     if len(costs.step_tokens) <= first:
         return 0.0, 0.0
     return fmean(costs.step_tokens[first:]), fmean(costs.score_tokens[first:])
@@ -164,7 +168,7 @@ def budget_warnings(config: SearchConfig, costs: Costs, found: Estimate) -> list
     budget, rung = config.budget, config.rungs()[0]
     first_rung = {
         "total_steps": float(rung),
-        "tokens": _means(costs, 0)[0] * rung,
+        "tokens": _means(costs)[0] * rung,
         "time_s": _seconds_of_a_rung(config, costs),
     }
     whole = {"total_steps": found.steps, "tokens": found.train_tokens, "time_s": found.seconds}
@@ -188,7 +192,7 @@ def budget_warnings(config: SearchConfig, costs: Costs, found: Estimate) -> list
 def _seconds_of_a_rung(config: SearchConfig, costs: Costs) -> float | None:
     if costs.calibration is None:
         return None
-    tokens = _means(costs, 0)[0] * config.rungs()[0] * config.engine.concurrent_trials
+    tokens = _means(costs)[0] * config.rungs()[0] * config.engine.concurrent_trials
     return START_S + float(tokens * costs.calibration["train_s_per_token"])
 
 

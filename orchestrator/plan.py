@@ -149,7 +149,7 @@ def plan_search(config: SearchConfig, *, calibrate: bool = True) -> Plan:
     baselines = len(baseline_configs()) * config.space.baselines
     sample = sample_trials(config, baseline_configs()[:baselines])
     costs = _costs(config, sample, data, vocabulary, calibrate=calibrate)
-    found = estimate(config, sample, costs, Work(baselines, config.budget.trials))
+    found = estimate(config, costs, Work(baselines, config.budget.trials))
     few = len(trials) <= _COUNTED_STRATEGIES
     return Plan(
         name=config.name,
@@ -210,7 +210,13 @@ def _costs(
             for trial in sample.all
         ]
     measured = _calibrated(config, sample, data, splits) if calibrate else {}
-    return Costs(step_tokens, found.score_tokens, warnings=found.warnings, **measured)
+    return Costs(
+        step_tokens,
+        found.score_tokens,
+        len(sample.baselines),
+        warnings=found.warnings,
+        **measured,
+    )
 
 
 def _calibrated(

@@ -15,7 +15,6 @@ from orchestrator.estimate import (
     START_S,
     TRIAL_S,
     Costs,
-    Sample,
     Work,
     budget_warnings,
     estimate,
@@ -25,7 +24,6 @@ from orchestrator.estimate import (
 from orchestrator.progress import SearchProgress
 from orchestrator.results import Estimate
 from tests.unit.ledgers import BASELINES, search_config
-from trainable.trial import TrialConfig
 
 MEASURED = {
     "train_s_per_token": 0.001,
@@ -53,11 +51,9 @@ def estimated(
     searched: SearchConfig, *, work: Work, tokens: Sequence[float], measured: bool = True
 ) -> tuple[Estimate, Costs]:
     """The estimate of one baseline without latents and trials that cost `tokens` per step."""
-    trial = TrialConfig()
-    sample = Sample([trial], [trial] * len(tokens), exact=False)
     scores = [100.0] * (1 + len(tokens))
-    costs = Costs([0.0, *tokens], scores, MEASURED if measured else None)
-    return estimate(searched, sample, costs, work), costs
+    costs = Costs([0.0, *tokens], scores, 1, MEASURED if measured else None)
+    return estimate(searched, costs, work), costs
 
 
 def test_a_grid_is_its_configurations() -> None:
@@ -96,18 +92,20 @@ def test_nothing_measured_is_no_time() -> None:
     assert len(estimate_lines(found)) == 1
 
 
+def warned(**budget: Any) -> list[str]:
+    searched = config(budget={"trials": 4, "steps": 8} | budget)
+    found, costs = estimated(searched, work=Work(0, 4), tokens=[10])
+    return budget_warnings(searched, costs, found)
+
+
 def test_budgets_that_are_too_small() -> None:
-    tiny = config(budget={"trials": 4, "steps": 8, "time_s": 1.0})
-    lines = budget_warnings(tiny, *reversed(estimated(tiny, work=Work(0, 4), tokens=[10])))
-    assert lines == [
-        f"budget.time_s=1 is too small for one rung of 2 steps (about {START_S + 0.16:.3g})"
+    rung_s = START_S + 10 * 2 * 8 * 0.001  # one rung of all that train at once
+    assert warned(time_s=1.0) == [
+        f"budget.time_s=1 is too small for one rung of 2 steps (about {rung_s:.3g})"
     ]
-    short = config(budget={"trials": 4, "steps": 8, "time_s": START_S + 1})
-    lines = budget_warnings(short, *reversed(estimated(short, work=Work(0, 4), tokens=[10])))
-    assert [line.partition("=")[0] for line in lines] == ["budget.time_s"]
-    assert "ends the search early" in lines[0]
-    enough = config(budget={"trials": 4, "steps": 8, "time_s": 1000.0})
-    assert not budget_warnings(enough, *reversed(estimated(enough, work=Work(0, 4), tokens=[10])))
+    [line] = warned(time_s=START_S + 1)
+    assert "ends the search early" in line
+    assert warned(time_s=1000.0) == []
 
 
 def test_a_person_is_asked_about_a_new_search_alone() -> None:
