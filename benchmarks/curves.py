@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # what only replays needs no torch
 
 FILE = machine.RESULTS / "curves.json"
 SPACE, TRIALS, FUSED = "quick", 96, 16
-RUNGS = (15, 30, 45, 90, 135, 270)  # of factor 3 from 10, 15 or 30, and of factor 2 nearly
+RUNGS = (15, 30, 45, 90, 135, 270)  # rungs of factor 3 from 15, 30 or 45
 BATCH_ROWS = 4  # half of the space's own, so that a recording takes minutes
 TASK: dict[str, Any] = {
     "kind": "generation",
