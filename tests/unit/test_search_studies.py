@@ -11,8 +11,8 @@ import pytest
 from benchmarks import curves
 from benchmarks.machine import RESULTS
 from benchmarks.replay import replay
-from benchmarks.stopping import curve_of, interval, item_scores, verdict
-from benchmarks.studies_page import PAGE, page, sampler_verdict
+from benchmarks.stopping import curve_of, interval, item_scores
+from benchmarks.studies_page import PAGE, page, sampler_verdict, verdict
 
 RUNGS = (1, 3, 9)
 

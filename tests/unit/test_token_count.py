@@ -28,7 +28,8 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 
 def trial(triggers: dict[str, Any], batch_rows: int = 3) -> TrialConfig:
     optim = {"batch_rows": batch_rows}
-    return TrialConfig.from_dict({"strategy": {"triggers": triggers}, "optim": optim})
+    strategy = {"triggers": triggers, "specialization": "by_trigger"}
+    return TrialConfig.from_dict({"strategy": strategy, "optim": optim})
 
 
 @pytest.fixture
