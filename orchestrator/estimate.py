@@ -25,7 +25,7 @@ from trainable.trial import TrialConfig
 
 SAMPLES = 64  # of a space, for its mean
 # Beside the engine's work, on two cores: Ray, processes and tracking at both ends, and each trial.
-START_S, TRIAL_S = 16.0, 0.35
+START_S, TRIAL_S = 14.0, 0.35
 
 
 @dataclass(frozen=True)

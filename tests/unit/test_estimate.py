@@ -119,4 +119,4 @@ def test_a_person_is_asked_about_a_new_search_alone() -> None:
         progress.planned(found, [], going_on=False)
     assert asked == ["y"]
     assert "warning: look out" in out.getvalue()
-    assert "estimated: 18 s on cpu" in out.getvalue()
+    assert "estimated: 16 s on cpu" in out.getvalue()
