@@ -59,7 +59,7 @@ def _strategy_table(plan: Plan) -> Table:
     """The strategies by cost; of many, evenly spread ones, cheapest and dearest among them."""
     names = _shown(plan)
     title = f"strategies by cost, {len(names)} of {len(plan.strategies)}"
-    heads = ("strategy", "latents", "extra tokens", "longest row", "tokens of a full trial")
+    heads = ("strategy", "latents", "extra tokens", "longest row", "trained on")
     table = Table(*heads, title=title)
     for name in names:
         cost = plan.strategies[name]
