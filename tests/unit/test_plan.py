@@ -33,7 +33,13 @@ AXES: dict[str, Any] = {
 }
 SEARCH: dict[str, Any] = {
     "name": "planned",
-    "task": {"kind": "generation", "train_lengths": [3, 3], "val_rows": 4, "train_rows": 8},
+    "task": {
+        "kind": "generation",
+        "train_lengths": [3, 3],
+        "val_rows": 4,
+        "test_rows": 4,
+        "train_rows": 8,
+    },
     "space": {"axes": AXES},
     "budget": {"trials": 4, "steps": 10},
     "stopping": {"kind": "none"},
