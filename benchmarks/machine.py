@@ -9,14 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
-
 RESULTS = Path(__file__).parent / "results"
 
 
 def facts() -> dict[str, Any]:
     """Processor, cores, versions, and the accelerator where there is one."""
+    # What only reads stored numbers does without them.
+    import torch
+    import transformers
+
     accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "processor": _processor(),

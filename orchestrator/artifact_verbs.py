@@ -8,7 +8,17 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.console import BasePath, Format, Json, Name, TrustCode, out, print_json, say
+from orchestrator.console import (
+    FAILED,
+    BasePath,
+    Format,
+    Json,
+    Name,
+    TrustCode,
+    out,
+    print_json,
+    say,
+)
 from orchestrator.folders import home_folder
 
 
@@ -160,6 +170,35 @@ def inspect(
         print_json(found)
     else:
         print_inspection(out, found)
+
+
+def rerun(
+    name: Name,
+    trial: Annotated[int, typer.Option(help="The trial's number.")],
+    latents_tolerance: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Of the latents, relative; default 0.02, or 0: deterministic."),
+    ] = None,
+    score_tolerance: Annotated[
+        float | None, typer.Option(min=0.0, help="Of each score; default 0.05, or 0.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Train one trial of a search again and compare; exit code 1 where it is not the same."""
+    from orchestrator.config import load_search
+    from orchestrator.folders import SearchFolder
+    from orchestrator.rerun import Tolerance, default_tolerance, print_rerun, rerun_trial
+
+    home = home_folder()
+    default = default_tolerance(load_search(SearchFolder.existing(home, name).config))
+    tolerance = Tolerance(
+        latents=default.latents if latents_tolerance is None else latents_tolerance,
+        scores=default.scores if score_tolerance is None else score_tolerance,
+    )
+    found = rerun_trial(home, name, trial, tolerance)
+    print_json(found) if json else print_rerun(out, found)
+    if not found.within:
+        raise typer.Exit(FAILED)
 
 
 def export(

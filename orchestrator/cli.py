@@ -27,6 +27,7 @@ from orchestrator.artifact_verbs import (
     inspect,
     pull,
     register,
+    rerun,
 )
 from orchestrator.console import (
     BAD_INPUT,
@@ -89,6 +90,7 @@ def run(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a field.")
     ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask after the plan.")] = False,
 ) -> None:
     """Run a search, or go on with one that was interrupted."""
     from orchestrator.config import load_search
@@ -100,7 +102,7 @@ def run(
     total = config.budget.trials + len(baseline_configs()) * config.space.baselines
     with (
         _interruptible() as interrupt,
-        SearchProgress(err, total, config.objective) as progress,
+        SearchProgress(err, total, config.objective, None if yes else _ask) as progress,
     ):
         result = run(config, watcher=progress, interrupt=interrupt, say=_tell)
     print_result(out, result)
@@ -140,13 +142,20 @@ def plan(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a field.")
     ] = None,
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate/--no-calibrate", help="Load the model and time a few steps, or do not."
+        ),
+    ] = True,
     json: Json = False,
 ) -> None:
-    """Show what a search would do: its rows, what delimiters match, what strategies cost."""
+    """Show what a search would do and cost: rows, delimiters, strategies, tokens, time."""
     from orchestrator.config import load_search
-    from orchestrator.plan import plan_search, print_plan
+    from orchestrator.plan import plan_search
+    from orchestrator.plan_tables import print_plan
 
-    found = plan_search(load_search(search, set_ or []))
+    found = plan_search(load_search(search, set_ or []), calibrate=calibrate)
     if json:
         print_json(found)
     else:
@@ -313,13 +322,19 @@ def spaces(
         print_json(space) if json else print_space(out, space)
 
 
-for verb in (pull, register, generate, evaluate, inspect, export):
+for verb in (pull, register, generate, evaluate, inspect, export, rerun):
     app.command()(verb)
 app.command(name="import")(import_)
 
 
 def _tell(line: str) -> None:
     err.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _ask() -> None:
+    """Ask at a terminal whether to go on; elsewhere nobody could answer."""
+    if sys.stdin.isatty() and not typer.confirm("Go on?", default=True, err=True):
+        raise typer.Exit(0)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from orchestrator.events import EventLog
 from orchestrator.folders import SearchFolder
 from orchestrator.ledger import Ledger, LedgerTrial, TrialStatus
 from orchestrator.manifest import manifest_sha256
-from orchestrator.results import DataRecord
+from orchestrator.results import DataRecord, Estimate
 from orchestrator.search_config import SearchConfig
 from orchestrator.spending import Spending
 from trainable.artifact import Artifact, describe_strategy
@@ -38,6 +38,10 @@ class Watcher(Protocol):
 
     def data_read(self, data: DataRecord) -> None:
         """The rows are known, and nothing has been trained yet."""
+        ...
+
+    def planned(self, found: Estimate, warnings: Sequence[str], *, going_on: bool) -> None:
+        """What is left to do will cost about this; whoever wants none of it raises."""
         ...
 
     def search_opened(self, trials: Sequence[LedgerTrial]) -> None:

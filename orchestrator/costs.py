@@ -40,14 +40,11 @@ class LayoutCosts:
     """
 
     def __init__(self, config: SearchConfig, data: EncodedTask, vocabulary: Vocabulary) -> None:
-        from trainable.data import ExampleStream
-
         self._config = config
         self._data = data
         self._vocabulary = vocabulary
-        self._stream = ExampleStream(len(data.rows("train")), config.data.seed)
         self._extra = lru_cache(_STRATEGIES)(self._count_extra)
-        self._rows: dict[str, _TrainRows] = {}
+        self._rules: dict[str, tuple[LayoutRules, Bools | None]] = {}
 
     def against_limits(self, trial: TrialConfig) -> tuple[Mapping[str, float], Mapping[str, float]]:
         """What a trial costs, and by how much that is above each limit; nothing without limits."""
@@ -62,13 +59,21 @@ class LayoutCosts:
 
     def tokens(self, trial: TrialConfig, begin: int, end: int) -> int:
         """The tokens that a trial is trained on from one optimiser step to another."""
-        if not trial.strategy.triggers:
-            return 0  # there is nothing to train
+        from trainable.token_count import train_tokens
+
         name = repr(trial.strategy.to_dict())
-        if name not in self._rows:
-            self._rows[name] = self._train_rows(trial.strategy)
-        rows, batch = self._rows[name], trial.optim.batch_rows
-        return sum(rows.tokens(r) for s in range(begin, end) for r in self._stream.rows(s, batch))
+        if name not in self._rules:
+            self._rules[name] = self._train_rules(trial.strategy)
+        rules, dropped_N = self._rules[name]
+        return train_tokens(
+            trial,
+            rules,
+            self._data,
+            data_seed=self._config.data.seed,
+            begin=begin,
+            end=end,
+            dropped_N=dropped_N,
+        )
 
     def _count_extra(self, key: _Key) -> float:
         from trainable.layout import whole_layout
@@ -80,14 +85,15 @@ class LayoutCosts:
             tokens += len(row.ids)
         return 100.0 * latents / tokens
 
-    def _train_rows(self, strategy: InsertionStrategy) -> _TrainRows:
+    def _train_rules(self, strategy: InsertionStrategy) -> tuple[LayoutRules, Bools | None]:
+        """A strategy's rules, and which training rows its trials leave out."""
         from trainable.lengths import long_train_rows
 
         rules, dropped_N = self._vocabulary.rules(strategy), None
         most = self._config.data.max_tokens
         if most is not None and self._config.data.long_rows == "drop":
             dropped_N = long_train_rows(strategy, rules, self._data, most)
-        return _TrainRows(self._data, rules, dropped_N)
+        return rules, dropped_N
 
 
 class _Key:
@@ -102,27 +108,6 @@ class _Key:
 
     def __hash__(self) -> int:
         return hash(self._text)
-
-
-class _TrainRows:
-    """The tokens of training rows with a strategy's latents, each counted once."""
-
-    def __init__(self, data: EncodedTask, rules: LayoutRules, dropped_N: Bools | None) -> None:
-        self._data = data
-        self._rules = rules
-        self._dropped_N = dropped_N
-        self._known: dict[int, int] = {}
-
-    def tokens(self, row: int) -> int:
-        """Those of one row; none where it is too long and left out."""
-        from trainable.layout import whole_layout
-
-        if row not in self._known:
-            one = self._data.rows("train")[row]
-            layout = whole_layout(self._rules, one.ids, one.query_length).without_pending()
-            dropped = self._dropped_N is not None and bool(self._dropped_N[row])
-            self._known[row] = 0 if dropped else len(layout)
-        return self._known[row]
 
 
 def open_costs(config: SearchConfig, home: Path) -> LayoutCosts | None:

@@ -32,15 +32,18 @@ from orchestrator.errors import (
     ConfirmationHaltedError,
     SearchExistsError,
 )
+from orchestrator.estimate import Costs, Work, budget_warnings, estimate, sample_trials
 from orchestrator.events import EventLog, read_events
 from orchestrator.files import write_atomic
 from orchestrator.first_trials import learn_from_earlier, start_points
 from orchestrator.folders import SearchFolder, home_folder
-from orchestrator.ledger import Ledger, LedgerTrial, TrialStatus, no_limits, storage_url
+from orchestrator.ledger import Ledger, LedgerTrial, Role, TrialStatus, no_limits, storage_url
 from orchestrator.manifest import manifest_sha256
 from orchestrator.report.telling import tell_report
+from orchestrator.reproduction import describe_search
 from orchestrator.results import (
     DataRecord,
+    Estimate,
     SearchResult,
     SearchState,
     TimeSplit,
@@ -55,6 +58,7 @@ from orchestrator.stopping import pruner_of
 from orchestrator.tracking import read_cursor, start_shipper, tracking_uri, wait_shipped
 from search_spaces import PRESETS, enumerate_configs
 from trainable.artifact import versions
+from trainable.data import SEARCH_SPLITS
 from trainable.trial import TrialConfig
 
 logger = logging.getLogger(__name__)
@@ -68,6 +72,9 @@ class Quiet:
     """A watcher that says nothing."""
 
     def data_read(self, data: DataRecord) -> None:
+        """Nothing."""
+
+    def planned(self, found: Estimate, warnings: Sequence[str], *, going_on: bool) -> None:
         """Nothing."""
 
     def search_opened(self, trials: Sequence[LedgerTrial]) -> None:
@@ -178,6 +185,7 @@ class _Run:
     watcher: Watcher
     began: float
     say: Callable[[str], None]
+    estimate: Estimate | None = None
 
     def __post_init__(self) -> None:
         self._meter = Meter(self.ledger, self.config.budget, self.began)
@@ -250,6 +258,7 @@ class _Run:
             record = self.data.checked(ask_engine(engine.check, self.data.source))
             write_atomic(self.folder.data, record.model_dump_json(indent=1).encode())
             self.watcher.data_read(record)
+            self._plan(engine)
             events.append("search_started", self._describe(base_model, record))
             shipper = start_shipper(self.folder.path, self.uri)
             conductor = Conductor(
@@ -294,6 +303,37 @@ class _Run:
             ask_s=self.ledger.ask_s,
         )
         return self._finish(events, state, split, shipper)
+
+    def _plan(self, engine: Any) -> None:
+        """Estimate what is left to do, on the engine at hand, and show it before it is spent."""
+        from orchestrator.engine_actor import ask_engine, gpus_for
+
+        config = self.config
+        sample = sample_trials(config, baseline_configs() * config.space.baselines)
+        configs = [trial.to_dict() for trial in sample.all]
+        splits, fused = list(SEARCH_SPLITS), config.engine.concurrent_trials
+        asked = self.data.source, configs, splits, fused
+        found = ask_engine(engine.survey, *asked)
+        costs = Costs(
+            **found["survey"],
+            baselines=len(sample.baselines),
+            calibration=found["calibration"],
+            gpus=gpus_for(config.base_model.model_dump(mode="json")),
+        )
+        left_out = (TrialStatus.RUNNING, TrialStatus.INFEASIBLE)
+        ended = [t for t in self.ledger.all() if t.status not in left_out]
+        roles = [trial.role for trial in ended]
+        work = Work(
+            baselines=len(sample.baselines) - roles.count(Role.BASELINE),
+            trials=max(0, config.budget.trials - roles.count(Role.SEARCH)),
+        )
+        self.estimate = estimate(config, costs, work)
+        warnings = [*costs.warnings, *budget_warnings(config, costs, self.estimate)]
+        asked_at = time.monotonic()
+        self.watcher.planned(self.estimate, warnings, going_on=bool(self.ledger.all()))
+        thought_s = time.monotonic() - asked_at  # while a person thinks, nothing is spent
+        self.began += thought_s
+        self._meter.skip(thought_s)
 
     def _watch_for_halt(
         self,
@@ -355,17 +395,25 @@ class _Run:
             tracking_uri=self.uri,
             time=split,
             spent=spent_record(self.config, trials, self.ledger.study),
-        )
+        ).model_copy(update={"estimate": self.estimate})
         if split is not None:
             self._append_candidate(events)
             if self.config.tracking.report and state != "interrupted":
                 tell_report(events, self.folder, result)
             outcome = {"best": result.best, "summary": result.summary}
             ended = {"state": state, "trials": result.counts, "result": outcome}
+            ended["reproduce"] = self._save_reproduction(events)
             events.append("search_ended", ended)
         write_atomic(self.folder.result, result.model_dump_json(indent=1).encode())
         self._wait_for_tracking(events.next_seq - 1, shipper)
         return result
+
+    def _save_reproduction(self, events: EventLog) -> dict[str, Any]:
+        """Write all that the search's numbers depend on; the same as plain data."""
+        threads = engine_options(self.config)[1]["threads"]
+        found = describe_search(events.read(), self.data.digests, threads)
+        write_atomic(self.folder.reproduction, found.model_dump_json(indent=1).encode())
+        return found.model_dump(mode="json")
 
     def _wait_for_tracking(self, seq: int, shipper: subprocess.Popen[bytes] | None) -> None:
         if shipper is None and read_cursor(self.folder.path).next_seq > seq:
@@ -417,6 +465,7 @@ def _is_over(events: EventLog) -> bool:
 def engine_options(config: SearchConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     """What `open_engine` needs: the base model's options and the engine's."""
     options = config.engine.model_dump(mode="json", exclude={"concurrent_trials"})
+    options["threads"] = options["threads"] or (1 if config.engine.deterministic else None)
     return config.base_model.model_dump(mode="json"), options
 
 

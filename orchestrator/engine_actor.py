@@ -88,6 +88,40 @@ class EngineActor:
             "dropped": {split: data.dropped(split) for split in data.splits},
         }
 
+    def survey(
+        self,
+        source: DataSource,
+        configs: Sequence[Mapping[str, Any]],
+        splits: Sequence[str],
+        fused: int,
+    ) -> dict[str, Any]:
+        """What configurations cost on a task's rows, and how fast the engine is here.
+
+        Args:
+            configs: `TrialConfig.to_dict()` of a sample.
+            fused: how many of them are timed together.
+
+        Returns:
+            `survey`, a `Survey`, and `calibration`, a `Calibration` or None, as plain data.
+        """
+        from trainable.calibration import calibrate
+        from trainable.delimiters import Vocabulary
+        from trainable.token_count import survey
+        from trainable.trial import TrialConfig
+
+        data, trials = self._encoded(source), [TrialConfig.from_dict(one) for one in configs]
+        scored: Any = [split for split in splits if split in data.splits]
+        base = self._running.engine.base
+        vocabulary = Vocabulary(base.tokenizer, base.model.config.get_text_config().vocab_size)
+        found = survey(trials, vocabulary, data, scored, source.seed)
+        measured = self._running.call(
+            lambda engine: calibrate(engine, data, trials[:fused], scored, data_seed=source.seed)
+        )
+        return {
+            "survey": asdict(found),
+            "calibration": None if measured is None else asdict(measured),
+        }
+
     def join(self, assignment: Assignment, state: bytes | None) -> None:
         """Take a trial in, in place of an earlier attempt of the same uid."""
         from trainable.engine import Engine, TrialSpec
@@ -206,6 +240,8 @@ class EngineActor:
         options = dict(self._options)
         torch.set_num_threads(options.pop("threads") or os.cpu_count() or 1)
         compiled = options.pop("compile", False)
+        # Several threads add a group's gradients in the order in which they come, otherwise.
+        torch.use_deterministic_algorithms(options.get("deterministic", False))
         return EngineLoop(Engine(load_base(**self._base), compiled=compiled, **options))
 
 

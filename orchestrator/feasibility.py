@@ -25,12 +25,17 @@ SAMPLES = 300  # of a large space
 
 def legal_strategies(config: SearchConfig) -> Iterator[InsertionStrategy]:
     """The legal ones of the space: all of a small one, else a sample."""
+    return (trial.strategy for trial in legal_trials(config))
+
+
+def legal_trials(config: SearchConfig) -> Iterator[TrialConfig]:
+    """The legal configurations of the space: all of a small one, else a sample."""
     space = config.space.build()
     finite = space.size() <= SAMPLES
     drawn = [point.config for point in enumerate_configs(space)] if finite else []
     for data in drawn or sample_configs(space, SAMPLES):
         try:
-            yield TrialConfig.from_dict(data).strategy
+            yield TrialConfig.from_dict(data)
         except LatentuneError:  # a run draws again
             continue
 

@@ -5,7 +5,9 @@ LATENTUNE_HOME/                  default ./.latentune
   cache/records/                 data files, tokenised; may be deleted at any time
   searches/NAME/
     config.yaml  data.json  study.db  events.jsonl  lock  result.json  shipped.json
+    reproduce.json               versions, fingerprints, seeds, order of asks
     control/                     requests that the driver polls
+    reruns/UID/                  a trial trained again by `latentune rerun`
     trials/UID/STEP.safetensors  trial states, kilobytes
     artifacts/UID/               what each ended trial hands over
     confirm/                     confirmation.json, items.parquet, members/
@@ -121,6 +123,11 @@ class SearchFolder:
     def confirmation(self) -> Path:
         """What the last confirmation found."""
         return self.confirm / "confirmation.json"
+
+    @property
+    def reproduction(self) -> Path:
+        """All that its numbers depend on."""
+        return self.path / "reproduce.json"
 
     def trial(self, uid: str) -> Path:
         """Where a trial's states are saved."""

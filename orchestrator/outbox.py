@@ -347,6 +347,8 @@ class Outbox:
         for name, count in (event.payload.get("trials") or {}).items():
             self._parent.points.append(Point(f"trials/{name}", count, _ms(event), 0))
         self._parent.documents["result.json"] = event.payload.get("result") or {}
+        if event.payload.get("reproduce"):
+            self._parent.documents["reproduce.json"] = event.payload["reproduce"]
         self._parent.tags["state"] = state
         self._parent.status = _SEARCH_STATUS.get(state, "FAILED")
         self._parent.end_ms = _ms(event)

@@ -1,37 +1,46 @@
-"""What a search would do, before it does anything: its rows, delimiters and strategies.
+"""What a search would do, before it does anything: rows, delimiters, strategies, and the bill.
 
-No weight is read and nothing is written but the cache of a person's own rows.
+Nothing is written but the cache of a person's own rows, and no weight is read but to measure how
+fast the model is here.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from orchestrator.config import SearchConfig
-from orchestrator.driver import baseline_configs
+from orchestrator.driver import baseline_configs, engine_options
+from orchestrator.estimate import Costs, Sample, Work, budget_warnings, estimate, sample_trials
 from orchestrator.feasibility import (
     context_of_source,
-    legal_strategies,
+    legal_trials,
     model_source,
     refusal,
     refuse_if_all,
 )
 from orchestrator.folders import home_folder
-from orchestrator.results import SCHEMA_VERSION, OverlapRecord, Record
+from orchestrator.layout_text import layout_text
+from orchestrator.results import SCHEMA_VERSION, Estimate, OverlapRecord, Record
 from orchestrator.search_data import checked_task
-from trainable.data import EncodedTask, Split
+from trainable.data import SEARCH_SPLITS, EncodedTask, Split
 from trainable.delimiters import Vocabulary
+from trainable.errors import TaskError
 from trainable.layout import whole_layout
-from trainable.lengths import check_verbal_lengths, row_limit
+from trainable.lengths import check_verbal_lengths, long_train_rows, row_limit
 from trainable.records.report import DataReport
-from trainable.strategy import InsertionStrategy
+from trainable.token_count import survey, train_tokens
+from trainable.trial import TrialConfig
 
 _ROWS = 32  # that a strategy's cost is measured on
-_SHOWN_TOKENS, _SHOWN_STRATEGIES = 12, 12
+_SHOWN_TOKENS = 12
+_COUNTED_STRATEGIES = 32  # in full; of more, the rows of some steps stand for all
+_COUNTED_STEPS = 4
 
 
 class SplitPlan(Record):
@@ -62,12 +71,17 @@ class StrategyPlan(Record):
         latents: L, the rows that are trained.
         extra_tokens_pct: 100 · latents / verbal tokens over some rows of val_id.
         longest: tokens of the longest of those rows, latents included.
+        train_tokens: of a full trial, latents included; exact in a space of few strategies, else
+            from a few steps.
+        sample: the beginning of a row of val_id, with the latents visible.
         refused: why a trial of it would be refused; None where it would not.
     """
 
     latents: int
     extra_tokens_pct: float
     longest: int
+    train_tokens: int
+    sample: str
     refused: str | None = None
 
 
@@ -80,6 +94,9 @@ class Plan(Record):
         strategies: by short name; of a large space a sample.
         overlap: of a person's own rows, per split, what of it stands in train as well.
         notes: what is odd about such rows and no error.
+        estimate: what all trials will cost; seconds only where they were measured.
+        exact: whether its tokens are exact: every configuration is known and none is stopped.
+        warnings: what is probably not meant.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -94,10 +111,16 @@ class Plan(Record):
     strategies: dict[str, StrategyPlan]
     overlap: dict[str, OverlapRecord]
     notes: list[str]
+    estimate: Estimate
+    exact: bool
+    warnings: list[str]
 
 
-def plan_search(config: SearchConfig) -> Plan:
+def plan_search(config: SearchConfig, *, calibrate: bool = True) -> Plan:
     """Work out what a search would do.
+
+    Args:
+        calibrate: load the model and time a few steps; without, no seconds are known.
 
     Raises:
         TaskError, BaseModelError, ConfigError: as a run would, for what cannot be used.
@@ -115,16 +138,19 @@ def plan_search(config: SearchConfig) -> Plan:
     )
     check_verbal_lengths(data, context, config.data.max_tokens)
     vocabulary = Vocabulary(tokenizer, vocabulary_size)
-    strategies = {strategy.short_name: strategy for strategy in legal_strategies(config)}
-    patterns = {
-        t.pattern: None for s in strategies.values() for t in s.triggers.values() if t.pattern
-    }
+    trials = {trial.strategy.short_name: trial for trial in legal_trials(config)}
+    strategies = [trial.strategy for trial in trials.values()]
+    patterns = {t.pattern: None for s in strategies for t in s.triggers.values() if t.pattern}
     refusals = {
-        name: refusal(strategy, vocabulary, data, config, context)
-        for name, strategy in strategies.items()
+        name: refusal(trial.strategy, vocabulary, data, config, context)
+        for name, trial in trials.items()
     }
     refuse_if_all(list(refusals.values()))
     baselines = len(baseline_configs()) * config.space.baselines
+    sample = sample_trials(config, baseline_configs()[:baselines])
+    costs = _costs(config, sample, data, vocabulary, calibrate=calibrate)
+    found = estimate(config, costs, Work(baselines, config.budget.trials))
+    few = len(trials) <= _COUNTED_STRATEGIES
     return Plan(
         name=config.name,
         context=context,
@@ -135,11 +161,14 @@ def plan_search(config: SearchConfig) -> Plan:
         splits={split: _split(data, split) for split in data.splits},
         delimiters={pattern: _delimiter(vocabulary, pattern) for pattern in patterns},
         strategies={
-            name: _cost(strategy, vocabulary, data, refusals[name])
-            for name, strategy in strategies.items()
+            name: _cost(trial, vocabulary, data, config, refusals[name], few=few)
+            for name, trial in trials.items()
         },
         overlap={} if report is None else _overlaps(report),
         notes=[] if report is None else report.notes,
+        estimate=found,
+        exact=sample.exact and config.stopping.kind == "none",
+        warnings=[*costs.warnings, *budget_warnings(config, costs, found)],
     )
 
 
@@ -163,69 +192,92 @@ def _overlaps(report: DataReport) -> dict[str, OverlapRecord]:
     return {s: OverlapRecord.model_validate(asdict(one)) for s, one in report.overlap.items()}
 
 
+def _costs(
+    config: SearchConfig,
+    sample: Sample,
+    data: EncodedTask,
+    vocabulary: Vocabulary,
+    *,
+    calibrate: bool,
+) -> Costs:
+    """The survey of a sample; where every trial is known, with exact counts of training."""
+    splits = [split for split in SEARCH_SPLITS if split in data.splits]
+    found = survey(sample.all, vocabulary, data, splits, config.data.seed)
+    step_tokens = found.step_tokens
+    if sample.exact:
+        step_tokens = [
+            _tokens(trial, vocabulary, data, config, config.budget.steps) / config.budget.steps
+            for trial in sample.all
+        ]
+    measured = _calibrated(config, sample, data, splits) if calibrate else {}
+    return Costs(
+        step_tokens,
+        found.score_tokens,
+        len(sample.baselines),
+        warnings=found.warnings,
+        **measured,
+    )
+
+
+def _calibrated(
+    config: SearchConfig, sample: Sample, data: EncodedTask, splits: Sequence[Split]
+) -> dict[str, Any]:
+    """Time a few steps on this machine, as an engine of the search would do them."""
+    import torch
+
+    from trainable.base_model.loading import load_base
+    from trainable.calibration import calibrate
+    from trainable.engine import Engine
+
+    base_options, options = engine_options(config)
+    before = torch.get_num_threads()
+    torch.set_num_threads(options.pop("threads") or os.cpu_count() or 1)
+    try:
+        engine = Engine(load_base(**base_options), **options)
+        fused = sample.trials[: config.engine.concurrent_trials]
+        measured = calibrate(engine, data, fused, splits, data_seed=config.data.seed)
+    finally:
+        torch.set_num_threads(before)
+    on_gpu = engine.base.model.device.type == "cuda"
+    return {"calibration": None if measured is None else asdict(measured), "gpus": int(on_gpu)}
+
+
+def _tokens(
+    trial: TrialConfig, vocabulary: Vocabulary, data: EncodedTask, config: SearchConfig, steps: int
+) -> int:
+    rules, most, dropped_N = vocabulary.rules(trial.strategy), config.data.max_tokens, None
+    if most is not None and config.data.long_rows == "drop":
+        with suppress(TaskError):  # the trial is refused; that is told by itself
+            dropped_N = long_train_rows(trial.strategy, rules, data, most)
+    return train_tokens(
+        trial, rules, data, data_seed=config.data.seed, begin=0, end=steps, dropped_N=dropped_N
+    )
+
+
 def _cost(
-    strategy: InsertionStrategy, vocabulary: Vocabulary, data: EncodedTask, refused: str | None
+    trial: TrialConfig,
+    vocabulary: Vocabulary,
+    data: EncodedTask,
+    config: SearchConfig,
+    refused: str | None,
+    *,
+    few: bool,
 ) -> StrategyPlan:
-    rules, rows = vocabulary.rules(strategy), data.rows("val_id")
+    strategy, rows = trial.strategy, data.rows("val_id")
+    rules = vocabulary.rules(strategy)
     chosen = np.unique(np.linspace(0, len(rows) - 1, min(_ROWS, len(rows))).astype(int))
     layouts = [
         whole_layout(rules, row.ids, row.query_length).without_pending()
         for row in (rows[int(place)] for place in chosen)
     ]
     latents = sum(layout.latent_count for layout in layouts)
-    slots = sum(map(len, layouts))
+    slots, steps = sum(map(len, layouts)), config.budget.steps
+    counted = steps if few else min(steps, _COUNTED_STEPS)
     return StrategyPlan(
         latents=strategy.latent_count,
         extra_tokens_pct=100.0 * latents / (slots - latents),
         longest=max(map(len, layouts)),
+        train_tokens=round(_tokens(trial, vocabulary, data, config, counted) * steps / counted),
+        sample=layout_text(strategy, vocabulary, rows[0]),
         refused=refused,
     )
-
-
-def print_plan(console: Console, plan: Plan) -> None:
-    """The plan for people."""
-    splits = Table("split", "rows", "shortest", "longest", title=f"{plan.name}: rows and tokens")
-    for split, found in plan.splits.items():
-        dropped = f" ({found.dropped} dropped)" if found.dropped else ""
-        splits.add_row(split, f"{found.rows}{dropped}", str(found.shortest), f"{found.longest}")
-    console.print(splits)
-    lines = [
-        f"{split}: {one.prompts} rows with a prompt that train has too, {one.rows} of them whole"
-        for split, one in plan.overlap.items()
-    ]
-    for line in [*lines, *plan.notes]:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    for pattern, delimiter in plan.delimiters.items():
-        shown = "  ".join(repr(text) for text in delimiter.tokens)
-        more = "" if delimiter.ids <= len(delimiter.tokens) else "  ..."
-        console.print(
-            f"delimiter {pattern!r} matches {delimiter.ids} of {plan.vocabulary} tokens: "
-            f"{shown or 'none, so it makes no site'}{more}",
-            markup=False, highlight=False, soft_wrap=True,
-        )  # fmt: skip
-    console.print(_strategy_table(plan))
-    refused = [cost.refused for cost in plan.strategies.values() if cost.refused]
-    if refused:
-        console.print(
-            f"* {len(refused)} of {len(plan.strategies)} strategies would be refused: {refused[0]}",
-            markup=False, highlight=False, soft_wrap=True,
-        )  # fmt: skip
-    console.print(
-        f"context {plan.context or 'without limit'}; {plan.trials} trials and {plan.baselines} "
-        f"baselines, at most {plan.most_trial_steps} optimiser steps in all",
-        markup=False, highlight=False, soft_wrap=True,
-    )  # fmt: skip
-
-
-def _strategy_table(plan: Plan) -> Table:
-    """The strategies by cost; of many, evenly spread ones, cheapest and dearest among them."""
-    ranked = sorted(plan.strategies.items(), key=lambda item: item[1].extra_tokens_pct)
-    places = np.unique(np.linspace(0, len(ranked) - 1, _SHOWN_STRATEGIES).astype(int))
-    title = f"strategies by cost, {len(places)} of {len(ranked)}"
-    table = Table("strategy", "latents", "extra tokens", "longest row", title=title)
-    for name, cost in (ranked[int(place)] for place in places):
-        mark = " *" if cost.refused else ""
-        table.add_row(
-            name + mark, str(cost.latents), f"{cost.extra_tokens_pct:.0f} %", str(cost.longest)
-        )
-    return table

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from orchestrator.estimate import estimate_lines
 from orchestrator.ledger import LedgerTrial, TrialStatus
-from orchestrator.results import DataRecord
+from orchestrator.results import DataRecord, Estimate
 from trainable.metrics import goodness
 
 
@@ -22,9 +23,17 @@ class SearchProgress:
         console: where to.
         total: trials in all, baselines included.
         objective: the metric to show.
+        ask: whether to go on with a search that is new; raises for a no. None asks nobody.
     """
 
-    def __init__(self, console: Console, total: int, objective: str) -> None:
+    def __init__(
+        self,
+        console: Console,
+        total: int,
+        objective: str,
+        ask: Callable[[], None] | None = None,
+    ) -> None:
+        self._ask = ask
         self._console = console
         self._total = total
         self._objective = objective
@@ -60,6 +69,15 @@ class SearchProgress:
         """Say what is known of a person's own rows."""
         for line in data_lines(data):
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def planned(self, found: Estimate, warnings: Sequence[str], *, going_on: bool) -> None:
+        """Show what the search will cost, and ask where somebody can answer."""
+        for line in [*estimate_lines(found), *(f"warning: {line}" for line in warnings)]:
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        if self._ask is not None and not going_on:
+            self._bar.stop()  # a live line and a question do not share a terminal
+            self._ask()
+            self._bar.start()
 
     def search_opened(self, trials: Sequence[LedgerTrial]) -> None:
         """Count what earlier runs finished."""

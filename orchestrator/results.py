@@ -77,6 +77,38 @@ class SpentRecord(Record):
     over: list[str]
 
 
+class Estimate(Record):
+    """What a search, or what is left of it, was expected to cost before it began.
+
+    Args:
+        steps: optimiser steps, what early stopping leaves of them on average; without those of a
+            baseline that has nothing to train.
+        most_steps: if no trial were stopped.
+        train_tokens: of training, latents included.
+        score_tokens: of scoring at all rungs.
+        seconds: in all, from the start of the command; None where nothing was measured, and so
+            are those below.
+        memory_bytes: that the engine had while it was measured.
+        money: None without a price.
+    """
+
+    trials: int
+    steps: float
+    most_steps: int
+    train_tokens: float
+    score_tokens: float
+    gpus: int
+    seconds: float | None = None
+    train_s: float | None = None
+    score_s: float | None = None
+    other_s: float | None = None
+    memory_bytes: int | None = None
+    device: str | None = None
+    calibration_s: float | None = None
+    gpu_hours: float | None = None
+    money: float | None = None
+
+
 class OverlapRecord(Record):
     """How many rows of a split have a prompt that train has, and how many are a row of train."""
 
@@ -117,6 +149,7 @@ class SearchResult(Record):
         tradeoffs: the objectives beside the first.
         front: with several objectives, the uids of complete trials that no other beats.
         knee: the front's best compromise.
+        estimate: what this run was expected to take; None where nothing was left to do.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -135,6 +168,7 @@ class SearchResult(Record):
     front: list[str] = Field(default=[])
     knee: str | None = None
     spent: SpentRecord | None = None
+    estimate: Estimate | None = None
 
     @property
     def counts(self) -> dict[str, int]:

@@ -12,6 +12,7 @@ from orchestrator.assignment import DataSource
 from orchestrator.errors import ConfigError
 from orchestrator.feasibility import model_source, refuse_impossible
 from orchestrator.folders import SearchFolder, cache_folder
+from orchestrator.reproduction import data_digests
 from orchestrator.results import DataRecord, read_data_record
 from orchestrator.search_config import SearchConfig
 from search_spaces.errors import Problem, shown
@@ -32,10 +33,12 @@ class SearchData:
     Args:
         source: what an engine needs to read them.
         record: what is known of them.
+        digests: per split, the SHA-256 of its rows, or of the files that they were read from.
     """
 
     source: DataSource
     record: DataRecord
+    digests: Mapping[str, Any]
 
     def checked(self, found: Mapping[str, Mapping[str, int]]) -> DataRecord:
         """The record with what an engine has found: the rows that it keeps and those it drops."""
@@ -77,7 +80,7 @@ def read_data(config: SearchConfig, home: Path) -> SearchData:
         long_rows=config.data.long_rows,
         cache=str(cache),
     )
-    return SearchData(source, _record(task, report, config))
+    return SearchData(source, _record(task, report, config), data_digests(source, task))
 
 
 def _metric_digests(config: SearchConfig) -> dict[str, dict[str, str | None]]:

@@ -296,6 +296,10 @@ class EngineConfig(Section):
         default=False,
         description="true to compute layers again in the backward instead of keeping what it needs",
     )
+    deterministic: Flag = Field(
+        default=False,
+        description="true for one trial per forward: slower, and bit-equal again on the same CPU",
+    )
 
     @field_validator("checkpoint_activations")
     @classmethod

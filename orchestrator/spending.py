@@ -97,6 +97,10 @@ class Meter:
         seconds, self._noted = now - self._noted, now
         self._ledger.add_spent(seconds, gpu_s=seconds * self.gpus, tokens=tokens)
 
+    def skip(self, seconds: float) -> None:
+        """Leave out time that is not to count."""
+        self._noted += seconds
+
     def seconds_left(self) -> float:
         """What the budgets of time leave from now on."""
         budget, since = self._budget, time.monotonic() - self._noted

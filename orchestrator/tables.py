@@ -42,6 +42,7 @@ def print_result(console: Console, result: SearchResult) -> None:
         _say(console, f"{len(failed)} failed, the first one ({failed[0].uid}): {failed[0].reason}")
     if result.time is not None:
         _say(console, _time_split(result))
+        _say(console, _against_estimate(result))
     if result.spent is not None:
         _say(console, spent_line(result.spent))
     if result.confirmation is not None:
@@ -175,6 +176,20 @@ def _front_lines(result: SearchResult) -> list[str]:
 
 def _wish(metric: str) -> str:
     return "less" if direction(metric) == "minimize" else "more"
+
+
+def _against_estimate(result: SearchResult) -> str:
+    """The plan beside the truth; only of a run that went to its end."""
+    split, found = result.time, result.estimate
+    assert split is not None
+    if found is None or found.seconds is None or result.state != "complete":
+        return "Plan: this run has no estimate to be held against."
+    off = 100 * (found.seconds / split.total_s - 1)
+    return (
+        f"Plan: {found.seconds:.0f} s and {found.steps:.0f} steps were estimated, "
+        f"{split.total_s:.0f} s and {split.trial_steps} trained steps it took: the estimate was "
+        f"{abs(off):.0f} % too {'long' if off > 0 else 'short'}."
+    )
 
 
 def _next_commands(result: SearchResult) -> str:

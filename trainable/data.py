@@ -6,6 +6,7 @@ EOS is left out for an open completion: one that is a window of something endles
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, overload, runtime_checkable
@@ -201,6 +202,23 @@ class EncodedTask:
     def example(self, split: Split, place: int) -> Example:
         """What a row was encoded from."""
         return self.task.examples(split)[int(self._split(split).places_N[place])]
+
+    def thinned(self, rows: int) -> EncodedTask:
+        """The same task with at most so many rows in each split but train, spread over it."""
+        few = copy.copy(self)
+        few._splits = {"train": self._split("train")}
+        for split in self.splits:
+            if split != "train":
+                whole = self._split(split)
+                count = len(whole.rows)
+                some_N = np.unique(np.linspace(0, count - 1, min(rows, count)).astype(np.int64))
+                few._splits[split] = _EncodedSplit(
+                    LazyRows(whole.rows.__getitem__, some_N),
+                    whole.lengths_N[some_N],
+                    whole.places_N[some_N],
+                    whole.dropped,
+                )
+        return few
 
     def score(
         self,

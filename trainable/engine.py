@@ -95,6 +95,8 @@ class Engine:
             Changes no result beyond rounding. Compiled training and checkpointed activations
             go without.
         checkpoint_activations: trade time for memory where a single row hardly fits.
+        deterministic: one trial per forward, and no prefix shared, so that no bit of a trial
+            depends on its neighbours. What that costs is the fusion.
 
     Raises:
         BaseModelError: if the model attends otherwise than the method needs, or the options do
@@ -110,17 +112,20 @@ class Engine:
         compiled: bool = False,
         checkpoint_activations: bool = False,
         share_prefixes: Sharing = "auto",
+        deterministic: bool = False,
     ) -> None:
         self.base = base
         self.slots = SlotCount()
+        self.deterministic = deterministic
+        sharing: Sharing = "off" if deterministic else share_prefixes
         self._compute = TrainingCompute(
             base.model,
             precision=precision,
             compiled=compiled,
             checkpoint_activations=checkpoint_activations,
-            share_prefixes=share_prefixes,
+            share_prefixes=sharing,
         )
-        self._sharing: Sharing = share_prefixes
+        self._sharing: Sharing = sharing
         check_decoding(base.model)  # before a search, not after it
         self._adamw = LatentAdamW(_width(base), base.model.device, base.model.dtype)
         self._trials: dict[str, ResidentTrial] = {}
@@ -202,7 +207,10 @@ class Engine:
             if not trial.trains:
                 trial.step += 1
         ready = [trial for trial in trials if trial.trains and trial.failure is None]
-        return train_step(self._compute, self._adamw, ready, self._budget, self.slots)
+        losses: dict[str, float] = {}
+        for group in self._groups(ready):
+            losses |= train_step(self._compute, self._adamw, group, self._budget, self.slots)
+        return losses
 
     def gradients(self, uids: Sequence[str]) -> list[torch.Tensor]:
         """The gradients of the next step, one [L, D] per trial, without taking it: for tests."""
@@ -258,10 +266,10 @@ class Engine:
         results: dict[str, dict[str, float]] = {trial.uid: {} for trial in trials}
         for split in splits:
             trials = [trial for trial in trials if self._trials.get(trial.uid) is trial]
-            tallies = yield from score_split(
-                self.base.model, trials, split, self._budget, self._sharing
-            )
-            yield from self._add_answer_scores(trials, tallies, split)
+            tallies: list[Tally] = []
+            for group in self._groups(trials):
+                found = yield from self._group_scores(group, split)
+                tallies += found
             for trial, tally in zip(trials, tallies, strict=True):
                 if split == splits[0]:
                     results[trial.uid] |= tally.costs() | trial.costs()
@@ -310,6 +318,19 @@ class Engine:
         if asked == "auto" and device.type == "cuda":
             return probe_tokens(self._compute.probe, device)
         return MICRO_BATCH_TOKENS[device.type] if asked in (None, "auto") else int(asked)
+
+    def _groups(self, trials: Sequence[ResidentTrial]) -> list[Sequence[ResidentTrial]]:
+        """Which trials share their forwards: all of them, or none with another."""
+        return [[trial] for trial in trials] if self.deterministic else [trials]
+
+    def _group_scores(
+        self, trials: Sequence[ResidentTrial], split: Split
+    ) -> Generator[None, None, list[Tally]]:
+        """Scores of trials that share their forwards."""
+        model = self.base.model
+        tallies = yield from score_split(model, trials, split, self._budget, self._sharing)
+        yield from self._add_answer_scores(trials, tallies, split)
+        return tallies
 
     def _add_answer_scores(
         self, trials: Sequence[ResidentTrial], tallies: Sequence[Tally], split: Split

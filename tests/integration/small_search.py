@@ -19,7 +19,7 @@ from orchestrator.config import SearchConfig
 from orchestrator.events import Event, read_events
 from orchestrator.folders import SearchFolder
 from orchestrator.ledger import LedgerTrial, TrialStatus, read_ledger
-from orchestrator.results import DataRecord
+from orchestrator.results import DataRecord, Estimate
 
 NAME = "small"
 ROOT = Path(__file__).parents[2]
@@ -87,6 +87,9 @@ class Watching:
         self.reports: list[tuple[int, int, str]] = []
 
     def data_read(self, data: DataRecord) -> None:
+        pass
+
+    def planned(self, found: Estimate, warnings: Sequence[str], *, going_on: bool) -> None:
         pass
 
     def search_opened(self, trials: Sequence[LedgerTrial]) -> None:

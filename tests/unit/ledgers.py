@@ -38,7 +38,7 @@ BASELINES = [TrialConfig.from_dict({}), TrialConfig.from_dict({"strategy": START
 
 
 @cache
-def _empty_study() -> bytes:
+def empty_study() -> bytes:
     """A study file with its tables: to make them takes half a second, to copy them nothing."""
     with TemporaryDirectory() as folder:
         optuna.storages.RDBStorage(storage_url(Path(folder)))
@@ -63,7 +63,7 @@ def open_ledger(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "study.db").exists():
-        (folder / "study.db").write_bytes(_empty_study())
+        (folder / "study.db").write_bytes(empty_study())
     return Ledger(
         storage=storage_url(folder),
         name=NAME,

@@ -17,7 +17,7 @@ from orchestrator.conductor import Conductor, EngineInfo
 from orchestrator.events import Event, EventLog
 from orchestrator.ledger import Ledger, LedgerTrial, TrialStatus
 from orchestrator.manifest import manifest_sha256
-from orchestrator.results import DataRecord
+from orchestrator.results import DataRecord, Estimate
 from orchestrator.spending import Meter, Spending
 from tests.unit.ledgers import NAME, OBJECTIVE, RUNGS, open_ledger, search_config, search_folder
 from trainable.artifact import Artifact
@@ -38,6 +38,9 @@ class Seen:
         self.reported: list[tuple[int, int, str]] = []
 
     def data_read(self, data: DataRecord) -> None:
+        pass
+
+    def planned(self, found: Estimate, warnings: Sequence[str], *, going_on: bool) -> None:
         pass
 
     def search_opened(self, trials: Sequence[LedgerTrial]) -> None:

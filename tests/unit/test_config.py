@@ -124,6 +124,7 @@ def test_a_minimal_file_gets_every_default(file: Path) -> None:
             "precision": None,
             "compile": False,
             "checkpoint_activations": False,
+            "deterministic": False,
         },
         "confirm": {
             "enabled": True,

@@ -14,7 +14,8 @@ from rich.console import Console
 from orchestrator import cli
 from orchestrator.config import SearchConfig, load_search
 from orchestrator.errors import ConfigError
-from orchestrator.plan import Plan, plan_search, print_plan
+from orchestrator.plan import Plan, plan_search
+from orchestrator.plan_tables import print_plan
 from orchestrator.search_data import read_data
 from orchestrator.yaml_source import dump_yaml
 from trainable.errors import BaseModelError, TaskError
@@ -32,7 +33,13 @@ AXES: dict[str, Any] = {
 }
 SEARCH: dict[str, Any] = {
     "name": "planned",
-    "task": {"kind": "generation", "train_lengths": [3, 3], "val_rows": 4, "train_rows": 8},
+    "task": {
+        "kind": "generation",
+        "train_lengths": [3, 3],
+        "val_rows": 4,
+        "test_rows": 4,
+        "train_rows": 8,
+    },
     "space": {"axes": AXES},
     "budget": {"trials": 4, "steps": 10},
     "stopping": {"kind": "none"},
@@ -46,7 +53,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def planned(**changed: Any) -> Plan:
-    return plan_search(SearchConfig.model_validate(SEARCH | changed))
+    return plan_search(SearchConfig.model_validate(SEARCH | changed), calibrate=False)
 
 
 def test_rows_and_steps() -> None:
@@ -110,7 +117,13 @@ def test_strategies_beyond_the_context_are_marked() -> None:
     assert "* 1 of 3 strategies would be refused: strategy.position_rule: own needs" in text
 
 
-@pytest.mark.parametrize("act", [plan_search, lambda config: read_data(config, Path("/nowhere"))])
+def plan_uncalibrated(config: SearchConfig) -> Plan:
+    return plan_search(config, calibrate=False)
+
+
+@pytest.mark.parametrize(
+    "act", [plan_uncalibrated, lambda config: read_data(config, Path("/nowhere"))]
+)
 def test_a_space_without_any_strategy_that_fits(act: Callable[[SearchConfig], Any]) -> None:
     space = space_of((600, "own"), (700, "own"))
     with pytest.raises(TaskError, match=r"space: no strategy of it can be trained; .*own needs"):
@@ -155,10 +168,28 @@ def test_json(
     file = tmp_path / "search.yaml"
     file.write_text(dump_yaml(SEARCH))
     assert load_search(file).name == "planned"
-    monkeypatch.setattr("sys.argv", ["latentune", "plan", str(file), "--json"])
+    monkeypatch.setattr("sys.argv", ["latentune", "plan", str(file), "--no-calibrate", "--json"])
     with pytest.raises(SystemExit) as done:
         cli.main()
     assert done.value.code == 0
     found = json.loads(capsys.readouterr().out)
     assert found["schema_version"] == 1
     assert found["delimiters"][","] == {"ids": 1, "tokens": [","]}
+
+
+def test_a_grid_without_stopping_is_counted() -> None:
+    grid = planned(sampler={"kind": "grid"}, space={"axes": AXES, "baselines": False})
+    assert grid.exact
+    tokens = {name: one.train_tokens for name, one in grid.strategies.items()}
+    # 10 steps of 8 rows, each of three equations and BOS, with two commas and two marks each.
+    assert tokens == {
+        "none": 0,
+        "comma2": 80 * (27 + 4),
+        "delimiter([@=])1": 80 * (27 + 6),
+        "delimiter(é)1": 80 * 27,
+    }
+    assert grid.estimate.train_tokens == sum(tokens.values())
+    assert grid.estimate.seconds is None
+    assert "the delimiter 'é' never occurs" in grid.warnings[0]
+    assert "▸c·2▸," in grid.strategies["comma2"].sample
+    assert not planned().exact

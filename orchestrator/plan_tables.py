@@ -1,0 +1,83 @@
+"""The plan for people: tables, sample layouts, the bill, and what is probably not meant."""
+
+from __future__ import annotations
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.estimate import estimate_lines
+from orchestrator.plan import Plan
+
+SHOWN_STRATEGIES, SHOWN_SAMPLES = 12, 6
+
+
+def print_plan(console: Console, plan: Plan) -> None:
+    """The plan for people."""
+    splits = Table("split", "rows", "shortest", "longest", title=f"{plan.name}: rows and tokens")
+    for split, found in plan.splits.items():
+        dropped = f" ({found.dropped} dropped)" if found.dropped else ""
+        splits.add_row(split, f"{found.rows}{dropped}", str(found.shortest), f"{found.longest}")
+    console.print(splits)
+    lines = [
+        f"{split}: {one.prompts} rows with a prompt that train has too, {one.rows} of them whole"
+        for split, one in plan.overlap.items()
+    ]
+    for line in [*lines, *plan.notes]:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for pattern, delimiter in plan.delimiters.items():
+        shown = "  ".join(repr(text) for text in delimiter.tokens)
+        more = "" if delimiter.ids <= len(delimiter.tokens) else "  ..."
+        console.print(
+            f"delimiter {pattern!r} matches {delimiter.ids} of {plan.vocabulary} tokens: "
+            f"{shown or 'none, so it makes no site'}{more}",
+            markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    console.print(_strategy_table(plan))
+    refused = [cost.refused for cost in plan.strategies.values() if cost.refused]
+    if refused:
+        console.print(
+            f"* {len(refused)} of {len(plan.strategies)} strategies would be refused: {refused[0]}",
+            markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    for name in _shown(plan)[:SHOWN_SAMPLES]:
+        _say(console, f"{name}: {plan.strategies[name].sample}")
+    _say(
+        console,
+        f"context {plan.context or 'without limit'}; {plan.trials} trials and {plan.baselines} "
+        f"baselines, at most {plan.most_trial_steps} optimiser steps in all",
+    )
+    for line in estimate_lines(plan.estimate):
+        _say(console, line)
+    if plan.exact:
+        _say(console, "the tokens of training are exact: each configuration is known beforehand")
+    for line in plan.warnings:
+        _say(console, f"warning: {line}")
+
+
+def _strategy_table(plan: Plan) -> Table:
+    """The strategies by cost; of many, evenly spread ones, cheapest and dearest among them."""
+    names = _shown(plan)
+    title = f"strategies by cost, {len(names)} of {len(plan.strategies)}"
+    heads = ("strategy", "latents", "extra tokens", "longest row", "trained on")
+    table = Table(*heads, title=title)
+    for name in names:
+        cost = plan.strategies[name]
+        table.add_row(
+            name + (" *" if cost.refused else ""),
+            str(cost.latents),
+            f"{cost.extra_tokens_pct:.0f} %",
+            str(cost.longest),
+            f"{cost.train_tokens:,}",
+        )
+    return table
+
+
+def _shown(plan: Plan) -> list[str]:
+    ranked = sorted(plan.strategies, key=lambda name: plan.strategies[name].extra_tokens_pct)
+    places = np.unique(np.linspace(0, len(ranked) - 1, SHOWN_STRATEGIES).astype(int))
+    return [ranked[int(place)] for place in places]
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
