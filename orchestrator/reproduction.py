@@ -90,12 +90,15 @@ def describe_search(
         threads: of the engine; None is all cores.
     """
     asks: list[Ask] = []
+    members = set[str | None]()  # of a confirmation; the sampler was not asked for those
     reports, started = 0, dict[str, Any]()
     for event in events:
         if event.type == "search_started":
             started = event.payload
+        elif event.payload.get("stage") == "confirm":
+            members.add(event.trial_uid)
         elif event.type == "trial_report":
-            reports += 1
+            reports += event.trial_uid not in members
         elif event.type == "trial_started":
             asks.append(_ask(event, reports))
     config = started["config"]

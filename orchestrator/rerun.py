@@ -167,11 +167,8 @@ def _train(
         The report at the trial's last score, and the one at its last step.
     """
     source = read_data(config, home).source
-    engine = Engine(
-        base,
-        micro_batch_tokens=config.engine.micro_batch_tokens,
-        deterministic=config.engine.deterministic,
-    )
+    options = config.engine.model_dump(exclude={"concurrent_trials", "threads", "compile"})
+    engine = Engine(base, compiled=config.engine.compile, **options)
     cache = Path(source.cache)
     task = build_task(source.task, source.seed, tokenizer=base.tokenizer, cache=cache)
     limits: dict[str, Any] = {"max_tokens": source.max_tokens, "long_rows": source.long_rows}

@@ -63,7 +63,8 @@ def test_the_count_is_what_the_engine_reads(
         read += inputs[0].shape[0] * inputs[0].shape[1]
 
     config = trial(STRATEGIES[name])
-    engine = Engine(tiny_base, micro_batch_tokens=1)  # each row alone: nothing is padded
+    # Each row alone and whole: nothing is padded or shared.
+    engine = Engine(tiny_base, micro_batch_tokens=1, share_prefixes="off")
     drop: Any = {"max_tokens": max_tokens, "long_rows": "drop"}
     engine.join(TrialSpec("t", config, STEPS, SEED, **drop), data)
     hook = tiny_base.model.model.layers[0].register_forward_pre_hook(count)
