@@ -233,7 +233,8 @@ def _calibrated(
     before = torch.get_num_threads()
     torch.set_num_threads(options.pop("threads") or os.cpu_count() or 1)
     try:
-        engine = Engine(load_base(**base_options), **options)
+        compiled = options.pop("compile")
+        engine = Engine(load_base(**base_options), compiled=compiled, **options)
         fused = sample.trials[: config.engine.concurrent_trials]
         measured = calibrate(engine, data, fused, splits, data_seed=config.data.seed)
     finally:

@@ -15,8 +15,9 @@ import torch
 from orchestrator import cli
 from orchestrator.config import SearchConfig, load_search
 from orchestrator.errors import SearchExistsError, SearchNotFoundError
+from orchestrator.events import Event, read_events
 from orchestrator.folders import SearchFolder
-from orchestrator.reproduction import Reproduction, data_digests, git_commit
+from orchestrator.reproduction import Reproduction, data_digests, describe_search, git_commit
 from orchestrator.rerun import Tolerance, rerun_trial
 from orchestrator.search_data import read_data
 from tests.conftest import MakeFolder
@@ -170,3 +171,16 @@ def test_the_commit_of_a_checkout(tmp_path: Path) -> None:
     changed = git_commit(tmp_path)
     assert changed is not None
     assert changed.changed
+
+
+def test_the_members_of_a_confirmation_are_no_asks(ran: tuple[Path, SearchFolder]) -> None:
+    events = list(read_events(ran[1].events))
+    before = describe_search(events, {}, threads=1)
+    member: dict[str, Any] = {"trial_uid": f"{NAME}-confirm-1", "attempt": 1, "time": 1.0}
+    told = [
+        Event(seq=len(events), type="trial_started", payload={"stage": "confirm"}, **member),
+        Event(seq=len(events) + 1, type="trial_report", payload={"step": 1}, **member),
+    ]
+    first = [event for event in events if event.type == "search_started"]
+    again = describe_search([*first, *told, *events], {}, threads=1)
+    assert again.asks == before.asks
