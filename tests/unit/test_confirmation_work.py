@@ -167,7 +167,7 @@ class Confirming:
                 stop.set()
 
         with EventLog(self.folder.events) as events:
-            data = SearchData(SOURCE, DataRecord(rows={}))
+            data = SearchData(SOURCE, DataRecord(rows={}), digests={})
             of = Confirmation(CONFIG, self.folder, data, events, "sqlite://", stop, say)
             candidates = of._candidates(trials)
             bench = Bench(

@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator.config import SearchConfig
 from orchestrator.costs import EXTRA_TOKENS, LayoutCosts, open_costs
+from trainable.data import ExampleStream
 from trainable.errors import TaskError
 from trainable.trial import TrialConfig
 
@@ -59,7 +60,8 @@ def test_tokens_of_training_follow_the_stream(tmp_path: Path) -> None:
     costs = costs_of(tmp_path, budget={"trials": 2, "tokens": 10_000})
     one = trial(kind="end", m=2)
     lengths = [len(row.ids) + 2 for row in costs._data.rows("train")]
-    order = [row for step in range(4) for row in costs._stream.rows(step, 3)]
+    stream = ExampleStream(len(lengths), costs._config.data.seed)
+    order = [row for step in range(4) for row in stream.rows(step, 3)]
     assert costs.tokens(one, 0, 4) == sum(lengths[row] for row in order)
     assert costs.tokens(one, 0, 1) + costs.tokens(one, 1, 4) == costs.tokens(one, 0, 4)
     assert costs.tokens(TrialConfig(), 0, 4) == 0, "there is nothing to train"

@@ -217,7 +217,7 @@ def test_draws_do_not_depend_on_restarts(tmp_path: Path) -> None:
     "kind", ["tpe", pytest.param("gp", marks=pytest.mark.slow), "nsga2", "random"]
 )
 def test_every_sampler_draws(kind: Any) -> None:
-    space = {"x": optuna.distributions.FloatDistribution(0.0, 1.0)}
+    space: dict[str, Any] = {"x": optuna.distributions.FloatDistribution(0.0, 1.0)}
     make = sampler_of(SamplerConfig(kind=kind, startup_trials=2))
     study = optuna.create_study()
     for number in range(3):
