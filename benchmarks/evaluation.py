@@ -23,12 +23,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks import machine
+from benchmarks.setting import Setting
 from trainable.answers import Decoder, OneByOne
 from trainable.artifact import Artifact
-from trainable.base_model.loading import BaseModel, load_base
+from trainable.base_model.loading import BaseModel
 from trainable.data import EncodedTask
 from trainable.decoding import LatentLM
 from trainable.decoding_pool import DecodingPool, Request
@@ -51,28 +51,6 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "end4": {"end": {"kind": "end", "m": 4}},
     "random": {"random": {"kind": "random", "rate": 0.2, "seed": 0, "m": 1}},
 }
-# Of the weights of a Llama-3.2-1B: 1.2 B parameters, the head tied.
-SHAPES: dict[str, dict[str, Any]] = {
-    "1b": {
-        "vocab_size": 128_256,
-        "hidden_size": 2048,
-        "intermediate_size": 8192,
-        "num_hidden_layers": 16,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "head_dim": 64,
-        "tie_word_embeddings": True,
-    },
-    "tiny": {
-        "vocab_size": 128,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "tie_word_embeddings": True,
-    },
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -83,12 +61,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = machine.facts()
     if options.device == "cuda":
         found["gpu"] = torch.cuda.get_device_name()
-    base = _base(options.device, options.shape)
+    setting = Setting(options.device, options.shape)
+    base = setting.base()
     rows = [
         measure(base, options.trials, prompts, options.repeats)
         for prompts in (options.prompts or (8, 16))
     ]
-    path = machine.write(_name(options), rows, found)
+    path = machine.write(setting.result("evaluation"), rows, found)
     out = sys.stdout.write
     where = found.get("gpu", f"{found['processor']}, {found['threads']} threads")
     out(f"greedy decoding of {options.trials} trials together over one after the other, {where}\n")
@@ -204,42 +183,10 @@ def _attach(base: BaseModel, trial: int) -> LatentLM:
     return LatentLM.build(base.model, base.tokenizer, artifact)
 
 
-def _base(device: str, shape: str) -> BaseModel:
-    """The bundled base, or random weights of a shape with its tokenizer."""
-    bundled = load_base("bundled", device="cpu" if shape != "bundled" else device)
-    if shape == "bundled":
-        return bundled
-    tokenizer = bundled.tokenizer
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        **SHAPES[shape],
-        max_position_embeddings=2048,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        dtype=torch.bfloat16,
-    )
-    with torch.device(device):
-        model = LlamaForCausalLM(config)
-    return BaseModel(
-        model=model.to(torch.bfloat16).eval().requires_grad_(False),
-        tokenizer=tokenizer,
-        path=shape,
-        revision=None,
-        fingerprint="",
-        tokenizer_hash="",
-    )
-
-
-def _name(options: argparse.Namespace) -> str:
-    own = options.shape == "bundled" and options.device == "cpu"
-    return "evaluation" if own else f"evaluation_{options.shape}_{options.device}"
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--shape", choices=("bundled", *SHAPES), default="bundled")
+    parser.add_argument("--shape", choices=("bundled", "tiny", "1b"), default="bundled")
     parser.add_argument("--trials", type=int, default=TRIALS)
     parser.add_argument("--prompts", type=int, action="append", help="per trial; may be repeated")
     parser.add_argument("--repeats", type=int, default=REPEATS)

@@ -47,7 +47,7 @@ def measure(setting: Setting) -> list[dict[str, Any]]:
         for tokens, together in ((None, True), (None, False), (one_row, False))
     ]
     (fused, fused_nll), (alone, alone_nll), (cut, cut_nll) = runs
-    facts = {"trials": trials, "steps": steps, "batch_rows": BATCH_ROWS}
+    facts: dict[str, Any] = {"trials": trials, "steps": steps, "batch_rows": BATCH_ROWS}
     return [
         _curves(f"loss curves, first {EARLY:.0%} of steps", fused, alone, cut, EARLY, **facts),
         _curves("loss curves, all steps", fused, alone, cut, 1.0, **facts),

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] = ()) -> None:
 def measure(setting: Setting) -> list[dict[str, Any]]:
     """Each load at each number of trials."""
     base = setting.base()
-    loads = GPU_LOADS if setting.large else CPU_LOADS
+    loads: Sequence[tuple[int, int | None, float]] = GPU_LOADS if setting.large else CPU_LOADS
     trials = (2,) if setting.quick else TRIALS
     if setting.quick:
         loads = loads[:1]

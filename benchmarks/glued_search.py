@@ -103,10 +103,11 @@ def main(arguments: Sequence[str]) -> None:
             run_config=tune.RunConfig(name="glued", storage_path=scratch, verbose=0),
         ).fit()
     ray.shutdown()
-    best = min(result.metrics[METRIC] for result in found if result.metrics)
+    metrics = [found[place].metrics for place in range(len(found))]
+    best = min(each[METRIC] for each in metrics if each)
     if found.errors or not math.isfinite(best):
         raise SystemExit(f"{found.num_errors} trials failed: {found.errors[:1]}")
-    steps = sum(result.metrics["steps"] for result in found if result.metrics)
+    steps = sum(each["steps"] for each in metrics if each)
     sys.stdout.write(f"{len(found)} trials, {steps} trial-steps, best {METRIC} {best:.4f}\n")
 
 

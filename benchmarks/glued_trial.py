@@ -80,7 +80,7 @@ class GluedTrial:
         """Mean loss over both validation splits' rows; the other arm scores both, too."""
         losses = []
         for split in ("val_id", "val_ood"):
-            rows = list(self._data.rows(split))  # type: ignore[arg-type]
+            rows = list(self._data.rows(split))
             losses.append(
                 [
                     float(self._model(**self._collate(rows[at : at + _AT_ONCE])).loss)

@@ -70,7 +70,9 @@ def measure(setting: Setting) -> list[dict[str, Any]]:
     done = {name: slots if name in ENGINE_SIDES else one_pass for name in spent}
     flops = {name: weights.flops(s.executed, s.labelled) for name, s in done.items()}
     rates = {name: [calls * flops[name] / s for s in spent[name]] for name in spent}
-    facts = {"gflops": {name: statistics.median(r) / 1e9 for name, r in rates.items()}}
+    facts: dict[str, Any] = {
+        "gflops": {name: statistics.median(r) / 1e9 for name, r in rates.items()}
+    }
     useful = weights.flops(slots.useful, slots.labelled) / flops["step"]
     limit = rates["matmuls"]
     target = TARGETS[setting.device]

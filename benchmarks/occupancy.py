@@ -46,7 +46,7 @@ def measure(setting: Setting) -> list[dict[str, Any]]:
         ends = [min(end, 3) for end in ends[:10]]
     steps = list(continuous(ends, PLACES)), list(by_refill(ends, PLACES))
     slots = _counted(Engine(base), data, steps[0])
-    facts = {"trials": len(ends), "places": PLACES, "trial_steps": sum(ends)}
+    facts: dict[str, Any] = {"trials": len(ends), "places": PLACES, "trial_steps": sum(ends)}
     spent = in_turn(
         {
             "continuous": partial(_run, base, data, steps[0]),

@@ -183,7 +183,7 @@ def page(results: Results) -> str:
 
 def _machines(results: Results) -> list[str]:
     """Which machines spoke, and that no GPU did."""
-    seen = {}
+    seen = dict[str, None]()
     for result in results.values():
         machine = result["machine"]
         where = f"{machine['processor']}, {machine['cores']} cores, torch {machine['torch']}"

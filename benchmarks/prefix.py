@@ -27,10 +27,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks import machine
-from trainable.base_model.loading import BaseModel, load_base
+from benchmarks.setting import Setting
+from trainable.base_model.loading import BaseModel
 from trainable.base_model.tokenizer import build_tokenizer
 from trainable.data import EncodedRow, EncodedTask, Example, Ints, Split
 from trainable.engine import Engine, TrialSpec
@@ -43,25 +43,6 @@ MARK, M = "#", 2  # the delimiter of all sites, and its latents
 LABELS = 0.25  # of the row
 # Tokens of a row, and rows per trial and step.
 SIZES = {"bundled": ((64, 8), (256, 2)), "tiny": ((64, 1),), "1b": ((512, 4), (2048, 1))}
-ONE_B: dict[str, Any] = {  # the shape of Llama-3.2-1B
-    "vocab_size": 128_256,
-    "hidden_size": 2048,
-    "intermediate_size": 8192,
-    "num_hidden_layers": 16,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "head_dim": 64,
-    "max_position_embeddings": 8192,
-    "tie_word_embeddings": True,
-}
-TINY: dict[str, Any] = {
-    "vocab_size": 97,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "max_position_embeddings": 512,
-}
 
 
 def main(arguments: Sequence[str] = ()) -> None:
@@ -75,7 +56,8 @@ def main(arguments: Sequence[str] = ()) -> None:
     found = machine.facts() | {"device": chosen.device, "shape": chosen.shape}
     if chosen.device == "cuda":
         found["gpu"] = torch.cuda.get_device_name()
-    base = _base(chosen.shape, chosen.device)
+    setting = Setting(chosen.device, chosen.shape)
+    base = setting.base()
     out = sys.stdout.write
     out(f"{TRIALS} trials, {chosen.shape} base, {found.get('gpu', found['processor'])}\n")
     out(
@@ -93,8 +75,7 @@ def main(arguments: Sequence[str] = ()) -> None:
                 f"{row['of_limit']:>10.0%}  {row['ratio'] / row['slots_limit']:>8.0%}  "
                 f"{row['evaluation_ratio']:>10.2f}{missed}\n"
             )
-    name = "prefix" if chosen.device == "cpu" else f"prefix-{chosen.shape}-{chosen.device}"
-    path = machine.write(name, rows, found)
+    path = machine.write(setting.result("prefix"), rows, found)
     out(f"written to {path.relative_to(path.parent.parent.parent)}\n")
 
 
@@ -207,23 +188,6 @@ def _seconds(run: Callable[[], object]) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return clock() - begin
-
-
-def _base(shape: str, device: str) -> BaseModel:
-    if shape == "bundled":
-        return load_base("bundled", device=device)
-    options, dtype = (ONE_B, torch.bfloat16) if shape == "1b" else (TINY, torch.float32)
-    torch.manual_seed(0)
-    with torch.device(device):
-        model = LlamaForCausalLM(LlamaConfig(**options)).to(dtype)
-    return BaseModel(
-        model=model.eval().requires_grad_(False),
-        tokenizer=build_tokenizer(),
-        path=f"random {shape}",
-        revision=None,
-        fingerprint=shape,
-        tokenizer_hash="characters",
-    )
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def measure(setting: Setting) -> list[dict[str, Any]]:
         ran = min(trials, SCALED_TRIALS) if at_once == 1 else trials
         places = [str(place * trials // ran) for place in range(ran)]
         arms[at_once] = _seconds(setting, places, at_once) * trials / ran
-    facts = {"trials": trials, "ours_s": ours}
+    facts: dict[str, Any] = {"trials": trials, "ours_s": ours}
     target = 3.0 if setting.device == "cuda" else None
     best = min(arms, key=lambda at_once: arms[at_once])
     return [

@@ -73,7 +73,8 @@ def replay(
     """
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
-        kind: Any = ray.remote(num_cpus=0, max_concurrency=_CALLS_AT_ONCE)(ReplayEngine)
+        decorate: Any = ray.remote  # its types know no max_concurrency
+        kind = decorate(num_cpus=0, max_concurrency=_CALLS_AT_ONCE)(ReplayEngine)
         most = max(search.engines for search in searches)
         actors = [kind.remote(step_time, factor) for _ in range(most)]
         ray.get([actor.ready.remote() for actor in actors])

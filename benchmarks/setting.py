@@ -91,7 +91,8 @@ def random_base(device: str, **shape: Any) -> BaseModel:
     tokenizer = AutoTokenizer.from_pretrained(str(ROOT / "trainable/base_model/bundled"))
     torch.manual_seed(0)
     dtype = shape.pop("dtype", torch.float32)
-    config = LlamaConfig(
+    configuration: Any = LlamaConfig  # its types know no attn_implementation
+    config = configuration(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

@@ -32,7 +32,7 @@ def in_turn(sides: Mapping[str, Callable[[], object]], repeats: int) -> Seconds:
         repeats = min(repeats, _LEAST_REPEATS)
     spent: Seconds = {name: [] for name in sides}
     for repeat in range(repeats):
-        order = list(sides) if repeat % 2 == 0 else list(reversed(sides))
+        order = list(sides) if repeat % 2 == 0 else list(sides)[::-1]
         for name in order:
             spent[name].append(seconds_of(sides[name]))
     return spent

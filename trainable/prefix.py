@@ -182,7 +182,7 @@ class PrefixLabels:
             places += range(behind, behind + more)
             behind += more
         index_J = torch.tensor(places, device=self.kept[0].device)
-        parts = [(kept,) for kept in self.kept]
+        parts: list[tuple[torch.Tensor, ...]] = [(kept,) for kept in self.kept]
         if tails is not None:
             parts = [(kept, tail) for kept, tail in zip(self.kept, tails, strict=True)]
         return tuple(torch.cat(part).index_select(0, index_J) for part in parts)
@@ -231,7 +231,7 @@ def compute_prefixes(model: PreTrainedModel, wave: Wave, read: Read) -> Prefixes
     past = [
         (layer.keys, layer.values)
         for layer in cache.layers
-        if layer.keys is not None and layer.values is not None
+        if isinstance(layer, DynamicLayer) and layer.keys is not None and layer.values is not None
     ]
     return Prefixes(
         tuple(keys_EHPC for keys_EHPC, _ in past),
@@ -317,7 +317,7 @@ class _PastLayer(DynamicLayer):
     def __init__(
         self, keys_EHPC: torch.Tensor, values_EHPC: torch.Tensor, source_B: torch.Tensor
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.keys = self._keys_EHPC = keys_EHPC
         self.values = self._values_EHPC = values_EHPC
         self.dtype, self.device = keys_EHPC.dtype, keys_EHPC.device

@@ -125,7 +125,7 @@ def test_a_cancelled_trial_is_not_heard_of_again(tiny_base: BaseModel) -> None:
     requests = requests_of(tiny_base, len(lms), frozenset())
     expected = alone(lms, requests)
     for rows_at_once in (1, 4, 64):
-        pool, found = DecodingPool(lms, rows_at_once=rows_at_once), {}
+        pool, found = DecodingPool(lms, rows_at_once=rows_at_once), dict[int, list[int]]()
         for place, ids in pool.run(requests):
             assert requests[place].owner != 1 or not found.keys() & owned(requests, 1)
             found[place] = ids.tolist()

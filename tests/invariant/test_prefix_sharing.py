@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,11 +34,15 @@ Labelled = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 Read = Callable[..., Labelled]
 
 TRIALS = 3  # with random strategies; the others' first sites are late, or there is none
-LATE = [
+LATE: list[dict[str, Any]] = [
     {"triggers": {"end": {"kind": "end", "m": 2}}, "position_rule": rule}
     for rule in ("following", "own", "preceding")
 ]
-FIXED = [*LATE, {"triggers": {"nine": {"kind": "every", "k": 9, "m": 1}}}, {"triggers": {}}]
+FIXED: list[dict[str, Any]] = [
+    *LATE,
+    {"triggers": {"nine": {"kind": "every", "k": 9, "m": 1}}},
+    {"triggers": {}},
+]
 EAGER = ("llama", "gemma2", "gemma3", "opt")
 STRATEGIES = [
     *(random_strategy(seed) for seed in range(TRIALS)),

@@ -3,9 +3,9 @@
 Four families of synthetic text, drawn at random and never repeated:
 
     rules   [Pm]13&62=42,62&42=84,...      equations under a digit-wise rule; a tag may name it
-    lists   a=3;Q=7;...?Q=7;?Q a=7 3;Q-a=7-3=04
-                                           bindings, look-ups of one to three of them,
-                                           differences and products of two
+    lists   a=3;Q=7;...?Q=7;?Q a=7 3;Q-a=7-3=04;Q+2=7+2=09
+                                           bindings, look-ups of one to three of them, and
+                                           arithmetic on one or two
     sums    3+7=10;6+0=06                  sums of two digits
     copies  3*fkw:fkw,fkw,fkw              words repeated a given number of times
     echoes  fk4w@fk4w@fk4w@...             a random string, again and again
@@ -69,7 +69,8 @@ SPECIAL_TOKENS = 2
 FAMILIES = ("rules", "lists", "sums", "copies", "echoes")
 COPIES_MAX = 12
 DIGITS_SHARE = 0.7  # of the lists: their values are digits; elsewhere letters
-LOOK_UP_KINDS = {"?": 0.7, "-": 0.15, "*": 0.15}
+LOOK_UP_KINDS = {"?": 0.55, "-": 0.15, "*": 0.15, "+": 0.15}
+NAMED_SHARE = 0.7  # of the operands of differences and products; the others are digits
 
 
 class Document(NamedTuple):
@@ -147,14 +148,18 @@ def list_document(rng: np.random.Generator, bindings: int) -> Document:
 
 
 def _look_up(rng: np.random.Generator, names: list[str], values: Mapping[str, str]) -> str:
-    """One line: `?Q=7`, `?Q a=7 3`, and of digits also `Q-a=7-3=04` or `Q*a=7*3=21`."""
+    """One line: `?Q=7`, `?Q a=7 3`, and of digits also `Q-a=7-3=04`, `Q*2=7*2=14`, `3+Q=3+7=10`."""
     kind = str(rng.choice(list(LOOK_UP_KINDS), p=list(LOOK_UP_KINDS.values())))
     if kind == "?" or values[names[0]] not in DIGITS:
         asked = [_draw(rng, names) for _ in range(int(rng.choice((1, 1, 2, 3))))]
         return f"?{' '.join(asked)}={' '.join(values[name] for name in asked)}"
-    left, right = _draw(rng, names), _draw(rng, names)
-    x, y = int(values[left]), int(values[right])
-    return f"{left}{kind}{right}={x}{kind}{y}={abs(x - y) if kind == '-' else x * y:02d}"
+    if kind == "+":  # never two names: that is the Summation task
+        operands = [_draw(rng, names), _draw(rng, DIGITS)][:: int(rng.choice((1, -1)))]
+    else:
+        operands = [_draw(rng, names if rng.random() < NAMED_SHARE else DIGITS) for _ in range(2)]
+    x, y = (int(values.get(operand, operand)) for operand in operands)
+    result = {"-": abs(x - y), "*": x * y, "+": x + y}[kind]
+    return f"{operands[0]}{kind}{operands[1]}={x}{kind}{y}={result:02d}"
 
 
 def sum_document(rng: np.random.Generator, sums: int) -> Document:
