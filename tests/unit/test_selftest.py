@@ -64,9 +64,9 @@ def test_every_engine_checks_its_model(
         assert model is tiny_base.model
         raise BaseModelError("checked")
 
-    for check in ("check_attention", "check_decoding"):
+    for check in ("compute.check_attention", "engine.check_decoding"):
         with monkeypatch.context() as patch:
-            patch.setattr(f"trainable.engine.{check}", refuse)
+            patch.setattr(f"trainable.{check}", refuse)
             with pytest.raises(BaseModelError, match="checked"):
                 Engine(tiny_base)
     Engine(tiny_base)
