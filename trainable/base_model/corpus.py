@@ -68,6 +68,7 @@ WIDTHS = (64, 128, 192, 256, 384, 512)  # of a batch, in tokens
 SPECIAL_TOKENS = 2
 FAMILIES = ("rules", "lists", "sums", "copies", "echoes")
 COPIES_MAX = 12
+SINGLE_SHARE = 0.4  # of the copies: one line alone
 DIGITS_SHARE = 0.7  # of the lists: their values are digits; elsewhere letters
 LOOK_UP_KINDS = {"?": 0.55, "-": 0.15, "*": 0.15, "+": 0.15}
 NAMED_SHARE = 0.7  # of the operands of differences and products; the others are digits
@@ -135,13 +136,17 @@ def _insert(comma: str, equation: str, tag: str, spot: int) -> str:
 
 
 def list_document(rng: np.random.Generator, bindings: int) -> Document:
-    """Draw `bindings` name=value pairs, which are given, then look-ups that fill the document."""
+    """Draw `bindings` name=value pairs, which are given, then one look-up or more."""
     names = [str(name) for name in rng.choice(list(NAMES), size=bindings, replace=False)]
     alphabet = DIGITS if rng.random() < DIGITS_SHARE else NAMES
     values = {name: _draw(rng, alphabet) for name in names}
     separator = _draw(rng, (";", "\n", ","))
     text = separator.join(f"{name}={values[name]}" for name in names)
-    given, length = len(text), _bucket(4 * len(text)) - SPECIAL_TOKENS
+    given = len(text)
+    # It may end behind any look-up: one that always filled a batch's width taught the base to end
+    # at certain places.
+    length = int(rng.integers(given, min(4 * given, WIDTHS[-1] - SPECIAL_TOKENS) + 1))
+    text += separator + _look_up(rng, names, values)
     while len(line := separator + _look_up(rng, names, values)) + len(text) <= length:
         text += line
     return Document(text, given=given)
@@ -172,12 +177,13 @@ def sum_document(rng: np.random.Generator, sums: int) -> Document:
 def copy_document(rng: np.random.Generator, words: int) -> Document:
     """Draw lines that each repeat one word a number of times given in front: `3*ab:ab,ab,ab`."""
     alphabet = _draw(rng, (LETTERS, MIXED, DIGITS + "@="))
+    single = rng.random() < SINGLE_SHARE
     lines = []
     while words > 0:
         count = min(words, int(rng.integers(1, COPIES_MAX + 1)))
         word = draw_word(rng, alphabet, 2, 9)
         lines.append(f"{count}*{word}:" + ",".join([word] * count))
-        words -= count
+        words = 0 if single else words - count
     return Document("\n".join(lines))
 
 
