@@ -126,7 +126,8 @@ def section(task: Task, search: Mapping[str, Any]) -> list[str]:
         cells += [str(metric(found, f"val_ood/exact_match/{d}")) for d in outside]
         cells.append(str(metric(found, f"val_ood/{task.piece}_accuracy")))
         lines.append("| " + " | ".join(cells) + " |")
-    return [*lines, "", *finding(task, arms, outside), ""]
+    note = [search["note"], ""] if "note" in search else []
+    return [*lines, "", *note, *finding(task, arms, outside), ""]
 
 
 def finding(
