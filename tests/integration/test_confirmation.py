@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,33 +14,12 @@ from orchestrator.config import SearchConfig
 from orchestrator.confirmation import confirm
 from orchestrator.driver import run
 from orchestrator.errors import ConfirmationError, ConfirmationHaltedError
-from tests.integration.small_search import Left, environment, scratch_folder, small_config
+from tests.integration.small_search import Left, small_config
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's and MLflow's own
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_session() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch, scratch_folder() as scratch:
-        patch.delenv("RAY_ADDRESS", raising=False)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        for name, value in environment(scratch).items():
-            patch.setenv(name, value)
-        import ray
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            ray.init(
-                namespace="latentune",
-                num_cpus=4,
-                include_dashboard=False,
-                log_to_driver=False,
-                object_store_memory=100 * 2**20,
-            )
-        try:
-            yield
-        finally:
-            ray.shutdown()
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # Ray's and MLflow's own
+    pytest.mark.usefixtures("ray_session"),
+]
 
 
 def confirming(base_model: Path, **changed: Any) -> SearchConfig:

@@ -7,8 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from wsgiref.util import setup_testing_defaults
@@ -31,32 +29,10 @@ from tests.integration.small_search import (
     small_config,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's and MLflow's own
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_session() -> Iterator[None]:
-    """One Ray for all searches here: to start it takes longer than to search."""
-    with pytest.MonkeyPatch.context() as patch, scratch_folder() as scratch:
-        patch.delenv("RAY_ADDRESS", raising=False)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        for name, value in environment(scratch).items():
-            patch.setenv(name, value)
-        import ray
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            ray.init(
-                namespace="latentune",
-                num_cpus=4,
-                include_dashboard=False,
-                log_to_driver=False,
-                object_store_memory=100 * 2**20,
-            )
-        try:
-            yield
-        finally:
-            ray.shutdown()
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # Ray's and MLflow's own
+    pytest.mark.usefixtures("ray_session"),
+]
 
 
 @pytest.fixture
