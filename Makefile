@@ -22,7 +22,7 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-bench: .venv/ready                  # at most 15 minutes on two cores; writes docs/performance.md
+bench: .venv/ready                  # the rows of a CPU; writes docs/performance.md
 	$(BIN)/python -m benchmarks
 bench-glue: .venv/ready             # against Ray Tune and PEFT glued by hand: about 10 minutes
 	$(BIN)/python -m benchmarks.glue
