@@ -24,7 +24,7 @@ lint: .venv/ready
 	$(BIN)/lint-imports
 bench: .venv/ready                  # the rows of a CPU; writes docs/performance.md
 	$(BIN)/python -m benchmarks
-bench-glue: .venv/ready             # against Ray Tune and PEFT glued by hand: about 10 minutes
+bench-glue: .venv/ready             # against Ray Tune and PEFT glued by hand
 	$(BIN)/python -m benchmarks.glue
 	$(BIN)/python -m benchmarks.page
 results: .venv/ready                # the paper's three tasks, about half an hour; writes docs/results.md
