@@ -46,8 +46,8 @@ def _head(recorded: Mapping[str, Any]) -> list[str]:
         f"{task['train_lengths'][0]} to {task['train_lengths'][1]} equations, scored at steps "
         f"{', '.join(map(str, setup['rungs']))} on {2 * task['val_rows']} validation chains of "
         f"{task['val_ood_lengths'][0]} and {task['val_ood_lengths'][1]} equations, and at the end "
-        f"on {2 * task['test_rows']} others. The base model is the one bundled at that time, fingerprint "
-        f"`{setup['base_model'][:12]}`. Nothing here is timed.",
+        f"on {2 * task['test_rows']} others. The base model is the one bundled at that time, "
+        f"fingerprint `{setup['base_model'][:12]}`. Nothing here is timed.",
         "",
     ]
 
