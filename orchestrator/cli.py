@@ -94,7 +94,8 @@ def run(
 ) -> None:
     """Run a search, or go on with one that was interrupted."""
     from orchestrator.config import load_search
-    from orchestrator.driver import baseline_configs, run
+    from orchestrator.driver import run
+    from orchestrator.opening import baseline_configs
     from orchestrator.progress import SearchProgress
     from orchestrator.tables import print_result
 

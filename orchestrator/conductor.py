@@ -57,6 +57,25 @@ class Watcher(Protocol):
         ...
 
 
+class Quiet:
+    """A watcher that says nothing."""
+
+    def data_read(self, data: DataRecord) -> None:
+        """Nothing."""
+
+    def planned(self, found: Estimate, warnings: Sequence[str], *, going_on: bool) -> None:
+        """Nothing."""
+
+    def search_opened(self, trials: Sequence[LedgerTrial]) -> None:
+        """Nothing."""
+
+    def trial_started(self, trial: LedgerTrial) -> None:
+        """Nothing."""
+
+    def trial_reported(self, trial: LedgerTrial, status: TrialStatus) -> None:
+        """Nothing."""
+
+
 @dataclass(frozen=True)
 class EngineInfo:
     """The engine that a search uses: its name and what identifies its model."""

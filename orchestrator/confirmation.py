@@ -173,7 +173,7 @@ class Confirmation:
 
     @contextmanager
     def _bench(self) -> Iterator[tuple[Bench, Mapping[str, Any]]]:
-        from orchestrator.driver import engine_options
+        from orchestrator.opening import engine_options
 
         config = self.config
         lease = f"{config.name}/confirm"

@@ -14,31 +14,38 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import optuna
-
-from orchestrator.conductor import Conductor, EngineInfo, Watcher
-from orchestrator.config import SearchConfig, config_differences, load_search
+from orchestrator.conductor import Conductor, EngineInfo, Quiet, Watcher
+from orchestrator.config import SearchConfig, load_search
 from orchestrator.control import Requests
 from orchestrator.costs import LayoutCosts, open_costs
 from orchestrator.driver_lock import driver_lock
 from orchestrator.errors import (
     ConfirmationError,
     ConfirmationHaltedError,
-    SearchExistsError,
 )
 from orchestrator.estimate import Costs, Work, budget_warnings, estimate, sample_trials
-from orchestrator.events import EventLog, read_events
+from orchestrator.events import EventLog
 from orchestrator.files import write_atomic
-from orchestrator.first_trials import learn_from_earlier, start_points
+from orchestrator.first_trials import learn_from_earlier
 from orchestrator.folders import SearchFolder, home_folder
-from orchestrator.ledger import Ledger, LedgerTrial, Role, TrialStatus, no_limits, storage_url
+from orchestrator.ledger import Ledger, Role, TrialStatus
 from orchestrator.manifest import manifest_sha256
+from orchestrator.opening import (
+    baseline_configs,
+    check_base_model,
+    check_same,
+    engine_options,
+    has_begun,
+    is_over,
+    open_ledger,
+    refuse_differences,
+)
 from orchestrator.report.telling import tell_report
 from orchestrator.reproduction import describe_search
 from orchestrator.results import (
@@ -51,40 +58,17 @@ from orchestrator.results import (
     build_result,
     spent_record,
 )
-from orchestrator.sampling import sampler_of
 from orchestrator.search_data import SearchData, data_differences, read_data
 from orchestrator.spending import Meter, Spending
-from orchestrator.stopping import pruner_of
 from orchestrator.tracking import read_cursor, start_shipper, tracking_uri, wait_shipped
-from search_spaces import PRESETS, enumerate_configs
 from trainable.artifact import versions
 from trainable.data import SEARCH_SPLITS
-from trainable.trial import TrialConfig
 
 logger = logging.getLogger(__name__)
 
 SHIPPING_WAIT_S = 60.0
 _SHIPPER_LEAVES_S = 5.0
 _POLL_S = 0.25
-
-
-class Quiet:
-    """A watcher that says nothing."""
-
-    def data_read(self, data: DataRecord) -> None:
-        """Nothing."""
-
-    def planned(self, found: Estimate, warnings: Sequence[str], *, going_on: bool) -> None:
-        """Nothing."""
-
-    def search_opened(self, trials: Sequence[LedgerTrial]) -> None:
-        """Nothing."""
-
-    def trial_started(self, trial: LedgerTrial) -> None:
-        """Nothing."""
-
-    def trial_reported(self, trial: LedgerTrial, status: TrialStatus) -> None:
-        """Nothing."""
 
 
 def run(
@@ -121,9 +105,9 @@ def run(
     if not isinstance(config, SearchConfig):
         config = load_search(config)
     folder = SearchFolder.of(home_folder(home), config.name)
-    _check_base(config)
-    _check_same(config, folder)
-    _refuse_differences(config.name, data_differences(config, folder))
+    check_base_model(config)
+    check_same(config, folder)
+    refuse_differences(config.name, data_differences(config, folder))
     data = read_data(config, home_folder(home))
     uri = tracking_uri(home_folder(home), config.tracking.uri)
     new = not folder.path.exists()
@@ -139,37 +123,9 @@ def run(
             run = _Run(config, folder, data, ledger, costs, uri, watcher or Quiet(), began, say)
             return run.go(interrupt)
     except BaseException:
-        if new and not _has_begun(folder):  # a corrected file of the same name must not be refused
+        if new and not has_begun(folder):  # a corrected file of the same name must not be refused
             shutil.rmtree(folder.path, ignore_errors=True)
         raise
-
-
-def open_ledger(
-    config: SearchConfig, folder: SearchFolder, costs: LayoutCosts | None = None
-) -> Ledger:
-    """Open or create a search's study."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return Ledger(
-        storage=storage_url(folder.path),
-        name=config.name,
-        space=config.space.build(),
-        baselines=baseline_configs() if config.space.baselines else [],
-        sampler=sampler_of(config.sampler),
-        pruner=pruner_of(config.stopping, config.budget.steps),
-        objective=config.objective,
-        stopping_metric=config.stopping.metric or config.objective,
-        trials=config.budget.trials,
-        steps=config.budget.steps,
-        grid=config.grid(),
-        tradeoffs=config.tradeoffs,
-        start=start_points(config),
-        costs=no_limits if costs is None else costs.against_limits,
-    )
-
-
-def baseline_configs() -> list[TrialConfig]:
-    """The fixed points of comparison, in order."""
-    return [TrialConfig.from_dict(c.config) for c in enumerate_configs(PRESETS["baselines"]())]
 
 
 @dataclass
@@ -201,7 +157,7 @@ class _Run:
             spent = self._meter.seconds_left() <= 0 or not self._spending.is_open
             if spent and self._has_work():
                 return self._finish(events, "interrupted", None, shipper=None)
-            if not self._has_work() and _is_over(events):
+            if not self._has_work() and is_over(events):
                 result = self._finish(events, "complete", None, shipper=None)
                 return self._confirmed(events, interrupt, result)
             # Ray and its parts take a second to import; a search that is over needs none.
@@ -444,51 +400,4 @@ class _Run:
             },
             trial_uid=uid,
             attempt=best.attempts,
-        )
-
-
-def _has_begun(folder: SearchFolder) -> bool:
-    """Whether any trial of a search has been told of."""
-    return folder.events.exists() and any(
-        event.type == "trial_started" for event in read_events(folder.events)
-    )
-
-
-def _is_over(events: EventLog) -> bool:
-    """Whether the end has been told; a driver that died at the very end left it to us."""
-    told = [e for e in events.read() if e.type in ("search_started", "search_ended")]
-    if not told or told[-1].type != "search_ended":
-        return False
-    return bool(told[-1].payload["state"] != "interrupted")
-
-
-def engine_options(config: SearchConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What `open_engine` needs: the base model's options and the engine's."""
-    options = config.engine.model_dump(mode="json", exclude={"concurrent_trials"})
-    options["threads"] = options["threads"] or (1 if config.engine.deterministic else None)
-    return config.base_model.model_dump(mode="json"), options
-
-
-def _check_base(config: SearchConfig) -> None:
-    """Refuse, before anything is written, a base model that cannot be used."""
-    if config.base_model.path != "bundled":
-        # transformers takes seconds to import; the bundled model needs no check.
-        from trainable.base_model.loading import check_base
-
-        check_base(**config.base_model.model_dump(mode="json"))
-
-
-def _check_same(config: SearchConfig, folder: SearchFolder) -> None:
-    """A search's name stands for one configuration; its budget alone may change."""
-    if folder.config.exists():
-        differences = config_differences(load_search(folder.config), config)
-        _refuse_differences(config.name, differences)
-
-
-def _refuse_differences(name: str, differences: Sequence[str]) -> None:
-    if differences:
-        listed = "\n".join(f"  {line}" for line in differences)
-        raise SearchExistsError(
-            f"search {name!r} exists with another configuration:\n{listed}\n"
-            f"give this one another name, or remove the old one with `latentune rm {name}`"
         )

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from orchestrator.config import SearchConfig
-from orchestrator.driver import baseline_configs, engine_options
 from orchestrator.estimate import Costs, Sample, Work, budget_warnings, estimate, sample_trials
 from orchestrator.feasibility import (
     context_of_source,
@@ -26,6 +25,7 @@ from orchestrator.feasibility import (
 )
 from orchestrator.folders import home_folder
 from orchestrator.layout_text import layout_text
+from orchestrator.opening import baseline_configs, engine_options
 from orchestrator.results import SCHEMA_VERSION, Estimate, OverlapRecord, Record
 from orchestrator.search_data import checked_task
 from trainable.data import SEARCH_SPLITS, EncodedTask, Split

@@ -7,12 +7,12 @@ from typing import Any
 
 from orchestrator.assignment import TrialReport
 from orchestrator.checkpoints import save_state
-from orchestrator.conductor import Conductor, EngineInfo
+from orchestrator.conductor import Conductor, EngineInfo, Quiet
 from orchestrator.config import SearchConfig
-from orchestrator.driver import Quiet, open_ledger
 from orchestrator.events import EventLog, read_events
 from orchestrator.files import write_atomic
 from orchestrator.folders import SearchFolder
+from orchestrator.opening import open_ledger
 from orchestrator.reproduction import describe_search
 from orchestrator.search_data import read_data
 from tests.unit.ledgers import empty_study

@@ -1,0 +1,96 @@
+"""Open a search: refuse what cannot be run or gone on with, find its ledger, name its engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import optuna
+
+from orchestrator.config import SearchConfig, config_differences, load_search
+from orchestrator.costs import LayoutCosts
+from orchestrator.errors import SearchExistsError
+from orchestrator.events import EventLog, read_events
+from orchestrator.first_trials import start_points
+from orchestrator.folders import SearchFolder
+from orchestrator.ledger import Ledger, no_limits, storage_url
+from orchestrator.sampling import sampler_of
+from orchestrator.stopping import pruner_of
+from search_spaces import PRESETS, enumerate_configs
+from trainable.trial import TrialConfig
+
+
+def open_ledger(
+    config: SearchConfig, folder: SearchFolder, costs: LayoutCosts | None = None
+) -> Ledger:
+    """Open or create a search's study."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return Ledger(
+        storage=storage_url(folder.path),
+        name=config.name,
+        space=config.space.build(),
+        baselines=baseline_configs() if config.space.baselines else [],
+        sampler=sampler_of(config.sampler),
+        pruner=pruner_of(config.stopping, config.budget.steps),
+        objective=config.objective,
+        stopping_metric=config.stopping.metric or config.objective,
+        trials=config.budget.trials,
+        steps=config.budget.steps,
+        grid=config.grid(),
+        tradeoffs=config.tradeoffs,
+        start=start_points(config),
+        costs=no_limits if costs is None else costs.against_limits,
+    )
+
+
+def baseline_configs() -> list[TrialConfig]:
+    """The fixed points of comparison, in order."""
+    return [TrialConfig.from_dict(c.config) for c in enumerate_configs(PRESETS["baselines"]())]
+
+
+def engine_options(config: SearchConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `open_engine` needs: the base model's options and the engine's."""
+    options = config.engine.model_dump(mode="json", exclude={"concurrent_trials"})
+    options["threads"] = options["threads"] or (1 if config.engine.deterministic else None)
+    return config.base_model.model_dump(mode="json"), options
+
+
+def check_base_model(config: SearchConfig) -> None:
+    """Refuse, before anything is written, a base model that cannot be used."""
+    if config.base_model.path != "bundled":
+        # transformers takes seconds to import; the bundled model needs no check.
+        from trainable.base_model.loading import check_base
+
+        check_base(**config.base_model.model_dump(mode="json"))
+
+
+def check_same(config: SearchConfig, folder: SearchFolder) -> None:
+    """A search's name stands for one configuration; its budget alone may change."""
+    if folder.config.exists():
+        differences = config_differences(load_search(folder.config), config)
+        refuse_differences(config.name, differences)
+
+
+def refuse_differences(name: str, differences: Sequence[str]) -> None:
+    """Raise SearchExistsError where there is any difference."""
+    if differences:
+        listed = "\n".join(f"  {line}" for line in differences)
+        raise SearchExistsError(
+            f"search {name!r} exists with another configuration:\n{listed}\n"
+            f"give this one another name, or remove the old one with `latentune rm {name}`"
+        )
+
+
+def has_begun(folder: SearchFolder) -> bool:
+    """Whether any trial of a search has been told of."""
+    return folder.events.exists() and any(
+        event.type == "trial_started" for event in read_events(folder.events)
+    )
+
+
+def is_over(events: EventLog) -> bool:
+    """Whether the end has been told; a driver that died at the very end left it to us."""
+    told = [e for e in events.read() if e.type in ("search_started", "search_ended")]
+    if not told or told[-1].type != "search_ended":
+        return False
+    return bool(told[-1].payload["state"] != "interrupted")
