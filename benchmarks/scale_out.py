@@ -72,7 +72,11 @@ def measure(setting: Setting) -> list[dict[str, Any]]:
         for trials in TRIALS
         for engines in ENGINES
     ]
-    return [check, *cases]
+    alone = finding(
+        f"a trial-step alone over one of {RESIDENT[-1]} on the same engine",
+        [step_time(1) / (step_time(RESIDENT[-1]) / RESIDENT[-1])],
+    )
+    return [check, alone, *cases]
 
 
 def _case(
