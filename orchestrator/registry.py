@@ -33,6 +33,7 @@ from orchestrator.errors import (
 )
 from orchestrator.folders import SearchFolder, home_folder
 from orchestrator.manifest import ARTIFACT_FILES, check_folder, check_names, manifest_sha256
+from orchestrator.safety.recorded import refuse_unrecorded
 from orchestrator.tracked_trials import find_trial
 from orchestrator.tracking import (
     default_uri,
@@ -90,6 +91,7 @@ def download(
     choice = choose(name, alias, version, trial)
     with open_store(home, choice.name, tracking_uri) as (client, uri):
         stored = locate(client, choice)
+        refuse_unrecorded(SearchFolder.of(home, choice.name), stored.manifest)
         target = to or home / "pulled" / choice.name / stored.manifest[:12]
         if _holds(target, stored.manifest):
             return target
