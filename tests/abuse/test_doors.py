@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import stat
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -29,6 +33,7 @@ from orchestrator.safety.ui_doors import PASSWORD_VARIABLE, SETTINGS_VARIABLE
 from orchestrator.ui import serve_ui, ui_command
 from tests.abuse.searches import GOOD, Terminal
 from tests.integration.mlflow_server import free_port, server
+from tests.integration.small_search import environment, scratch_folder
 from tests.unit.ledgers import open_ledger, search_config, search_folder
 
 PASSWORD = "correct horse battery"  # noqa: S105 - of a server that lives for a second
@@ -210,6 +215,62 @@ def test_a10_an_open_ui_answers_only_those_who_know_the_password(
     serve_ui(tmp_path, "0.0.0.0", port, on_ready=ask)  # noqa: S104 - with a password
     assert found == {"nobody": 401, "wrong": 401, "admin": 200, "evil": 403}
     assert PASSWORD not in (tmp_path / "ui.log").read_text()
+
+
+LISTENERS = """
+import json, os, sys
+from pathlib import Path
+import psutil
+from orchestrator.safety.ray_token import keep_ray_at_home
+keep_ray_at_home()
+from orchestrator.ray_session import ray_session
+with ray_session(Path(sys.argv[1])):
+    import ray
+    @ray.remote
+    class Actor:
+        def pid(self):
+            return os.getpid()
+    actor = Actor.remote()
+    ray.get(actor.pid.remote())
+    me = psutil.Process()
+    found = [
+        [process.name(), one.laddr.ip]
+        for process in [me, *me.children(recursive=True)]
+        for one in process.net_connections("tcp")
+        if one.status == psutil.CONN_LISTEN
+    ]
+    mode = oct(os.stat(os.path.expanduser("~/.ray/auth_token")).st_mode & 0o777)
+    print(json.dumps({"found": found, "mode": mode, "auth": os.environ["RAY_AUTH_MODE"]}))
+"""
+
+
+@pytest.mark.slow
+def test_a10_ray_and_mlflow_listen_on_this_machine_alone(mlflow_url: str) -> None:
+    """Every TCP listener of a Ray session of ours, an actor in it; and MLflow's own."""
+    with scratch_folder() as scratch:
+        variables = os.environ | environment(scratch)
+        for name in (MODE_VARIABLE, TOKEN_VARIABLE, PATH_VARIABLE, NODES_VARIABLE, "RAY_ADDRESS"):
+            variables.pop(name, None)
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", LISTENERS, str(scratch)],
+            env=variables, capture_output=True, text=True, timeout=200, check=False,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["found"]
+    assert [one for one in told["found"] if one[1] not in ("127.0.0.1", "::1")] == []
+    assert (told["mode"], told["auth"]) == ("0o600", "token")
+    port = int(mlflow_url.rpartition(":")[2])
+    for address in other_addresses():
+        with socket.socket() as probe:
+            probe.settimeout(5)
+            assert probe.connect_ex((address, port)) != 0
+
+
+def other_addresses() -> list[str]:
+    """This machine's addresses that others may know."""
+    found = socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)
+    return [str(one[4][0]) for one in found if not str(one[4][0]).startswith("127.")]
 
 
 # --- A11: what a person might publish
