@@ -74,7 +74,6 @@ def main() -> None:
     try:
         _check_arguments(sys.argv[1:])
         check_floors()
-        keep_ray_at_home()
         quiet_bars(sys.argv)
         code = app(standalone_mode=False)
     except TrackingUriError as error:
@@ -237,6 +236,7 @@ def confirm(
     json: Json = False,
 ) -> None:
     """Train the best again with fresh seeds, beside controls, and judge them on test splits."""
+    keep_ray_at_home()
     from orchestrator.confirmation import confirm
     from orchestrator.confirmation_tables import print_confirmation
 

@@ -32,7 +32,7 @@ _PICKLE_OPENINGS = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 Tensors = TypeVar("Tensors", bound=Mapping[str, Any])
 
 
-def read_mapping(path: Path, *, links: bool = False) -> Mapping[str, Any]:
+def read_mapping(path: Path, *, links: bool = False) -> dict[str, Any]:
     """A JSON object.
 
     Args:

@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 import stat
+import sys
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ def keep_ray_at_home() -> None:
     Ray reads this once, when it is imported; a cluster that RAY_ADDRESS names must be reachable
     as it is.
     """
-    if not os.environ.get("RAY_ADDRESS"):
+    if "ray" not in sys.modules and not os.environ.get("RAY_ADDRESS"):
         os.environ.setdefault(NODES_VARIABLE, "0")
 
 

@@ -16,6 +16,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import TracebackType
 from typing import Any
 
@@ -47,11 +48,21 @@ class Redaction:
         return cls({n: v for n, v in named.items() if len(v) >= LEAST_CHARACTERS})
 
     def of_text(self, text: str) -> str:
-        """The text with each secret's name in its place, the longest first."""
-        for name, value in sorted(self.secrets.items(), key=lambda one: -len(one[1])):
-            for form in (value, json.dumps(value)[1:-1]):
-                text = text.replace(form, f"[{name}]")
-        return text
+        """The text with each secret's name in its place."""
+        if not self.secrets:
+            return text
+        return self._pattern.sub(lambda found: f"[{self._names[found[0]]}]", text)
+
+    @cached_property
+    def _names(self) -> Mapping[str, str]:
+        """Each secret as it is and as JSON holds it, to its name."""
+        forms = {json.dumps(value)[1:-1]: name for name, value in self.secrets.items()}
+        return forms | {value: name for name, value in self.secrets.items()}
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        longest_first = sorted(self._names, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, longest_first)))
 
     def of_data(self, data: Any) -> Any:
         """Plain data with every text in it redacted."""

@@ -98,6 +98,7 @@ def test_a08_a_local_ray_is_reached_from_this_machine_alone(
     no_ray: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Submission to an open cluster belongs to `latentune submit`; listeners are shown by A10."""
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
     keep_ray_at_home()
     assert os.environ.pop(NODES_VARIABLE) == "0"
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
