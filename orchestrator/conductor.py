@@ -28,6 +28,7 @@ from orchestrator.spending import Spending
 from trainable.artifact import Artifact, describe_strategy
 from trainable.data import SEARCH_SPLITS
 from trainable.errors import ArtifactError
+from trainable.metrics import DECODING_TIME
 from trainable.state import TrialState
 
 logger = logging.getLogger(__name__)
@@ -161,6 +162,7 @@ class Conductor:
             splits=[s for s in SEARCH_SPLITS if s in self._config.task.splits()],
             engine=self._engine.name,
             folder=str(self._folder.trial(uid)),
+            times_decoding=DECODING_TIME in self._config.tradeoffs,
         )
 
     def on_report(self, report: TrialReport) -> bool:
