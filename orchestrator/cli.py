@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -39,6 +39,7 @@ from orchestrator.console import (
     fail,
     out,
     print_json,
+    quiet_bars,
     say,
 )
 from orchestrator.errors import (
@@ -51,6 +52,9 @@ from orchestrator.errors import (
     TrackingUriError,
 )
 from orchestrator.folders import SearchFolder, all_searches, home_folder
+from orchestrator.safety.floors import check_floors
+from orchestrator.safety.ray_token import keep_ray_at_home
+from orchestrator.safety.redaction import safe_logging, tell_crash
 from trainable.errors import LatentuneError, NumericError
 
 _FAILURES = (TrackingError, EventLogError, LedgerError, NumericError)  # nobody's input was wrong
@@ -65,8 +69,12 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line and turn errors into messages and exit codes."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    safe_logging(logging.WARNING, "%(levelname)s: %(message)s")
+    sys.excepthook = tell_crash
     try:
+        _check_arguments(sys.argv[1:])
+        check_floors()
+        quiet_bars(sys.argv)
         code = app(standalone_mode=False)
     except TrackingUriError as error:
         fail(str(error), BAD_INPUT)
@@ -228,6 +236,7 @@ def confirm(
     json: Json = False,
 ) -> None:
     """Train the best again with fresh seeds, beside controls, and judge them on test splits."""
+    keep_ray_at_home()
     from orchestrator.confirmation import confirm
     from orchestrator.confirmation_tables import print_confirmation
 
@@ -326,6 +335,13 @@ def spaces(
 for verb in (pull, register, generate, evaluate, inspect, export, rerun):
     app.command()(verb)
 app.command(name="import")(import_)
+
+
+def _check_arguments(arguments: Sequence[str]) -> None:
+    """Refuse what no text can be made of: no path, name or prompt of ours is such."""
+    for argument in arguments:
+        if "\0" in argument or any("\ud800" <= c <= "\udfff" for c in argument):
+            raise typer.BadParameter(f"{argument!r} is no valid UTF-8 text")
 
 
 def _tell(line: str) -> None:

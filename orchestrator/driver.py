@@ -58,6 +58,8 @@ from orchestrator.results import (
     build_result,
     spent_record,
 )
+from orchestrator.safety.floors import check_floors
+from orchestrator.safety.ray_token import keep_ray_at_home
 from orchestrator.search_data import SearchData, data_differences, read_data
 from orchestrator.spending import Meter, Spending
 from orchestrator.tracking import read_cursor, start_shipper, tracking_uri, wait_shipped
@@ -102,9 +104,12 @@ def run(
             been written then.
     """
     began = time.monotonic()
+    check_floors()
+    keep_ray_at_home()
     if not isinstance(config, SearchConfig):
         config = load_search(config)
     folder = SearchFolder.of(home_folder(home), config.name)
+    folder.check_own()
     check_base_model(config)
     check_same(config, folder)
     refuse_differences(config.name, data_differences(config, folder))

@@ -7,6 +7,8 @@
     ├── SearchLockedError (RuntimeError)        a search that another driver holds
     ├── EventLogError (ValueError)              an event log that was damaged
     ├── HomeError (OSError)                     a LATENTUNE_HOME that cannot be written
+    ├── ForeignFolderError (PermissionError)    a search's folder that others own or may write
+    ├── FloorError (ImportError)                a library that is too old to be safe, or missing
     ├── ClusterError (ConnectionError)          a Ray that cannot be reached
     ├── LedgerError (RuntimeError)              a study that cannot be read
     ├── TrackingError (RuntimeError)            a tracking store or server that cannot be used
@@ -80,6 +82,14 @@ class TrackingUriError(TrackingError, ValueError):
 
 class HomeError(LatentuneError, OSError):
     """A LATENTUNE_HOME that is no folder or cannot be written."""
+
+
+class ForeignFolderError(LatentuneError, PermissionError):
+    """A search's folder that another user owns, or that everybody may write."""
+
+
+class FloorError(LatentuneError, ImportError):
+    """A library below the oldest version that is safe and works."""
 
 
 class ClusterError(LatentuneError, ConnectionError):

@@ -15,6 +15,7 @@ from ray import tune
 from ray.exceptions import RayActorError
 
 from orchestrator.errors import ClusterError
+from orchestrator.safety.ray_token import secure_local_ray
 from orchestrator.thin_trial import ThinTrial
 from orchestrator.tune_adapters import LedgerScheduler, LedgerSearcher
 
@@ -43,6 +44,7 @@ def ray_session(folder: Path) -> Iterator[Path]:
     if began_here:
         local: dict[str, Any] = {}
         if not os.environ.get("RAY_ADDRESS"):
+            secure_local_ray()
             local = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
         try:
             ray.init(

@@ -33,6 +33,7 @@ from orchestrator.errors import (
 )
 from orchestrator.folders import SearchFolder, home_folder
 from orchestrator.manifest import ARTIFACT_FILES, check_folder, check_names, manifest_sha256
+from orchestrator.safety.recorded import refuse_unrecorded
 from orchestrator.tracked_trials import find_trial
 from orchestrator.tracking import (
     default_uri,
@@ -90,6 +91,7 @@ def download(
     choice = choose(name, alias, version, trial)
     with open_store(home, choice.name, tracking_uri) as (client, uri):
         stored = locate(client, choice)
+        refuse_unrecorded(SearchFolder.of(home, choice.name), stored.manifest)
         target = to or home / "pulled" / choice.name / stored.manifest[:12]
         if _holds(target, stored.manifest):
             return target
@@ -153,6 +155,7 @@ def _locate_trial(client: MlflowClient, choice: Choice, number: int) -> Stored:
 def _store_uri(home: Path, name: str, flag: str | None) -> str:
     """The store that the search itself used, where it was run on this machine."""
     folder = SearchFolder.of(home, name)
+    folder.check_own()
     known = load_search(folder.config).tracking.uri if folder.config.exists() else None
     return tracking_uri(home, known, flag=flag)
 

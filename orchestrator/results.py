@@ -15,6 +15,7 @@ from orchestrator.folders import SearchFolder
 from orchestrator.ledger import LedgerTrial, Role, TrialStatus, read_study, read_trials
 from orchestrator.record import SCHEMA_VERSION as SCHEMA_VERSION
 from orchestrator.record import Record as Record
+from orchestrator.tracking import without_credentials
 from orchestrator.tradeoffs import goodnesses, knee, pareto_front
 from trainable.artifact import describe_strategy
 from trainable.metrics import goodness
@@ -200,7 +201,7 @@ def build_result(
         name=config.name,
         state=state,
         objective=config.objective,
-        tracking_uri=tracking_uri,
+        tracking_uri=without_credentials(tracking_uri, tracking_uri),
         best=None if best is None else folder.uid(best.number),
         artifact=None if best is None else str(folder.artifact(folder.uid(best.number))),
         summary=None if best is None else describe_strategy(best.config),

@@ -17,6 +17,7 @@ from ray.exceptions import RayActorError
 from orchestrator.assignment import Assignment, TrialReport
 from orchestrator.checkpoints import load_state, save_state
 from orchestrator.engine_actor import NAMESPACE
+from orchestrator.safety.redaction import Redaction
 from trainable.errors import LatentuneError, UnknownTrialError
 
 _ENGINE_WAIT_S = 120.0
@@ -48,6 +49,7 @@ class ThinTrial(tune.Trainable):
             answer = self._train(goal)
         except LatentuneError as error:  # this trial's own fault: trying again cannot help
             reason = str(getattr(error, "cause", error))  # without the engine's traceback
+            reason = Redaction.of_environment().of_text(reason)
             return {"report": TrialReport(*identity, self._step, failed=reason)}
         self._step, self._resumed = answer["step"], False
         save_state(Path(assignment.folder), self._step, answer.pop("state"))
