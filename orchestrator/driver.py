@@ -42,7 +42,6 @@ from orchestrator.files import write_atomic
 from orchestrator.first_trials import learn_from_earlier
 from orchestrator.folders import SearchFolder, home_folder
 from orchestrator.ledger import Ledger, Role, TrialStatus
-from orchestrator.manifest import manifest_sha256
 from orchestrator.opening import (
     baseline_configs,
     check_base_model,
@@ -67,6 +66,7 @@ from orchestrator.results import (
 )
 from orchestrator.search_data import SearchData, data_differences, read_data
 from orchestrator.spending import Meter, Spending
+from orchestrator.told_manifests import told_manifests
 from orchestrator.tracking import finish_shipping, start_shipper, tracking_uri
 from trainable.artifact import versions
 from trainable.data import SEARCH_SPLITS
@@ -393,12 +393,15 @@ class _Run:
         if best is None:
             return
         uid = self.folder.uid(best.number)
-        artifact = self.folder.artifact(uid)
+        artifact, told = self.folder.artifact(uid), told_manifests(events.read()).get(uid)
+        if told is None:
+            logger.warning("trial %s is the best, but its last state was damaged: no latents", uid)
+            return
         events.append(
             "candidate",
             {
                 "artifact": str(artifact.relative_to(self.folder.path)),
-                "manifest_sha256": manifest_sha256(artifact),
+                "manifest_sha256": told[-1],  # not that of what the disk makes of it by now
                 "metrics": dict(best.metrics),
                 "name": best.config.strategy.short_name,
             },

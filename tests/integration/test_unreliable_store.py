@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -89,6 +92,13 @@ class Restless(Watch):
 
     def sleep(self, seconds: float) -> None:
         pass
+
+
+class Brief(Watch):
+    """A watch that is over after the first failure."""
+
+    def sleep(self, seconds: float) -> None:
+        self._deadline = 0.0
 
 
 @pytest.fixture
@@ -178,10 +188,6 @@ def test_what_was_cut_on_its_way_up_is_named_and_sent_again(
 def test_why_nothing_moves_is_written_down(
     search: TrackedSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Brief(Watch):
-        def sleep(self, seconds: float) -> None:
-            self._deadline = 0.0  # over after the first failure
-
     faults = Faults(random.Random(0), left=1000, kinds=("refused",))  # noqa: S311
     monkeypatch.setattr(faults.dice, "random", lambda: 0.0)
     monkeypatch.setattr("orchestrator.sink.MlflowClient", partial(Unreliable, faults))
@@ -200,3 +206,50 @@ def test_what_a_person_put_beside_the_runs_is_left_alone(search: TrackedSearch) 
     search.set_back(0)
     assert search.ship()
     assert stored.client.get_run(own.info.run_id).info.lifecycle_stage == "active"
+
+
+@contextmanager
+def answering(status: int | None, wait_s: float = 0.0) -> Iterator[str]:
+    """The URI of a server that answers everything alike, late, or hangs up (None)."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            over.wait(wait_s)
+            if status is not None:
+                self.send_response(status)
+                self.send_header("Content-Type", "text/html")
+                self.end_headers()
+                self.wfile.write(b"<html>not today</html>")
+
+        do_POST = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    over = threading.Event()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            over.set()
+            server.shutdown()
+            serving.join()
+
+
+@pytest.mark.parametrize(
+    ("status", "wait_s"), [(500, 0), (503, 0), (429, 0), (200, 60), (None, 0)], ids=str
+)
+def test_a_server_that_answers_so_is_away(
+    search: TrackedSearch, monkeypatch: pytest.MonkeyPatch, status: int | None, wait_s: float
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    with answering(status, wait_s) as uri:
+        assert not ship(search.folder, uri, until_ended=True, watch=Brief(60))
+    cursor = read_cursor(search.folder)
+    assert cursor.next_seq == 0
+    assert "it does not answer: " in str(cursor.trouble)
+    assert search.ship()
+    assert Stored(search.uri).count == 5
