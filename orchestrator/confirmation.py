@@ -83,7 +83,7 @@ def confirm(
             )
     config = load_search(folder.config, overrides)
     uri = tracking_uri(home_folder(home), config.tracking.uri)
-    with driver_lock(folder), naming_any_full_disk(folder.path):
+    with naming_any_full_disk(folder.path), driver_lock(folder):
         Requests(folder).forget_search()
         if changed := data_differences(config, folder):
             listed = "\n".join(f"  {line}" for line in changed)

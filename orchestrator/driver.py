@@ -121,7 +121,7 @@ def run(
     uri = tracking_uri(home_folder(home), config.tracking.uri)
     new = not folder.path.exists()
     try:
-        with driver_lock(folder), naming_any_full_disk(folder.path):
+        with naming_any_full_disk(folder.path), driver_lock(folder):
             Requests(folder).forget_search()
             write_atomic(folder.config, config.to_yaml().encode())
             if not folder.data.exists():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,9 +33,15 @@ def test_a_full_disk_ends_a_search_cleanly_and_it_goes_on_when_there_is_space(
     data = long_config(tiny_folder, steps=1500)
     file = shell.file(data)
     process = shell.start("run", file)
-    wait_until(started(shell.home), 120)
-    ballast = fill(shell.home, left)
-    out, err = process.communicate(timeout=240)
+    begun = started(shell.home)
+    try:
+        wait_until(lambda: begun() or process.poll() is not None, 240)
+        ballast = fill(shell.home, left)
+        out, err = process.communicate(timeout=240)
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        raise
     assert process.returncode == 1, out + err
     assert "disk full: " in err
     assert "run the same command again" in err
