@@ -13,7 +13,7 @@ from orchestrator.errors import ManifestError
 from orchestrator.folders import SearchFolder
 from orchestrator.manifest import ARTIFACT_FILES, manifest_sha256
 from orchestrator.registry import MANIFEST_TAG, download
-from orchestrator.safety.recorded import refuse_unrecorded
+from orchestrator.told_manifests import check_told
 from tests.integration.tracked_search import NAME, Stored, TrackedSearch, tracked_search
 
 
@@ -46,7 +46,7 @@ def test_a19_a_forged_winner_is_not_pulled(shipped: TrackedSearch, tmp_path: Pat
     client = Stored(shipped.uri).client
     try:
         for name in (NAME, f"{NAME}@champion", f"{NAME}@v{version}"):
-            with pytest.raises(ManifestError, match="never handed these over"):
+            with pytest.raises(ManifestError, match="tells of no such folder"):
                 download(name, to=tmp_path / "to", home=shipped.home)
         assert not (tmp_path / "to").exists()
     finally:
@@ -62,7 +62,7 @@ def test_a19_a_forged_tag_on_a_trial_s_run_is_seen(shipped: TrackedSearch, tmp_p
     sound = run.data.tags[MANIFEST_TAG]
     store.client.set_tag(run.info.run_id, MANIFEST_TAG, "0" * 64)
     try:
-        with pytest.raises(ManifestError, match="never handed these over"):
+        with pytest.raises(ManifestError, match="tells of no such folder"):
             download(f"{NAME}@trial-0", to=tmp_path / "to", home=shipped.home)
     finally:
         store.client.set_tag(run.info.run_id, MANIFEST_TAG, sound)
@@ -70,7 +70,7 @@ def test_a19_a_forged_tag_on_a_trial_s_run_is_seen(shipped: TrackedSearch, tmp_p
 
 
 def test_a19_where_nothing_is_known_the_tag_has_to_do(tmp_path: Path) -> None:
-    refuse_unrecorded(SearchFolder.of(tmp_path, NAME), "0" * 64)  # run on another machine
+    check_told(SearchFolder.of(tmp_path, NAME), "0" * 64, None, NAME)  # run on another machine
 
 
 def test_a20_a_pull_beside_others_is_whole_or_not_there(
