@@ -1,0 +1,91 @@
+"""The driver is killed at twenty instants that a seed draws, and the search is run again."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator.config import SearchConfig
+from orchestrator.driver import run
+from orchestrator.tracking import default_uri
+from tests.faults.aftermath import Aftermath, Scores, chaos_config
+from tests.faults.doomed import AT, INSTANTS
+from tests.faults.tally import Tally
+from tests.integration.small_search import ROOT
+
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.filterwarnings("ignore"),  # Ray's and MLflow's own
+    pytest.mark.usefixtures("warm_engine"),
+]
+
+SEED = 6
+KILLS = 20
+LONGEST_MS = 4000  # about what the trials of a chaos search take
+CHECKED = (
+    "trials, ends, runs, points exactly once; configurations and scores of a run without faults"
+)
+# How often a search of four trials and three reports comes to an instant, at least.
+OFTEN = {"before-ask": 4, "during-ask": 4, "after-ask": 4, "artifact": 4, "shipping": 1}
+
+
+def drawn_instants(seed: int = SEED) -> list[tuple[str, int]]:
+    """Every named instant once, and moments on the clock."""
+    chance = random.Random(seed)  # noqa: S311 - faults, no secrets
+    named = [(name, chance.randint(1, OFTEN.get(name, 12))) for name in INSTANTS]
+    return named + [(AT, chance.randrange(LONGEST_MS)) for _ in range(KILLS - len(named))]
+
+
+def kill_driver(config: SearchConfig, home: Path, instant: str, count: int) -> bool:
+    """Run a driver that dies at an instant; whether it died, and did not end before."""
+    home.mkdir(exist_ok=True)
+    file = home.parent / "search.yaml"
+    file.write_text(config.to_yaml())
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.faults.doomed", str(file), str(home), instant, str(count)],
+        cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr
+    return done.returncode != 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("instant", "count"), drawn_instants())
+def test_what_a_killed_driver_left_is_finished(
+    instant: str,
+    count: int,
+    tiny_folder: Path,
+    tmp_path: Path,
+    mlflow_url: str,
+    reference: Scores,
+    tally: Tally,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_url)
+    config = chaos_config(tiny_folder, f"killed-{instant}-{count}")
+    with tally.trying("driver: SIGKILL at a random instant, run again", CHECKED) as row:
+        died = kill_driver(config, tmp_path / "home", instant, count)
+        assert died or instant == AT, "the instant never came"
+        assert run(config, home=tmp_path / "home").state == "complete"
+        left = Aftermath(tmp_path / "home", config, mlflow_url)
+        row.steps_again += left.check(reference)
+
+
+@pytest.mark.parametrize(("instant", "count"), [("during-ask", 2), ("before-tell", 3)])
+def test_a_killed_driver_costs_nothing(
+    instant: str,
+    count: int,
+    tiny_folder: Path,
+    tmp_path: Path,
+    reference: Scores,
+) -> None:
+    config, home = chaos_config(tiny_folder, "killed"), tmp_path / "home"
+    assert kill_driver(config, home, instant, count)
+    assert run(config, home=home).state == "complete"
+    Aftermath(home, config, default_uri(home)).check(reference)

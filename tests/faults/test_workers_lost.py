@@ -1,0 +1,103 @@
+"""Workers, engines and nodes die or freeze under a running search."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.driver import run
+from tests.faults.acting import AtReport, freeze_own
+from tests.faults.aftermath import Aftermath, Scores, chaos_config
+from tests.faults.standing import Standing, standing_cluster
+from tests.faults.tally import Tally
+from tests.integration.small_search import kill_own, wait_until
+
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),  # Ray's and MLflow's own
+]
+
+THIN, ENGINE = "ray::ThinTrial", "ray::EngineActor"
+FROZEN_S = 8.0
+LATE_S = 5.0
+REPORTS = 12  # of a chaos search
+CHECKED = "trials, ends, runs, points exactly once; scores of a run without faults"
+_chance = random.Random(7)  # noqa: S311 - faults, no secrets
+KILLS = [(THIN, _chance.randint(1, REPORTS - 1)) for _ in range(6)] + [
+    (ENGINE, _chance.randint(1, REPORTS - 1)) for _ in range(3)
+]
+WORDS = {THIN: "thin trials' processes", ENGINE: "engine"}
+
+
+@pytest.fixture
+def tracked(mlflow_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_url)
+    return mlflow_url
+
+
+@pytest.mark.usefixtures("warm_engine")
+@pytest.mark.parametrize(("title", "report"), KILLS)
+def test_killed_workers(
+    title: str,
+    report: int,
+    tiny_folder: Path,
+    tmp_path: Path,
+    tracked: str,
+    reference: Scores,
+    tally: Tally,
+) -> None:
+    name = f"lost-{title[5:].lower()}-{report}-{tmp_path.name[-3:].strip('_')}"
+    config = chaos_config(tiny_folder, name)
+    killed: list[int] = []
+    with tally.trying(f"{WORDS[title]}: SIGKILL at a random report", CHECKED) as row:
+        watcher = AtReport(report, lambda: killed.append(kill_own(title)))
+        assert run(config, home=tmp_path, watcher=watcher).state == "complete"
+        assert killed and killed[0] >= 1
+        row.steps_again += Aftermath(tmp_path, config, tracked).check(reference)
+
+
+@pytest.mark.usefixtures("warm_engine")
+@pytest.mark.parametrize("title", [THIN, ENGINE])
+def test_frozen_workers(
+    title: str, tiny_folder: Path, tmp_path: Path, tracked: str, reference: Scores, tally: Tally
+) -> None:
+    config = chaos_config(tiny_folder, f"frozen-{title[5:].lower()}")
+    frozen: list[int] = []
+    fault = f"{WORDS[title]}: SIGSTOP for {FROZEN_S:.0f} s, then SIGCONT"
+    with tally.trying(fault, CHECKED) as row:
+        watcher = AtReport(3, lambda: frozen.append(freeze_own(title, FROZEN_S)))
+        assert run(config, home=tmp_path, watcher=watcher).state == "complete"
+        assert frozen and frozen[0] >= 1
+        row.steps_again += Aftermath(tmp_path, config, tracked).check(reference)
+
+
+class TestNodes:
+    """The engine's node is taken away; another comes late."""
+
+    @pytest.fixture
+    def small_head(self, ray_scratch: Path) -> Iterator[Standing]:
+        """A cluster whose head has room for thin trials and none for an engine."""
+        with standing_cluster(ray_scratch, head_cpus=0.5) as standing:
+            yield standing
+
+    def test_a_node_goes_and_another_comes_late(
+        self, small_head: Standing, tiny_folder: Path, tmp_path: Path, tracked: str, tally: Tally
+    ) -> None:
+        config = chaos_config(tiny_folder, "nodes")
+        node = small_head.add(1)
+        later = threading.Timer(LATE_S, small_head.add, [1])
+
+        def lose() -> None:
+            small_head.remove(node)
+            later.start()
+
+        fault = f"the engine's node removed, another added {LATE_S:.0f} s later"
+        with tally.trying(fault, CHECKED.partition(";")[0]) as row:
+            assert run(config, home=tmp_path, watcher=AtReport(3, lose)).state == "complete"
+            row.steps_again += Aftermath(tmp_path, config, tracked).check()
+        wait_until(lambda: not later.is_alive())
