@@ -23,7 +23,7 @@ from orchestrator.config import SearchConfig
 from orchestrator.events import Event, read_events
 from orchestrator.folders import SearchFolder
 from orchestrator.ledger import LedgerTrial, TrialStatus, read_ledger, read_study
-from orchestrator.outbox import MAX_POINTS
+from orchestrator.outbox import LOSS, MAX_POINTS
 
 # A configuration as text, to the metrics of its last report.
 Scores: TypeAlias = Mapping[str, Mapping[str, float]]
@@ -124,7 +124,8 @@ class Aftermath:
             for metric, steps in points.get(uid, {}).items():
                 history = client.get_metric_history(run.info.run_id, metric)
                 sent = Counter(point.step for point in history)
-                wanted = steps if len(steps) <= MAX_POINTS else steps & set(sent)  # curves thinned
+                thinned = metric == LOSS and self.config.budget.steps > MAX_POINTS
+                wanted = steps & set(sent) if thinned else steps
                 assert sent == Counter(wanted), f"{metric} of {uid} at {sorted(sent.elements())}"
                 assert sent, f"{metric} of {uid} never came to MLflow"
 
@@ -139,10 +140,10 @@ class Aftermath:
         for event in self.events("trial_report"):
             metrics = found.setdefault(event.trial_uid, {})
             for metric, value in event.payload["metrics"].items():
-                if value is not None and metric != "train/loss":
+                if value is not None and metric != LOSS:
                     metrics.setdefault(metric, set()).add(event.payload["step"])
             losses = {step for step, _ in event.payload["curve"]}
-            metrics.setdefault("train/loss", set()).update(losses)
+            metrics.setdefault(LOSS, set()).update(losses)
         return found
 
 
