@@ -14,13 +14,14 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import optuna
@@ -68,9 +69,14 @@ class Glued:
             )  # fmt: skip
 
     def reports(self) -> int:
-        """How many reports the study has."""
-        with suppress(Exception):
-            return sum(len(trial.intermediate_values) for trial in self.trials())
+        """How many reports the study has; read so that nothing is created or locked."""
+        path = self.folder / "study.db"
+        with (
+            suppress(sqlite3.OperationalError),  # its tables are only just being made
+            closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as study,
+        ):
+            count = study.execute("SELECT COUNT(*) FROM trial_intermediate_values").fetchone()
+            return int(count[0])
         return 0
 
     def trials(self) -> list[optuna.trial.FrozenTrial]:

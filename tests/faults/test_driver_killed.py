@@ -7,12 +7,14 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from orchestrator.config import SearchConfig
 from orchestrator.driver import run
+from orchestrator.ledger import read_study
 from orchestrator.tracking import default_uri
 from tests.faults.aftermath import Aftermath, Scores, chaos_config
 from tests.faults.doomed import AT, INSTANTS
@@ -27,6 +29,7 @@ pytestmark = [
 
 SEED = 6
 KILLS = 20
+LONGEST_INTERVAL = 4  # steps between two reports
 LONGEST_MS = 4000  # about what the trials of a chaos search take
 CHECKED = (
     "trials, ends, runs, points exactly once; configurations and scores of a run without faults"
@@ -75,6 +78,56 @@ def test_what_a_killed_driver_left_is_finished(
         assert run(config, home=tmp_path / "home").state == "complete"
         left = Aftermath(tmp_path / "home", config, mlflow_url)
         row.steps_again += left.check(reference)
+
+
+@pytest.mark.slow
+def test_killed_again_and_again(
+    tiny_folder: Path,
+    tmp_path: Path,
+    mlflow_url: str,
+    reference: Scores,
+    tally: Tally,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_url)
+    config = chaos_config(tiny_folder, "killed-again")
+    chance = random.Random(SEED + 1)  # noqa: S311 - faults, no secrets
+    with tally.trying("driver: one search killed five times in a row", CHECKED) as row:
+        for _ in range(5):
+            kill_driver(config, tmp_path / "home", AT, chance.randrange(LONGEST_MS // 2))
+        assert run(config, home=tmp_path / "home").state == "complete"
+        row.steps_again += Aftermath(tmp_path / "home", config, mlflow_url).check(reference)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("instant", "count"), [("after-tell", 2), ("before-tell", 4)])
+def test_a_budget_is_spent_once(
+    instant: str,
+    count: int,
+    tiny_folder: Path,
+    tmp_path: Path,
+    mlflow_url: str,
+    tally: Tally,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_url)
+    budget = {"trials": 4, "steps": 8, "total_steps": 20}
+    config = chaos_config(tiny_folder, f"budget-{instant}", budget=budget)
+    home = tmp_path / "home"
+    fault = "driver: SIGKILL under a budget of optimiser steps and of time, run again"
+    with tally.trying(fault, "steps at most one report interval over; time not counted twice"):
+        began = time.monotonic()
+        assert kill_driver(config, home, instant, count)
+        result = run(config, home=home)
+        assert result.state == "interrupted"
+        took_s = time.monotonic() - began
+        left = Aftermath(home, config, mlflow_url)
+        spent = sum(trial.step for trial in left.trials())
+        assert 20 <= spent <= 20 + LONGEST_INTERVAL, f"{spent} steps of a budget of 20"
+        counted_s = read_study(left.folder.path, config.name).user_attrs["spent_s"]
+        assert counted_s <= took_s, f"{counted_s} s counted of {took_s}"
+        assert run(config, home=home).state == "interrupted"
+        assert sum(trial.step for trial in left.trials()) == spent
 
 
 @pytest.mark.parametrize(("instant", "count"), [("during-ask", 2), ("before-tell", 3)])
