@@ -71,6 +71,8 @@ class TrialReport:
         curve: (step, training loss) since the report before.
         paused: whether it was halted short of its rung.
         failed: why it cannot go on, or None.
+        problems: why it did not go on from the state that was asked for, one line each.
+        disk_full: why its state was not saved, or None; `step` is then the last one that was.
     """
 
     uid: str
@@ -81,3 +83,5 @@ class TrialReport:
     curve: list[tuple[int, float]] = field(default_factory=list)
     paused: bool = False
     failed: str | None = None
+    problems: list[str] = field(default_factory=list)
+    disk_full: str | None = None

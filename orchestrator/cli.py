@@ -51,9 +51,10 @@ from orchestrator.errors import (
     TrackingUriError,
 )
 from orchestrator.folders import SearchFolder, all_searches, home_folder
-from trainable.errors import LatentuneError, NumericError
+from trainable.errors import DiskFullError, LatentuneError, NumericError
 
-_FAILURES = (TrackingError, EventLogError, LedgerError, NumericError)  # nobody's input was wrong
+# Nobody's input was wrong.
+_FAILURES = (TrackingError, EventLogError, LedgerError, NumericError, DiskFullError)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -277,6 +278,23 @@ def report(
         say(f"wrote {written.page} and {written.summary}")
     if open_:
         typer.launch(Path(written.page).absolute().as_uri())
+
+
+@app.command()
+def sync(
+    name: Name,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout-s", min=1, help="How long to try, in seconds.")
+    ] = 120.0,
+    json: Json = False,
+) -> None:
+    """Deliver to MLflow what it lacks of a search: after an outage, or a driver's death."""
+    from orchestrator.shipping.sync import print_sync, sync
+
+    found = sync(name, home=home_folder(), timeout_s=timeout_s)
+    print_json(found) if json else print_sync(out, found)
+    if found.pending:
+        raise typer.Exit(FAILED)
 
 
 @app.command()

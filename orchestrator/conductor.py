@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from orchestrator.assignment import Assignment, DataSource, TrialReport
-from orchestrator.checkpoints import state_path
+from orchestrator.checkpoints import load_state
 from orchestrator.events import EventLog
 from orchestrator.folders import SearchFolder
 from orchestrator.ledger import Ledger, LedgerTrial, TrialStatus
@@ -113,6 +113,7 @@ class Conductor:
     ) -> None:
         self.ledger = ledger
         self.halted: str | None = None
+        self.full_disk: str | None = None  # what found no space
         self._config = config
         self._folder = folder
         self._events = events
@@ -129,7 +130,8 @@ class Conductor:
     def assign(self) -> Assignment | None:
         """The next trial's assignment, or None when there is none or the search is halting."""
         with self._lock:  # a halt sees this trial among the running, or keeps it from being asked
-            open_ = self.halted is None and self._spending.is_open
+            halted = self.halted is not None or self.full_disk is not None
+            open_ = not halted and self._spending.is_open
             trial = self.ledger.ask() if open_ else None
             if trial is None:
                 return None
@@ -167,6 +169,10 @@ class Conductor:
         """Take in what a thin trial reports; returns whether the trial goes on."""
         number = report.number
         self._note()
+        if report.problems:
+            self._tell_damage(report)
+        if report.disk_full is not None:
+            return self._on_full_disk(number, report.disk_full)
         if report.failed is not None:
             return self._ended(number, self.ledger.fail(number, report.failed))
         self._events.append(
@@ -233,6 +239,20 @@ class Conductor:
             self._running.pop(number, None)
         return False
 
+    def _on_full_disk(self, number: int, reason: str) -> bool:
+        """Its state was not saved: the trial stays where the ledger has it, and goes on later."""
+        self.full_disk = self.full_disk or reason
+        with self._lock:
+            self._running.pop(number, None)
+        return False
+
+    def _tell_damage(self, report: TrialReport) -> None:
+        """Say that a trial did not go on from the state that it had reached."""
+        for problem in report.problems:
+            logger.warning("trial %s: %s", report.uid, problem)
+        payload = {"step": report.step, "problems": report.problems}
+        self._events.append("state_damaged", payload, trial_uid=report.uid, attempt=report.attempt)
+
     def _ended(self, number: int, status: TrialStatus) -> bool:
         """Close a trial that has ended; returns whether it goes on."""
         if status is TrialStatus.RUNNING:
@@ -264,11 +284,14 @@ class Conductor:
 
     def _save_artifact(self, trial: LedgerTrial, uid: str) -> str | None:
         """Write the trial's artifact folder from its last saved state."""
-        path = state_path(self._folder.trial(uid), trial.step)
+        saved = load_state(self._folder.trial(uid), trial.step)
         try:
-            state = TrialState.from_bytes(path.read_bytes())
-        except (FileNotFoundError, ArtifactError) as error:
-            logger.warning("trial %s has no usable state at step %d: %s", uid, trial.step, error)
+            state = None if saved is None else TrialState.from_bytes(saved)
+        except ArtifactError as error:
+            logger.warning("trial %s: %s", uid, error)
+            state = None
+        if state is None:
+            logger.warning("trial %s has no usable state at step %d", uid, trial.step)
             return None
         config = self._config
         Artifact(

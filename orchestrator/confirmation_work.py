@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count, islice
 from pathlib import Path
@@ -24,7 +22,7 @@ from orchestrator.ledger import LedgerTrial, TrialStatus
 from orchestrator.members import Bench, Member, MemberReport
 from orchestrator.report.telling import tell_report
 from orchestrator.results import SearchState, build_result
-from orchestrator.tracking import start_shipper, wait_shipped
+from orchestrator.tracking import finish_shipping, start_shipper
 from orchestrator.verdict import (
     Scores,
     champion_of,
@@ -44,8 +42,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SEEDS_FROM, _TUNING_SEEDS_FROM = 1_000, 900  # a search's seeds are small numbers
-_SHIPPING_WAIT_S = 60.0
-_SHIPPER_LEAVES_S = 5.0
 
 
 @dataclass
@@ -77,19 +73,8 @@ class Work:
         except BaseException:
             of.events.append("confirm_ended", {"state": "interrupted"})
             raise
-        self._wait_for_tracking(shipper)
+        finish_shipping(of.folder.path, of.uri, of.events.next_seq - 1, shipper)
         return record
-
-    def _wait_for_tracking(self, shipper: subprocess.Popen[bytes]) -> None:
-        path, last = self.of.folder.path, self.of.events.next_seq - 1
-        if wait_shipped(path, last, _SHIPPING_WAIT_S, shipper=shipper):
-            with suppress(subprocess.TimeoutExpired):
-                shipper.wait(_SHIPPER_LEAVES_S)  # it has nothing left to do: no zombie stays
-        else:
-            logger.warning(
-                "tracking does not have everything yet; run the search again to send the rest "
-                "(see %s)", path / "shipper.log",
-            )  # fmt: skip
 
     def _tell_report(self) -> None:
         """Write the search's report again: it shows the verdict now."""

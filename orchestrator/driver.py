@@ -15,7 +15,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,13 @@ from orchestrator.conductor import Conductor, EngineInfo, Quiet, Watcher
 from orchestrator.config import SearchConfig, load_search
 from orchestrator.control import Requests
 from orchestrator.costs import LayoutCosts, open_costs
+from orchestrator.disk import (
+    check_space,
+    check_writable,
+    disk_need,
+    naming_any_full_disk,
+    nearly_full,
+)
 from orchestrator.driver_lock import driver_lock
 from orchestrator.errors import (
     ConfirmationError,
@@ -60,14 +67,13 @@ from orchestrator.results import (
 )
 from orchestrator.search_data import SearchData, data_differences, read_data
 from orchestrator.spending import Meter, Spending
-from orchestrator.tracking import read_cursor, start_shipper, tracking_uri, wait_shipped
+from orchestrator.tracking import finish_shipping, start_shipper, tracking_uri
 from trainable.artifact import versions
 from trainable.data import SEARCH_SPLITS
+from trainable.errors import DiskFullError
 
 logger = logging.getLogger(__name__)
 
-SHIPPING_WAIT_S = 60.0
-_SHIPPER_LEAVES_S = 5.0
 _POLL_S = 0.25
 
 
@@ -100,11 +106,14 @@ def run(
         SearchLockedError: if another driver runs it.
         BaseModelError, TaskError: for a base model or task that cannot be used; nothing has
             been written then.
+        HomeError: for a LATENTUNE_HOME that cannot be written.
+        DiskFullError: where the disk is, or would become, full; the same call goes on later.
     """
     began = time.monotonic()
     if not isinstance(config, SearchConfig):
         config = load_search(config)
     folder = SearchFolder.of(home_folder(home), config.name)
+    check_writable(home_folder(home))
     check_base_model(config)
     check_same(config, folder)
     refuse_differences(config.name, data_differences(config, folder))
@@ -112,7 +121,7 @@ def run(
     uri = tracking_uri(home_folder(home), config.tracking.uri)
     new = not folder.path.exists()
     try:
-        with driver_lock(folder):
+        with driver_lock(folder), naming_any_full_disk(folder.path):
             Requests(folder).forget_search()
             write_atomic(folder.config, config.to_yaml().encode())
             if not folder.data.exists():
@@ -214,6 +223,9 @@ class _Run:
             record = self.data.checked(ask_engine(engine.check, self.data.source))
             write_atomic(self.folder.data, record.model_dump_json(indent=1).encode())
             self.watcher.data_read(record)
+            left = self.config.budget.trials - len(self.ledger.all())
+            need = disk_need(self.config, base_model["hidden_size"], max(0, left), self.uri)
+            check_space(self.folder.path, need)
             self._plan(engine)
             events.append("search_started", self._describe(base_model, record))
             shipper = start_shipper(self.folder.path, self.uri)
@@ -258,7 +270,10 @@ class _Run:
             trial_steps=int(clock["trial_steps"]),
             ask_s=self.ledger.ask_s,
         )
-        return self._finish(events, state, split, shipper)
+        result = self._finish(events, state, split, shipper)
+        if conductor.full_disk is not None and state == "interrupted":
+            raise DiskFullError(conductor.full_disk)
+        return result
 
     def _plan(self, engine: Any) -> None:
         """Estimate what is left to do, on the engine at hand, and show it before it is spent."""
@@ -306,8 +321,10 @@ class _Run:
             asked |= set(new)
             to_pause = [conductor.stop_trial(number) for number in new]
             if conductor.halted is None:
+                conductor.full_disk = conductor.full_disk or nearly_full(self.folder.path)
                 reason = (
                     "interrupt" if interrupt.is_set()
+                    else "disk" if conductor.full_disk is not None
                     else "stop" if requests.search()
                     else "time" if time.monotonic() > deadline
                     else None
@@ -361,7 +378,7 @@ class _Run:
             ended["reproduce"] = self._save_reproduction(events)
             events.append("search_ended", ended)
         write_atomic(self.folder.result, result.model_dump_json(indent=1).encode())
-        self._wait_for_tracking(events.next_seq - 1, shipper)
+        finish_shipping(self.folder.path, self.uri, events.next_seq - 1, shipper)
         return result
 
     def _save_reproduction(self, events: EventLog) -> dict[str, Any]:
@@ -370,19 +387,6 @@ class _Run:
         found = describe_search(events.read(), self.data.digests, threads)
         write_atomic(self.folder.reproduction, found.model_dump_json(indent=1).encode())
         return found.model_dump(mode="json")
-
-    def _wait_for_tracking(self, seq: int, shipper: subprocess.Popen[bytes] | None) -> None:
-        if shipper is None and read_cursor(self.folder.path).next_seq > seq:
-            return
-        shipper = shipper or start_shipper(self.folder.path, self.uri)
-        if wait_shipped(self.folder.path, seq, SHIPPING_WAIT_S, shipper=shipper):
-            with suppress(subprocess.TimeoutExpired):
-                shipper.wait(_SHIPPER_LEAVES_S)  # it has nothing left to do: no zombie stays
-        else:
-            logger.warning(
-                "tracking at %s does not have everything yet; run the search again to send the "
-                "rest (see %s)", self.uri, self.folder.path / "shipper.log",
-            )  # fmt: skip
 
     def _append_candidate(self, events: EventLog) -> None:
         best = best_trial(self.ledger.all(), self.config.objective)

@@ -4,7 +4,9 @@
 
 One JSON object per line, written by the driver alone and synced before `append` returns.
 A line counts once its newline is there: whatever a crash left behind the last newline was
-never an event, readers ignore it, and the next writer cuts it off.
+never an event, readers ignore it, and the next writer cuts it off. The last key of a line is a
+checksum of the rest, by which a byte that was flipped on the disk shows; lines of earlier
+releases have none.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import logging
 import math
 import os
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -22,12 +25,15 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from orchestrator.errors import EventLogError
+from trainable.files import flush, naming_full_disk
 
 logger = logging.getLogger(__name__)
 
+_BEGIN, _SUM = b'{"seq":', ',"crc32":"'  # of a line, and of its last key
+
 EventType = Literal[
     "search_started", "trial_started", "trial_report", "trial_ended", "candidate", "report",
-    "search_ended", "confirm_started", "champion", "confirm_ended",
+    "search_ended", "confirm_started", "champion", "confirm_ended", "state_damaged",
 ]  # fmt: skip
 
 
@@ -67,6 +73,7 @@ class EventLog:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
+            flush(self._path.parent)
             self._size, last = _sound_part(self._path)
             self._next_seq = last + 1
             self._cut_torn_tail()
@@ -89,7 +96,8 @@ class EventLog:
         """Write one event; it is on disk when this returns.
 
         Raises:
-            OSError: where the disk refuses; the log then ends as it did before.
+            DiskFullError: where there is no space; the log then ends as it did before.
+            OSError: where the disk refuses otherwise; likewise.
             TypeError: for a payload that is not plain JSON data.
         """
         event = Event(
@@ -100,7 +108,7 @@ class EventLog:
             type=type,
             payload=_finite(payload),
         )
-        self._write(json.dumps(asdict(event), allow_nan=False, separators=(",", ":")) + "\n")
+        self._write(_line(event))
         self._next_seq += 1
         return event
 
@@ -123,16 +131,16 @@ class EventLog:
     ) -> None:
         self.close()
 
-    def _write(self, line: str) -> None:
-        data = line.encode()
-        try:
-            written = os.write(self._file, data)
-            if written != len(data):
-                raise OSError(f"{self._path}: wrote {written} of {len(data)} bytes: is it full?")
-            os.fsync(self._file)
-        except OSError:
-            os.ftruncate(self._file, self._size)  # half a line must not meet the next one
-            raise
+    def _write(self, data: bytes) -> None:
+        with naming_full_disk(self._path):
+            try:
+                written = 0
+                while written < len(data):  # a disk that is nearly full takes a part
+                    written += os.write(self._file, data[written:])
+                os.fsync(self._file)
+            except OSError:
+                os.ftruncate(self._file, self._size)  # half a line must not meet the next one
+                raise
         self._size += len(data)
 
     def _cut_torn_tail(self) -> None:
@@ -188,8 +196,9 @@ def _sound_part(path: Path) -> tuple[int, int]:
     except EventLogError:
         with path.open("rb") as file:
             file.seek(size)
-            if file.read().count(b"\n") > 1:
-                raise  # more follows: damage, not a torn end
+            rest = file.read()
+        if rest.count(b"\n") > 1 or rest.count(_BEGIN) > 1:
+            raise  # more than one event: damage, not a torn end
     return size, seq
 
 
@@ -209,7 +218,7 @@ def _scan(path: Path, offset: int, seq: int) -> Iterator[tuple[Event, int]]:
 
 def _parse(line: bytes, seq: int, path: Path) -> Event:
     try:
-        event = Event(**json.loads(line))
+        event = Event(**json.loads(_checked(line)))
     except (ValueError, TypeError) as error:
         raise EventLogError(
             f"{path}: line {seq + 1} is no event ({error}): the log was damaged or edited; "
@@ -221,6 +230,23 @@ def _parse(line: bytes, seq: int, path: Path) -> Event:
             "or two drivers wrote it; restore it from a copy"
         )
     return event
+
+
+def _line(event: Event) -> bytes:
+    """An event as it is written, with the checksum of its bytes as the last key."""
+    text = json.dumps(asdict(event), allow_nan=False, separators=(",", ":")).encode()
+    return text[:-1] + f'{_SUM}{zlib.crc32(text):08x}"}}\n'.encode()
+
+
+def _checked(line: bytes) -> bytes:
+    """A line without its checksum. Raises ValueError if it is not that of the rest."""
+    body, found, rest = line.rpartition(_SUM.encode())
+    if not found:
+        return line
+    text = body + b"}"
+    if rest != f'{zlib.crc32(text):08x}"}}\n'.encode():
+        raise ValueError("its checksum is another")
+    return text
 
 
 def _finite(value: Any) -> Any:

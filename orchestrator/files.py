@@ -1,19 +1,17 @@
-"""Write a file so that it appears whole or not at all."""
+"""Replace a file's content, all of it or nothing."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+
+from trainable.files import whole_file
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Replace `path`: temporary name, fsync, rename. On disk when this returns."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with scratch.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    """Replace `path`: temporary name, fsync, rename. On disk when this returns.
+
+    Raises:
+        DiskFullError: where there is no space; the earlier file is still there.
+    """
+    with whole_file(path) as scratch:
+        scratch.write_bytes(data)

@@ -3,6 +3,9 @@
 3f2a…  README.md            sha256 of these sorted lines, newline included,
 91c0…  latent_config.json   is the folder's manifest digest
 d77b…  latents.safetensors
+
+The digest says whether a folder is the one that it should be; the lines, where they are known and
+have that digest, say which file is not.
 """
 
 from __future__ import annotations
@@ -22,9 +25,47 @@ def manifest_sha256(folder: Path) -> str:
     Raises:
         ManifestError: where the folder is not exactly the three plain files.
     """
+    return lines_sha256(manifest_lines(folder))
+
+
+def manifest_lines(folder: Path) -> str:
+    """The lines of an artifact folder, as `sha256sum --check` reads them.
+
+    Raises:
+        ManifestError: where the folder is not exactly the three plain files.
+    """
     check_folder(folder)
-    lines = sorted(f"{_sha256(folder / name)}  {name}\n" for name in ARTIFACT_FILES)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return "".join(sorted(f"{_sha256(folder / name)}  {name}\n" for name in ARTIFACT_FILES))
+
+
+def lines_sha256(lines: str) -> str:
+    """The manifest digest that lines have."""
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def check_manifest(folder: Path, expected: str, lines: str, where: str, why: str) -> None:
+    """Refuse a folder that has another digest, naming its files that differ.
+
+    Args:
+        folder: what was read.
+        expected: the digest that it should have.
+        lines: those of the digest, as far as anybody knows; "" where nobody does.
+        where: it came from.
+        why: what that means, and what helps.
+
+    Raises:
+        ManifestError: where the digest is another.
+    """
+    found = manifest_lines(folder)
+    if lines_sha256(found) == expected:
+        return
+    known = set(lines.splitlines()) if lines_sha256(lines) == expected else set()
+    other = [line.split("  ")[1] for line in found.splitlines() if known and line not in known]
+    sizes = [f"{name} ({(folder / name).stat().st_size} bytes)" for name in other]
+    raise ManifestError(
+        f"{', '.join(sizes) or 'the files'} at {where}: not what was registered (manifest "
+        f"{lines_sha256(found)}, expected {expected}): {why}"
+    )
 
 
 def check_folder(folder: Path) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import pyarrow as pa
 
 from orchestrator.assignment import Assignment, DataSource
-from orchestrator.checkpoints import load_state, save_state
+from orchestrator.checkpoints import last_step, load_state, save_state
 from orchestrator.engine_calls import EngineCalls, EngineLostError
 from orchestrator.errors import ClusterError, ConfirmationHaltedError
 from orchestrator.events import EventLog
@@ -99,7 +99,7 @@ class Bench:
         Raises:
             ConfirmationHaltedError: when halted; states are saved.
         """
-        known = {member.uid: self._report(member.uid) for member in members}
+        known = {member.uid: self._sound_report(member.uid) for member in members}
         waiting = [member for member in members if known[member.uid] is None]
         for begin in range(0, len(waiting), self.at_once):
             chosen = waiting[begin : begin + self.at_once]
@@ -132,9 +132,8 @@ class Bench:
         write_atomic(path, json.dumps(asdict(report)).encode())
 
     def last_step(self, uid: str) -> int:
-        """The step of a member's last saved state; 0 without one."""
-        states = sorted(self.folder.trial(uid).glob("*.safetensors"))
-        return int(states[-1].stem) if states else 0
+        """The step of a member's last sound state; 0 without one."""
+        return last_step(self.folder.trial(uid))
 
     def _score(self, members: Sequence[Member], rows: int | None) -> None:
         trained = []
@@ -149,6 +148,16 @@ class Bench:
                 tables[place].append(item_table(member.uid, member.config, split, found, place))
         for member, parts in zip(members, tables, strict=True):
             write_items(self.items_path(member.uid, rows), parts)
+
+    def _sound_report(self, uid: str) -> MemberReport | None:
+        """What a member reached; None where it is to be trained, for the first time or again."""
+        report = self._report(uid)
+        if report is None or report.failed is not None:
+            return report
+        sound = load_state(self.folder.trial(uid), report.step) is not None
+        if not sound:
+            self.say(f"confirm: the state of {uid} is damaged or missing; it is trained again")
+        return report if sound else None
 
     def _report(self, uid: str) -> MemberReport | None:
         path = self._report_path(uid)

@@ -1,10 +1,10 @@
 """What a stretch of the event log means for MLflow's runs, without talking to MLflow.
 
     search_started ─► the parent run          trial_started ─► a child run, RUNNING
-    trial_report   ─► points of its curves    trial_ended   ─► status, tags, artifact folder
-    candidate      ─► the alias to move       search_ended  ─► the parent's status
-    champion       ─► its confirmed winner    confirm_ended ─► the parent's tags and files
-    report         ─► the parent's note and files
+    trial_report   ─► points of its curves    state_damaged ─► a tag that says so
+    search_ended   ─► the parent's status     trial_ended   ─► status, tags, artifact folder
+    candidate      ─► the alias to move       confirm_ended ─► the parent's tags and files
+    champion       ─► its confirmed winner    report        ─► the parent's note and files
 
 An `Outbox` is a fold over events: fed the same events it decides the same, however they were
 cut into batches. So a shipper that starts again feeds it the delivered events and throws the
@@ -14,29 +14,29 @@ timestamps, by which MLflow drops repeated points.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
 
-from orchestrator.dataset_notes import DatasetNote, dataset_notes
+from orchestrator.dataset_notes import dataset_notes
 from orchestrator.events import Event
-from orchestrator.tracking import without_credentials
+from orchestrator.shipping.batch import Batch, Candidate, Point, RunUpdate, Status, TrainedFolder
+from orchestrator.shipping.texts import (
+    TAG_CHARS,
+    search_id,
+    short_texts,
+    version_tags,
+    without_password,
+)
 from trainable.metrics import direction, goodness
 
 logger = logging.getLogger(__name__)
 
-Status = Literal["RUNNING", "FINISHED", "KILLED", "FAILED"]
-
 MAX_POINTS = 200  # per curve
 LOSS = "train/loss"
 NOTE = "mlflow.note.content"  # what the UI shows as a run's description, in Markdown
-SHOWN_METRICS = ("val_ood/exact_match", "val_id/exact_match", "cost/extra_tokens_pct")
-_TAG_CHARS = 1000
 _NOTE_CHARS = 8000  # MLflow's limit
 _TRIAL_STATUS: Mapping[str, Status] = MappingProxyType(
     {"complete": "FINISHED", "pruned": "KILLED", "stopped": "KILLED", "failed": "FAILED"}
@@ -44,96 +44,6 @@ _TRIAL_STATUS: Mapping[str, Status] = MappingProxyType(
 _SEARCH_STATUS: Mapping[str, Status] = MappingProxyType(
     {"complete": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
 )
-
-
-class Point(NamedTuple):
-    """One value of a metric; `time_ms` is the event's, so that a replay repeats it exactly."""
-
-    key: str
-    value: float
-    time_ms: int
-    step: int
-
-
-class TrainedFolder(NamedTuple):
-    """The artifact folder of a trial that has ended.
-
-    Args:
-        path: relative to the search's folder.
-        manifest_sha256: its digest; None in logs of before it was told.
-        version_tags: of the version to register; None for one that is not registered unasked.
-    """
-
-    path: str
-    manifest_sha256: str | None
-    version_tags: dict[str, str] | None
-
-
-@dataclass(kw_only=True)
-class RunUpdate:
-    """All that one batch tells one run.
-
-    Args:
-        trial_uid: the child run's trial; None for the parent.
-        name: the run's name.
-        start_ms: the run's start, should it have to be created.
-        tags: name to text.
-        params: dotted path to text; only with the trial's first start.
-        points: in the order of the log.
-        documents: file name to plain data, logged as artifacts.
-        folders: what a trial that has ended hands over.
-        files: relative to the search's folder; the run has them under the same path.
-        datasets: what the run was trained and judged on.
-        status: the last one; None where it did not change.
-        end_ms: with a final status.
-    """
-
-    trial_uid: str | None
-    name: str
-    start_ms: int
-    tags: dict[str, str] = field(default_factory=dict)
-    params: dict[str, str] = field(default_factory=dict)
-    points: list[Point] = field(default_factory=list)
-    documents: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    folders: list[TrainedFolder] = field(default_factory=list)
-    files: list[str] = field(default_factory=list)
-    datasets: list[DatasetNote] = field(default_factory=list)
-    status: Status | None = None
-    end_ms: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """A version to register, and to move an alias to."""
-
-    trial_uid: str
-    strategy: str
-    artifact: str
-    manifest_sha256: str
-    alias: str = "candidate"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """What to deliver at once.
-
-    Args:
-        search: the search's name.
-        search_id: tells this search from an earlier one of the same name.
-        experiment: the MLflow experiment's name.
-        first: whether it begins with the first event of the log.
-        parent: told last, so that it ends after its children.
-        children: by trial.
-        candidates: in the order of the log; the last one keeps the alias.
-    """
-
-    search: str
-    search_id: str
-    experiment: str
-    first: bool
-    parent: RunUpdate
-    children: Mapping[str, RunUpdate]
-    candidates: tuple[Candidate, ...]
 
 
 @dataclass(kw_only=True)
@@ -158,6 +68,7 @@ class Outbox:
         self._finished: set[str] = set()
         self._best: float | None = None
         self._first = True
+        self._ended = False
         self._reset()
 
     def add(self, events: Iterable[Event]) -> None:
@@ -174,6 +85,7 @@ class Outbox:
             search_id=self._search_id,
             experiment=self._experiment,
             first=self._first,
+            ended=self._ended,
             parent=self._parent,
             children=self._children,
             candidates=tuple(self._candidates),
@@ -208,6 +120,9 @@ class Outbox:
             self._trial_report(event, event.trial_uid)
         elif event.type == "trial_ended":
             self._trial_ended(event, event.trial_uid)
+        elif event.type == "state_damaged":
+            problems = "\n".join(event.payload["problems"])
+            self._child(event.trial_uid).tags["state_damaged"] = problems[:TAG_CHARS]
         elif event.type in ("candidate", "champion"):
             self._candidate(event, event.trial_uid)
         else:
@@ -215,11 +130,12 @@ class Outbox:
 
     def _search_started(self, event: Event) -> None:
         payload = event.payload
+        self._ended = False
         if self._search is None:
             self._search = str(payload["search"])
             self._experiment = str(payload["experiment"])
             self._start_ms = _ms(event)
-            self._search_id = _search_id(self._search, event.time)
+            self._search_id = search_id(self._search, event.time)
             self._reset()
         self._objective = str(payload["objective"])
         budget = payload["config"].get("budget", {})
@@ -236,12 +152,12 @@ class Outbox:
             "search_id": self._search_id,
             "objective": self._objective,
             "direction": direction(self._objective),
-            **_texts("data.", payload.get("data") or {}),
-            **_texts("version.", payload.get("versions") or {}),
-            **_texts("base_model.", plain),  # a probe's numbers say nothing on a screen
+            **short_texts("data.", payload.get("data") or {}),
+            **short_texts("version.", payload.get("versions") or {}),
+            **short_texts("base_model.", plain),  # a probe's numbers say nothing on a screen
         }
         self._parent.datasets = dataset_notes(self._search, payload)
-        self._parent.documents["search.yaml"] = _without_password(payload["config"])
+        self._parent.documents["search.yaml"] = without_password(payload["config"])
         self._parent.status, self._parent.end_ms = "RUNNING", None
 
     def _trial_started(self, event: Event, uid: str) -> None:
@@ -261,7 +177,7 @@ class Outbox:
         }
         run.status, run.end_ms = "RUNNING", None
         if known is None:  # MLflow refuses to change a param
-            run.params |= {"strategy": name, **_texts("", payload.get("params") or {})}
+            run.params |= {"strategy": name, **short_texts("", payload.get("params") or {})}
             run.documents["config.json"] = payload["config"]
             if payload.get("about"):
                 run.tags[NOTE] = str(payload["about"])
@@ -283,10 +199,10 @@ class Outbox:
             run.points += _new_points(trial, metrics, payload["step"], _ms(event), self._stride)
         run.tags |= {"state": state, "attempt": str(event.attempt)}
         if payload.get("reason"):
-            run.tags["reason"] = str(payload["reason"])[:_TAG_CHARS]
+            run.tags["reason"] = str(payload["reason"])[:TAG_CHARS]
         if payload.get("artifact"):
             told = payload.get("manifest_sha256")
-            tags = _version_tags(uid, trial.name, self._objective, metrics)
+            tags = version_tags(uid, trial.name, self._objective, metrics)
             registered = state == "complete" and told is not None
             run.folders.append(
                 TrainedFolder(str(payload["artifact"]), told, tags if registered else None)
@@ -333,20 +249,23 @@ class Outbox:
     def _confirmed(self, event: Event) -> None:
         """The search's own run has ended before: only what it shows is brought up to date."""
         payload = event.payload
-        if event.type == "confirm_ended":
+        self._ended = event.type == "confirm_ended"
+        if self._ended:
             self._close_open(event)
         self._parent.tags["confirmation"] = str(payload["state"])
         if payload.get("verdict"):
-            self._parent.tags["verdict"] = "\n".join(payload["verdict"])[:_TAG_CHARS]
+            self._parent.tags["verdict"] = "\n".join(payload["verdict"])[:TAG_CHARS]
         self._parent.documents |= payload.get("documents") or {}
         self._parent.files += payload.get("files") or []
 
     def _search_ended(self, event: Event) -> None:
         state = str(event.payload["state"])
+        self._ended = True
         self._close_open(event)
         for name, count in (event.payload.get("trials") or {}).items():
             self._parent.points.append(Point(f"trials/{name}", count, _ms(event), 0))
-        self._parent.documents["result.json"] = event.payload.get("result") or {}
+        if event.payload.get("result"):  # a driver that was killed has none
+            self._parent.documents["result.json"] = event.payload["result"]
         if event.payload.get("reproduce"):
             self._parent.documents["reproduce.json"] = event.payload["reproduce"]
         self._parent.tags["state"] = state
@@ -372,39 +291,6 @@ def _new_points(
         trial.last_steps[key] = step
         points.append(Point(key, float(value), time_ms, step))
     return points
-
-
-def _version_tags(
-    uid: str, strategy: str, objective: str, metrics: Mapping[str, float | None]
-) -> dict[str, str]:
-    """What a person chooses by, on the version itself."""
-    tags = {"trial_uid": uid, "strategy": strategy}
-    for name in dict.fromkeys((objective, *SHOWN_METRICS)):
-        value = metrics.get(name)
-        if value is not None:
-            tags[name] = f"{value:.4g}"
-    return tags
-
-
-def _without_password(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The search file as others may read it in the store."""
-    tracking = dict(config.get("tracking") or {})
-    if not tracking.get("uri"):
-        return config
-    tracking["uri"] = without_credentials(tracking["uri"], tracking["uri"])
-    return {**config, "tracking": tracking}
-
-
-def _search_id(search: str, time: float) -> str:
-    return hashlib.sha256(f"{search} {time!r}".encode()).hexdigest()[:16]
-
-
-def _texts(prefix: str, values: Mapping[str, Any]) -> dict[str, str]:
-    """Short texts for params and tags; strings as they are, the rest as JSON."""
-    return {
-        prefix + key: (value if isinstance(value, str) else json.dumps(value))[:_TAG_CHARS]
-        for key, value in values.items()
-    }
 
 
 def _ms(event: Event) -> int:

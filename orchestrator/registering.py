@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from orchestrator.choice import choose
-from orchestrator.registry import MANIFEST_TAG, locate, open_store
+from orchestrator.registry import LINES_TAG, MANIFEST_TAG, locate, open_store
 from orchestrator.results import SCHEMA_VERSION, Record
 
 
@@ -32,6 +32,7 @@ def register_trial(
     Raises:
         SearchNotFoundError: for a search or trial that the store lacks, one that handed over no
             latents, or what can be no alias.
+        ManifestError: where the store's digest is not one of this search.
         TrackingError: where the store cannot be reached.
     """
     choice = choose(name, trial=trial)
@@ -40,12 +41,14 @@ def register_trial(
     with open_store(home, choice.name, tracking_uri) as (client, _):
         from orchestrator.model_versions import ensure_version
 
-        stored = locate(client, choice)
+        stored = locate(client, choice, home)
         assert stored.run is not None  # it was looked for by trial
         tags = stored.run.data.tags
         strategy, uid = tags.get("strategy", "unknown"), tags["trial_uid"]
-        named = {MANIFEST_TAG: stored.manifest, "trial_uid": uid, "strategy": strategy}
-        version = ensure_version(client, choice.name, stored.source, stored.run.info.run_id, named)
+        files, run_id = stored.files, stored.run.info.run_id
+        named = {MANIFEST_TAG: files.manifest, LINES_TAG: files.lines}
+        named |= {"trial_uid": uid, "strategy": strategy}
+        version = ensure_version(client, choice.name, files.source, run_id, named)
         if alias is not None:
             client.set_registered_model_alias(choice.name, alias, version)
     return Registration(

@@ -2,17 +2,15 @@
 
     NAME[@…] ─► version or trial ─► listed ─► downloaded beside the target ─► digest ─► renamed
 
-The files' digest must be the one that the version, or the trial's run, was stored with; until it
+The files' digest must be the one that the version, or the trial's run, was stored with, and one
+that the search's event log tells of, where that is on this machine: a tag can be forged. Until it
 is, nothing stands at the target.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import re
-import shutil
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -20,8 +18,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from orchestrator.choice import Choice, choose
 from orchestrator.config import load_search
@@ -32,7 +28,9 @@ from orchestrator.errors import (
     TrackingError,
 )
 from orchestrator.folders import SearchFolder, home_folder
-from orchestrator.manifest import ARTIFACT_FILES, check_folder, check_names, manifest_sha256
+from orchestrator.manifest import manifest_sha256
+from orchestrator.stored_files import StoredFiles, fetch
+from orchestrator.told_manifests import check_told
 from orchestrator.tracked_trials import find_trial
 from orchestrator.tracking import (
     default_uri,
@@ -52,6 +50,7 @@ logger = logging.getLogger(__name__)
 CHAMPION = "champion"
 CANDIDATE = "candidate"
 MANIFEST_TAG = "manifest_sha256"
+LINES_TAG = "manifest"  # its lines, by which a file that differs can be named
 _DIGEST = re.compile("[0-9a-f]{64}")
 _PROBE_S = 10.0
 
@@ -89,11 +88,11 @@ def download(
     home = home_folder(home)
     choice = choose(name, alias, version, trial)
     with open_store(home, choice.name, tracking_uri) as (client, uri):
-        stored = locate(client, choice)
-        target = to or home / "pulled" / choice.name / stored.manifest[:12]
-        if _holds(target, stored.manifest):
+        files = locate(client, choice, home).files
+        target = to or home / "pulled" / choice.name / files.manifest[:12]
+        if _holds(target, files.manifest):
             return target
-        return _fetch(stored.source, uri, target, stored.manifest)
+        return fetch(files, uri, target)
 
 
 @contextmanager
@@ -111,22 +110,29 @@ def open_store(home: Path, name: str, flag: str | None) -> Iterator[tuple[Mlflow
 
 @dataclass(frozen=True)
 class Stored:
-    """An artifact folder in the store: where, its digest, and the trial's run if asked by trial."""
+    """An artifact folder in the store, and the trial's run if it was asked for by trial."""
 
-    source: str
-    manifest: str
+    files: StoredFiles
     run: Run | None = None
 
 
-def locate(client: MlflowClient, choice: Choice) -> Stored:
+def locate(client: MlflowClient, choice: Choice, home: Path) -> Stored:
     """Where chosen latents are.
 
     Raises:
         SearchNotFoundError: for a name, alias, version or trial that the store lacks.
-        ManifestError: for a version that has no digest.
+        ManifestError: for a version that has no digest, or one that the search's own event log,
+            where it is under `home`, does not know.
     """
     if choice.trial is not None:
-        return _locate_trial(client, choice, choice.trial)
+        found = _locate_trial(client, choice, choice.trial)
+    else:
+        found = _locate_version(client, choice)
+    check_told(SearchFolder.of(home, choice.name), found.files.manifest, choice.trial, str(choice))
+    return found
+
+
+def _locate_version(client: MlflowClient, choice: Choice) -> Stored:
     found = _resolve(client, choice)
     manifest = found.tags.get(MANIFEST_TAG, "")
     if not _DIGEST.fullmatch(manifest):
@@ -135,7 +141,8 @@ def locate(client: MlflowClient, choice: Choice) -> Stored:
             "registered by latentune, and its files cannot be checked; `latentune register` "
             "registers a trial's"
         )
-    return Stored(client.get_model_version_download_uri(choice.name, found.version), manifest)
+    source = client.get_model_version_download_uri(choice.name, found.version)
+    return Stored(StoredFiles(source, manifest, found.tags.get(LINES_TAG, "")))
 
 
 def _locate_trial(client: MlflowClient, choice: Choice, number: int) -> Stored:
@@ -147,7 +154,8 @@ def _locate_trial(client: MlflowClient, choice: Choice, number: int) -> Stored:
             f"{choice} has no latents in the store (its state: {state}); a trial hands them over "
             "when it ends"
         )
-    return Stored(f"{run.info.artifact_uri}/latents/{manifest[:12]}", manifest, run)
+    source = f"{run.info.artifact_uri}/latents/{manifest[:12]}"
+    return Stored(StoredFiles(source, manifest, run.data.tags.get(LINES_TAG, "")), run)
 
 
 def _store_uri(home: Path, name: str, flag: str | None) -> str:
@@ -244,48 +252,3 @@ def _holds(target: Path, manifest: str) -> bool:
 
 def _is_empty(path: Path) -> bool:
     return path.is_dir() and next(path.iterdir(), None) is None
-
-
-def _fetch(source: str, uri: str, target: Path, manifest: str) -> Path:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as made:
-        folder = Path(made) / "files"
-        folder.mkdir()
-        _download_files(source, uri, folder)
-        got = manifest_sha256(folder)
-        if got != manifest:
-            raise ManifestError(
-                f"the files at {source} have manifest {got}, but {manifest} was registered: "
-                "they were changed after registration; nothing was written"
-            )
-        for name in ARTIFACT_FILES:
-            _sync(folder / name)
-        folder.replace(target)  # takes the place of an empty folder, too
-    _sync(target.parent)
-    return target
-
-
-def _download_files(source: str, uri: str, folder: Path) -> None:
-    """The three files and nothing else, listed before anything is fetched."""
-    if urlsplit(source).scheme in ("", "file"):
-        local = Path(url2pathname(urlsplit(source).path))
-        check_folder(local)
-        for name in ARTIFACT_FILES:
-            shutil.copyfile(local / name, folder / name, follow_symlinks=False)
-        return
-    from mlflow.artifacts import download_artifacts, list_artifacts
-
-    infos = list_artifacts(artifact_uri=source, tracking_uri=uri)
-    names = [Path(info.path).name for info in infos if not info.is_dir]
-    names += [f"{Path(info.path).name}/" for info in infos if info.is_dir]
-    check_names(names, source)
-    for name in ARTIFACT_FILES:
-        download_artifacts(f"{source}/{name}", dst_path=str(folder), tracking_uri=uri)
-
-
-def _sync(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)

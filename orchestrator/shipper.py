@@ -7,7 +7,9 @@
             └── shipped.json, written after each delivered batch
 
 A crash between delivery and cursor repeats one batch, and a repeated batch changes nothing
-(`orchestrator.outbox`). Without `--until-ended` it delivers what is there and leaves.
+(`orchestrator.outbox`). Without `--until-ended` it delivers what is there and leaves. A store
+that is away, answers with errors or not at all is asked again and again, ever more seldom; the
+cursor says why nothing moves.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -25,10 +29,12 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exp
 
 from orchestrator.errors import TrackingError
 from orchestrator.events import Event, EventTail, read_events
-from orchestrator.outbox import Batch, Outbox
+from orchestrator.outbox import Outbox
+from orchestrator.shipping.batch import Batch
 from orchestrator.tracking import (
     Cursor,
     read_cursor,
+    store_id,
     tracking_uri,
     without_credentials,
     write_cursor,
@@ -39,6 +45,8 @@ logger = logging.getLogger(__name__)
 POLL_S = 0.5
 LONGEST_WAIT_S = 10.0  # between two tries while the store is away
 ORPHAN_S = 3600.0  # how long to go on trying once the starter is gone
+YIELD_NAME = "shipper.yield"  # where this stands, whoever is at work leaves the rest to another
+_REQUEST_S = 60  # a server may be slow; one that never answers is noticed
 _NICENESS = 5  # the engine needs the cores more
 
 
@@ -93,7 +101,10 @@ class Shipper:
         self._uri = uri
         self._watch = watch
         self._sink = MlflowSink(uri, search_dir, _home(search_dir))
-        self._start_from(read_cursor(search_dir))
+        self._store = store_id(uri)
+        known = read_cursor(search_dir)
+        elsewhere = known.store not in (None, self._store)
+        self._start_from(Cursor() if elsewhere else replace(known, store=self._store))
 
     @property
     def ended(self) -> bool:
@@ -116,6 +127,7 @@ class Shipper:
         batch = self._take_in(events)
         if batch is None or self._retrying()(self._sink.deliver, batch):
             write_cursor(self._search_dir, self._cursor)
+            self._delivered = self._cursor
         else:
             logger.warning("the store has lost this search: delivering from the start")
             self._start_from(Cursor())
@@ -125,7 +137,7 @@ class Shipper:
         """Take in what has been delivered, without delivering it."""
         self._tail = EventTail(self._search_dir / "events.jsonl")
         self._outbox = Outbox()
-        self._cursor = Cursor()
+        self._cursor = Cursor(store=cursor.store)
         self._last_type = ""
         self._sink.forget()
         while missing := cursor.next_seq - self._cursor.next_seq:
@@ -136,10 +148,12 @@ class Shipper:
         if self._cursor != cursor:
             logger.warning("shipped.json belongs to another event log: delivering from the start")
             self._start_from(Cursor())
+        self._delivered = self._cursor
 
     def _take_in(self, events: list[Event]) -> Batch | None:
         self._outbox.add(events)
-        self._cursor = Cursor(next_seq=events[-1].seq + 1, last_time=events[-1].time)
+        last = events[-1]
+        self._cursor = Cursor(next_seq=last.seq + 1, last_time=last.time, store=self._store)
         self._last_type = events[-1].type
         return self._outbox.take()
 
@@ -154,16 +168,32 @@ class Shipper:
         )
 
     def _is_over(self, state: RetryCallState) -> bool:
-        return self._watch.is_over(state) or not self._search_dir.is_dir()  # `latentune rm`
+        removed = not self._search_dir.is_dir()  # `latentune rm`
+        return removed or self._watch.is_over(state) or yields(self._search_dir)
 
     def _after_failure(self, state: RetryCallState) -> None:
         error = without_credentials(str(state.outcome and state.outcome.exception()), self._uri)
         level = logging.WARNING if state.attempt_number == 1 else logging.DEBUG
         logger.log(level, "the tracking store does not answer, trying again: %s", error)
         self._sink.forget()
+        if self._search_dir.is_dir():
+            self._say_trouble(error)
+
+    def _say_trouble(self, error: str) -> None:
+        """Write down why nothing moves, for whoever waits; a disk may be full just now, too."""
+        trouble = f"it does not answer: {error.splitlines()[0] if error else 'no reason'}"[:300]
+        with suppress(OSError):
+            write_cursor(self._search_dir, replace(self._delivered, trouble=trouble))
 
 
-def ship(search_dir: Path, uri: str, *, until_ended: bool, watch: Watch) -> bool:
+def yields(search_dir: Path) -> bool:
+    """Whether another process wants to deliver this search's events."""
+    return (search_dir / YIELD_NAME).exists()
+
+
+def ship(
+    search_dir: Path, uri: str, *, until_ended: bool, watch: Watch, takes_over: bool = False
+) -> bool:
     """Deliver a search's events.
 
     Args:
@@ -171,32 +201,51 @@ def ship(search_dir: Path, uri: str, *, until_ended: bool, watch: Watch) -> bool
         uri: tracking URI.
         until_ended: follow the log until the search's end; else leave when nothing is left.
         watch: when to give up.
+        takes_over: whether a shipper that is at work leaves the rest to this one.
 
     Returns:
         Whether everything asked for has been delivered.
     """
-    lock = FileLock(search_dir / "shipper.lock")
-    try:
-        held = lock.acquire(timeout=-1 if watch.left_s == float("inf") else watch.left_s)
-    except Timeout:
-        logger.warning("another shipper of this search is still at work")
-        return False
-    with held:
+    with _alone(search_dir, watch, takes_over) as alone:
+        if not alone:
+            logger.warning("another shipper of this search is still at work")
+            return False
         shipper = Shipper(search_dir, uri, watch)
         while True:
             try:
                 count = shipper.deliver_new()
             except _outages() as error:
                 reason = without_credentials(str(error), uri)
-                logger.error("gave up; running the search again delivers the rest: %s", reason)
+                remedy = f"`latentune sync {search_dir.name}` delivers the rest"
+                logger.error("gave up; %s: %s", remedy, reason)
                 return False
             if count:
                 continue
             if shipper.ended or not until_ended or watch.orphaned:
                 return True
-            if watch.is_over():
+            if watch.is_over() or yields(search_dir):
                 return False
             watch.sleep(POLL_S)
+
+
+@contextmanager
+def _alone(search_dir: Path, watch: Watch, takes_over: bool) -> Iterator[bool]:
+    """Hold the search's events, once nobody else does; False where that took too long."""
+    lock = FileLock(search_dir / "shipper.lock")
+    asked = search_dir / YIELD_NAME
+    try:
+        if takes_over:
+            asked.touch()
+        lock.acquire(timeout=-1 if watch.left_s == float("inf") else watch.left_s)
+    except Timeout:
+        yield False
+        return
+    finally:
+        asked.unlink(missing_ok=True)
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -210,24 +259,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.search_dir.is_dir():
         parser.error(f"{options.search_dir} is no folder of a search")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    _prepare_process()
+    prepare_process()
+    os.nice(_NICENESS)
     uri = tracking_uri(_home(options.search_dir), _configured_uri(options.search_dir))
     watch = Watch(options.deadline_s, options.starter_pid)
     done = ship(options.search_dir, uri, until_ended=options.until_ended, watch=watch)
     return 0 if done else 1
 
 
-def _prepare_process() -> None:
-    """MLflow's settings, before it is imported: its own retries would block for 247 s."""
+def prepare_process() -> None:
+    """MLflow's settings, before it is imported.
+
+    Its own retries would block for 247 s, and repeat what was done although the answer was lost.
+    """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(_REQUEST_S))
     os.environ |= {
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     }
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    os.nice(_NICENESS)
 
 
 def _configured_uri(search_dir: Path) -> str | None:

@@ -10,7 +10,9 @@
 Every operation finds before it makes, by tags that the event log alone decides, so that a
 batch delivered again changes nothing. A folder of latents is named by its content: a trial
 that was stopped, registered and later trained further never overwrites what a version
-points to.
+points to. It is read back before anything points to it: what was cut short on the way is
+sent again.
+
 """
 
 from __future__ import annotations
@@ -19,18 +21,21 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from orchestrator.dataset_notes import DatasetNote
 from orchestrator.errors import ManifestError, TrackingError
-from orchestrator.manifest import manifest_sha256
-from orchestrator.model_versions import EXISTS, ensure_version
-from orchestrator.outbox import Batch, Candidate, RunUpdate, TrainedFolder
-from orchestrator.registry import MANIFEST_TAG
+from orchestrator.manifest import check_manifest, lines_sha256, manifest_lines
+from orchestrator.model_versions import ensure_version
+from orchestrator.registry import LINES_TAG, MANIFEST_TAG
+from orchestrator.shipping.batch import Batch, Candidate, RunUpdate, TrainedFolder
+from orchestrator.shipping.search_runs import SearchRuns
+from orchestrator.stored_files import read_files
 from orchestrator.tracking import artifact_root, ensure_store
 
 logger = logging.getLogger(__name__)
@@ -52,8 +57,7 @@ class MlflowSink:
         self._search_dir = search_dir.resolve()
         self._home = home
         self._client: MlflowClient | None = None
-        self._experiment_id = ""
-        self._run_ids: dict[str | None, str] = {}
+        self._runs: SearchRuns | None = None
         self._artifact_uris: dict[tuple[str, str], str] = {}
 
     def deliver(self, batch: Batch) -> bool:
@@ -67,23 +71,28 @@ class MlflowSink:
             TrackingError: where the experiment was deleted.
             MlflowException, OSError: where the store cannot be reached; call `forget`, wait.
         """
-        if not self._run_ids and not self._find_runs(batch):
-            return False
+        if self._runs is None:
+            runs = SearchRuns(self._mlflow, artifact_root(self._home, self._uri))
+            if not runs.find(batch):
+                return False
+            self._runs = runs
         for update in batch.children.values():
-            self._tell_run(update)
+            run_id = self._tell_run(self._runs, update)
             for folder in update.folders:
                 with _passing_over(f"{folder.path} of {update.name}"):
-                    self._keep_folder(batch.search, self._run_ids[update.trial_uid], folder)
+                    self._keep_folder(batch.search, run_id, folder)
         for candidate in batch.candidates:
             with _passing_over(f"version of {candidate.trial_uid}"):
-                self._register(batch.search, candidate)
-        self._tell_run(batch.parent)
+                self._register(batch.search, self._runs.of(candidate.trial_uid), candidate)
+        self._tell_run(self._runs, batch.parent)
+        if batch.ended:
+            self._runs.end_orphans(batch)
         return True
 
     def forget(self) -> None:
         """Look everything up again: after an error nobody knows what the store did."""
         self._client = None
-        self._run_ids = {}
+        self._runs = None
         self._artifact_uris = {}
 
     @property
@@ -93,63 +102,8 @@ class MlflowSink:
             self._client = MlflowClient(tracking_uri=self._uri)
         return self._client
 
-    def _find_runs(self, batch: Batch) -> bool:
-        self._experiment_id = self._find_experiment(batch.experiment)
-        parent = next(self._search_runs(f"tags.search_id = '{batch.search_id}'"), None)
-        if parent is None:
-            if batch.first:
-                self._run_ids[None] = self._create_run(batch.parent)
-            return batch.first
-        parent_id = parent.info.run_id
-        children = self._search_runs(f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_id}'")
-        self._run_ids = {run.data.tags["trial_uid"]: run.info.run_id for run in children}
-        self._run_ids[None] = parent_id
-        return True
-
-    def _search_runs(self, query: str) -> Iterator[Run]:
-        token: str | None = None
-        while True:
-            page = self._mlflow.search_runs(
-                [self._experiment_id], query, max_results=1000, page_token=token
-            )
-            yield from page
-            token = page.token
-            if not token:
-                return
-
-    def _find_experiment(self, name: str) -> str:
-        found = self._mlflow.get_experiment_by_name(name)
-        if found is None:
-            root = artifact_root(self._home, self._uri)
-            try:
-                return self._mlflow.create_experiment(name, artifact_location=root)
-            except MlflowException as error:
-                if error.error_code not in EXISTS:
-                    raise
-                found = self._mlflow.get_experiment_by_name(name)  # another search was faster
-        if found is None or found.lifecycle_stage != "active":
-            raise TrackingError(
-                f"MLflow experiment {name!r} was deleted: restore it (mlflow experiments restore) "
-                "or set another name in tracking.experiment"
-            )
-        return found.experiment_id
-
-    def _create_run(self, update: RunUpdate) -> str:
-        parent = {} if update.trial_uid is None else {MLFLOW_PARENT_RUN_ID: self._run_ids[None]}
-        run = self._mlflow.create_run(
-            self._experiment_id,
-            start_time=update.start_ms,
-            tags=update.tags | parent,
-            run_name=update.name,
-        )
-        return str(run.info.run_id)
-
-    def _tell_run(self, update: RunUpdate) -> None:
-        run_id = self._run_ids.get(update.trial_uid)
-        if run_id is None:
-            run_id = self._run_ids[update.trial_uid] = self._create_run(update)
-        elif update.status == "RUNNING":
-            self._mlflow.update_run(run_id, status="RUNNING")
+    def _tell_run(self, runs: SearchRuns, update: RunUpdate) -> str:
+        run_id = runs.ensure(update)
         with _passing_over(f"points of {update.name}"):
             self._log_batch(run_id, update)
         for name, document in update.documents.items():
@@ -163,6 +117,7 @@ class MlflowSink:
                 self._mlflow.log_inputs(run_id, [_dataset(note) for note in update.datasets])
         if update.status not in (None, "RUNNING"):
             self._mlflow.set_terminated(run_id, update.status, update.end_ms)
+        return run_id
 
     def _log_batch(self, run_id: str, update: RunUpdate) -> None:
         metrics = [Metric(*point) for point in update.points]
@@ -171,14 +126,29 @@ class MlflowSink:
         if metrics or params or tags:
             self._mlflow.log_batch(run_id, metrics=metrics, params=params, tags=tags)
 
-    def _log_folder(self, run_id: str, path: Path, manifest: str) -> str:
-        """Log an artifact folder under its content's name; return its URI in the store."""
+    def _log_folder(self, run_id: str, path: Path, lines: str) -> str:
+        """Log an artifact folder under its content's name; return its URI in the store.
+
+        Raises:
+            TrackingError: where the store does not hold what was sent: it is sent again.
+        """
+        manifest = lines_sha256(lines)
         if (run_id, manifest) not in self._artifact_uris:
             name = f"latents/{manifest[:12]}"
             self._mlflow.log_artifacts(run_id, str(path), name)
             root = self._mlflow.get_run(run_id).info.artifact_uri
+            self._read_back(f"{root}/{name}", lines)
             self._artifact_uris[run_id, manifest] = f"{root}/{name}"
         return self._artifact_uris[run_id, manifest]
+
+    def _read_back(self, source: str, lines: str) -> None:
+        with TemporaryDirectory() as folder:
+            try:
+                read_files(source, self._uri, Path(folder))
+                why = "it was cut short or changed on its way to the store"
+                check_manifest(Path(folder), lines_sha256(lines), lines, source, why)
+            except ManifestError as error:
+                raise TrackingError(str(error)) from error
 
     def _log_file(self, run_id: str, relative: str) -> None:
         path = self._inside(relative)
@@ -193,21 +163,23 @@ class MlflowSink:
         Every trained configuration can then be chosen: by a version's alias, or by its trial.
         """
         path = self._inside(folder.path)
-        manifest = _checked_manifest(path, folder.manifest_sha256)
-        source = self._log_folder(run_id, path, manifest)
-        self._mlflow.set_tag(run_id, MANIFEST_TAG, manifest)
+        lines = _checked_lines(path, folder.manifest_sha256)
+        source = self._log_folder(run_id, path, lines)
+        manifest_tags = {MANIFEST_TAG: lines_sha256(lines), LINES_TAG: lines}
+        for name, value in manifest_tags.items():
+            self._mlflow.set_tag(run_id, name, value)
         if folder.version_tags is not None:
-            tags = {MANIFEST_TAG: manifest, **folder.version_tags}
+            tags = {**manifest_tags, **folder.version_tags}
             ensure_version(self._mlflow, search, source, run_id, tags)
 
-    def _register(self, search: str, candidate: Candidate) -> None:
+    def _register(self, search: str, run_id: str, candidate: Candidate) -> None:
         """Make the version, or find it, and move the alias to it."""
         path = self._inside(candidate.artifact)
-        manifest = _checked_manifest(path, candidate.manifest_sha256)
-        run_id = self._run_ids[candidate.trial_uid]
-        source = self._log_folder(run_id, path, manifest)
+        lines = _checked_lines(path, candidate.manifest_sha256)
+        source = self._log_folder(run_id, path, lines)
         tags = {
-            MANIFEST_TAG: manifest,
+            MANIFEST_TAG: lines_sha256(lines),
+            LINES_TAG: lines,
             "trial_uid": candidate.trial_uid,
             "strategy": candidate.strategy,
         }
@@ -221,15 +193,15 @@ class MlflowSink:
         return path
 
 
-def _checked_manifest(path: Path, expected: str | None) -> str:
-    """A folder's digest, which must be the one that the event log has, if it has one."""
-    manifest = manifest_sha256(path)
-    if expected not in (None, manifest):
+def _checked_lines(path: Path, expected: str | None) -> str:
+    """A folder's manifest, whose digest must be the one in the event log, if that has one."""
+    lines = manifest_lines(path)
+    if expected not in (None, lines_sha256(lines)):
         raise ManifestError(
-            f"{path} has manifest {manifest}, but {expected} was to be registered: the folder was "
-            "changed after the trial had ended"
+            f"{path} has manifest {lines_sha256(lines)}, but {expected} was to be registered: the "
+            "folder was changed after the trial had ended"
         )
-    return manifest
+    return lines
 
 
 def _dataset(note: DatasetNote) -> DatasetInput:

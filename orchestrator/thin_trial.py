@@ -1,7 +1,7 @@
 """The Tune trainable: it holds nothing but an assignment, and asks an engine to train it.
 
 A trial process imports no torch. One `step()` is one rung: train, save the state, report.
-An engine that died or has forgotten the trial is joined again with the last saved state.
+An engine that died or has forgotten the trial is joined again with the last sound state.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from ray import tune
 from ray.exceptions import RayActorError
 
 from orchestrator.assignment import Assignment, TrialReport
-from orchestrator.checkpoints import load_state, save_state
+from orchestrator.checkpoints import find_state, save_state, set_aside
 from orchestrator.engine_actor import NAMESPACE
-from trainable.errors import LatentuneError, UnknownTrialError
+from trainable.errors import DiskFullError, LatentuneError, StateError, UnknownTrialError
 
 _ENGINE_WAIT_S = 120.0
 _RETRY_S = 1.0
@@ -31,6 +31,7 @@ class ThinTrial(tune.Trainable):
         self._assignment = Assignment(**config)
         self._step = self._assignment.start_step
         self._joined = False
+        self._problems: list[str] = []
         self._resumed = self._step > 0  # the driver may have died before it judged this step
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -49,9 +50,15 @@ class ThinTrial(tune.Trainable):
         except LatentuneError as error:  # this trial's own fault: trying again cannot help
             reason = str(getattr(error, "cause", error))  # without the engine's traceback
             return {"report": TrialReport(*identity, self._step, failed=reason)}
+        problems, self._problems = self._problems, []
+        try:
+            save_state(Path(assignment.folder), answer["step"], answer.pop("state"))
+        except DiskFullError as error:
+            full = str(error)
+            report = TrialReport(*identity, self._step, problems=problems, disk_full=full)
+            return {"report": report}
         self._step, self._resumed = answer["step"], False
-        save_state(Path(assignment.folder), self._step, answer.pop("state"))
-        return {"report": TrialReport(*identity, **answer)}
+        return {"report": TrialReport(*identity, **answer, problems=problems)}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: states are saved at each report, where the ledger finds them."""
@@ -80,12 +87,26 @@ class ThinTrial(tune.Trainable):
         except ValueError as error:
             raise _EngineMissingError(assignment.engine) from error
         if not self._joined:
-            state = load_state(Path(assignment.folder), self._step)
-            ray.get(engine.join.remote(assignment, state))
+            self._join(engine)
             self._joined = True
         train: Any = engine.train
         report: dict[str, Any] = ray.get(train.remote(assignment.uid, goal, assignment.splits))
         return report
+
+    def _join(self, engine: Any) -> None:
+        """Enter the engine with the last sound state; the engine may refuse what is sound, too."""
+        while True:
+            found = find_state(Path(self._assignment.folder), self._step)
+            self._problems += found.problems
+            try:
+                ray.get(engine.join.remote(self._assignment, found.state))
+                return
+            except StateError as error:
+                if found.path is None:
+                    raise
+                problem = str(getattr(error, "cause", error))
+                self._problems.append(f"{found.path}: {problem}")
+                set_aside(found.path, self._problems[-1])
 
 
 class _EngineMissingError(Exception):

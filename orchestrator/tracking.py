@@ -4,17 +4,20 @@
                         └─► shipped.json: the cursor
 
 Nothing here talks to MLflow on the driver's time: `ensure_store` alone imports it, and is
-called by the shipper and by `latentune ui`.
+called by the shipper and by `latentune ui`. At its end alone a driver waits for the shipper.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import os
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -23,7 +26,13 @@ from filelock import FileLock
 from orchestrator.errors import TrackingUriError
 from orchestrator.files import write_atomic
 
+logger = logging.getLogger(__name__)
+
 CURSOR_NAME = "shipped.json"
+SHIPPING_WAIT_S = 60.0  # of a driver, at its end, for what moves
+_TROUBLE_WAIT_S = 5.0  # ... and for what does not
+_SHIPPER_LEAVES_S = 5.0
+_POLL_S = 0.05
 _SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
 _PACKAGE_PARENT = Path(__file__).resolve().parent.parent
 
@@ -35,10 +44,14 @@ class Cursor:
     Args:
         next_seq: the first event that has not been delivered.
         last_time: the time of the event before it, by which a cursor of another log shows.
+        store: which store has them, from `store_id`; None where that was not written down.
+        trouble: why nothing moves at the moment; None while it does.
     """
 
     next_seq: int = 0
     last_time: float | None = None
+    store: str | None = None
+    trouble: str | None = field(default=None, compare=False)
 
 
 def tracking_uri(home: Path, config_uri: str | None = None, *, flag: str | None = None) -> str:
@@ -81,6 +94,11 @@ def without_credentials(text: str, uri: str) -> str:
     """A text, such as a message, in which a tracking URI shows no user and password."""
     netloc = urlsplit(uri).netloc
     return text.replace(netloc, netloc.rpartition("@")[2]) if "@" in netloc else text
+
+
+def store_id(uri: str) -> str:
+    """What tells a store from others; no password can be read from it."""
+    return hashlib.sha256(without_credentials(uri, uri).encode()).hexdigest()[:16]
 
 
 def artifact_root(home: Path, uri: str) -> str | None:
@@ -159,7 +177,47 @@ def wait_shipped(
             return True
         if over:
             return False
-        time.sleep(0.05)
+        time.sleep(_POLL_S)
+
+
+def finish_shipping(
+    search_dir: Path, uri: str, seq: int, shipper: subprocess.Popen[bytes] | None = None
+) -> bool:
+    """Wait at a driver's end, at most a minute, until an event has been delivered.
+
+    Args:
+        search_dir: the search's folder.
+        uri: from `tracking_uri`.
+        seq: the event's place in the log.
+        shipper: the one that was started; without one that lives, another is started.
+
+    Returns:
+        Whether it has; where not, that is said with the reason and the remedy.
+    """
+    if read_cursor(search_dir).next_seq > seq and shipper is None:
+        return True
+    if shipper is None or shipper.poll() is not None:
+        shipper = start_shipper(search_dir, uri)
+    deadline = time.monotonic() + SHIPPING_WAIT_S
+    while time.monotonic() < deadline and shipper.poll() is None:
+        if wait_shipped(search_dir, seq, _TROUBLE_WAIT_S, shipper=shipper):
+            break
+        if read_cursor(search_dir).trouble is not None:
+            break
+    cursor = read_cursor(search_dir)
+    if cursor.next_seq > seq:
+        with suppress(subprocess.TimeoutExpired):
+            shipper.wait(_SHIPPER_LEAVES_S)  # it has nothing left to do: no zombie stays
+        return True
+    logger.warning(
+        "tracking at %s does not have everything yet (%s); nothing is lost: `latentune sync %s` "
+        "delivers the rest (see %s)",
+        without_credentials(uri, uri),
+        cursor.trouble or "it takes its time",
+        search_dir.name,
+        search_dir / "shipper.log",
+    )
+    return False
 
 
 def read_cursor(search_dir: Path) -> Cursor:

@@ -1,6 +1,7 @@
 """The artifact folder: what a search hands over. Safetensors and JSON, never pickle.
 
-    latent_config.json     format version, strategy, base model, tokenizer, metrics, ids, versions
+    latent_config.json     format version, strategy, base model, tokenizer, metrics, ids, versions,
+                           SHA-256 of itself and of the latents, checked on reading
     latents.safetensors    "latents": float32 [L, D]
     README.md              a model card, written from the numbers
 
@@ -9,6 +10,7 @@ Knows no torch, so that the driver of a search can write artifacts.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 from collections.abc import Mapping
@@ -88,8 +90,10 @@ class Artifact:
     def save(self, folder: Path) -> None:
         """Write the folder; it appears whole or not at all, and replaces an earlier one."""
         with whole_folder(folder) as scratch:
-            (scratch / CONFIG_FILE).write_text(json.dumps(self._config(), indent=2) + "\n")
             save_file({"latents": np.ascontiguousarray(self.latents)}, scratch / LATENTS_FILE)
+            config = self._config()
+            config["sha256"] = _digests(config, scratch / LATENTS_FILE)
+            (scratch / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
             (scratch / CARD_FILE).write_text(model_card(self))
 
     def _config(self) -> dict[str, Any]:
@@ -138,6 +142,7 @@ class Artifact:
                 confirmation=_mapping({"confirmation": {}} | config, "confirmation"),
             )
             artifact._refuse_contradictions(config)
+            _refuse_damage(folder, config)
         except (KeyError, TypeError, StrategyError, TrialError) as error:
             raise ArtifactError(
                 f"{folder / CONFIG_FILE} is incomplete or wrong: {error}"
@@ -156,6 +161,29 @@ class Artifact:
                     f"{CONFIG_FILE} says {name} {config[name]}, but latents and strategy have "
                     f"{value}: the folder was changed; pull it again"
                 )
+
+
+def _digests(config: Mapping[str, Any], latents: Path) -> dict[str, str]:
+    """SHA-256 of the latents' file, and of the configuration as data, these digests left out."""
+    plain = {key: value for key, value in config.items() if key != "sha256"}
+    text = json.dumps(json.loads(json.dumps(plain)), sort_keys=True)
+    return {
+        LATENTS_FILE: hashlib.sha256(latents.read_bytes()).hexdigest(),
+        CONFIG_FILE: hashlib.sha256(text.encode()).hexdigest(),
+    }
+
+
+def _refuse_damage(folder: Path, config: Mapping[str, Any]) -> None:
+    """Find what reads well and is not what was written, such as a flipped bit."""
+    told = config.get("sha256")  # artifacts of earlier releases have none
+    if told is None:
+        return
+    for name, digest in _digests(config, folder / LATENTS_FILE).items():
+        if not isinstance(told, dict) or told.get(name) != digest:
+            raise ArtifactError(
+                f"{folder / name} is damaged: its SHA-256 is not the one in {CONFIG_FILE}; pull it "
+                "again"
+            )
 
 
 def model_card(artifact: Artifact) -> str:

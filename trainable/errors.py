@@ -8,9 +8,11 @@
     ├── TaskError (ValueError)          a task that yields no usable rows
     │   └── BadRowsError                ... because of what its files hold, row by row
     ├── ArtifactError (ValueError)      an artifact folder that cannot be trusted
-    │   └── FingerprintError            ... or that belongs to another base model
+    │   ├── FingerprintError            ... or that belongs to another base model
+    │   └── StateError                  a trial's saved state that cannot be gone on from
     ├── AttentionError (ValueError)     a sequence or model whose attention cannot be shown
     ├── NumericError (ArithmeticError)  a trial whose loss or latents are not finite
+    ├── DiskFullError (OSError)         a file that found no space
     ├── RowMemoryError (MemoryError)    a row that does not fit into the memory by itself
     └── UnknownTrialError (KeyError)    a trial that this engine does not hold
 
@@ -83,6 +85,14 @@ class ArtifactError(LatentuneError, ValueError):
 
 class FingerprintError(ArtifactError):
     """Latents attached to a base model other than the one they were trained on."""
+
+
+class StateError(ArtifactError):
+    """A trial's saved state that is damaged, or belongs to another configuration."""
+
+
+class DiskFullError(LatentuneError, OSError):
+    """A file that could not be written because the disk, or a quota, is full."""
 
 
 class AttentionError(LatentuneError, ValueError):

@@ -7,7 +7,7 @@ import math
 import torch
 
 from trainable.data import EncodedTask, ExampleStream
-from trainable.errors import ArtifactError, LatentuneError, NumericError
+from trainable.errors import LatentuneError, NumericError, StateError
 from trainable.latent_adamw import LatentAdamW, StepSettings
 from trainable.layout_rules import Bools, LayoutRules
 from trainable.state import TrialState
@@ -111,13 +111,13 @@ def starting_rows(uid: str, latents_LD: torch.Tensor, state: TrialState | None) 
     """Latents and both moments to begin with, [3, L, D]: fresh, or those of an exported state.
 
     Raises:
-        ArtifactError: if the state belongs to a strategy or a model of another shape.
+        StateError: if the state belongs to a strategy or a model of another shape.
     """
     if state is None:
         zeros_LD = torch.zeros_like(latents_LD, dtype=torch.float32)
         return torch.stack([latents_LD.float(), zeros_LD, zeros_LD])
     if state.latents.shape != tuple(latents_LD.shape):
-        raise ArtifactError(
+        raise StateError(
             f"trial {uid} has latents of shape {list(latents_LD.shape)}, but its saved "
             f"state has {list(state.latents.shape)}: it belongs to another configuration"
         )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from trainable.files import flush, naming_full_disk
+
+_EARLIER = ".earlier"
 
 
 @contextmanager
@@ -15,23 +18,23 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     """A scratch folder to fill; at the end of the block it stands at `folder`, on the disk.
 
     If the block raises, or the end of it does, what stood at `folder` before is still there.
+
+    Raises:
+        DiskFullError: where there is no space.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        yield scratch
-        for path in scratch.iterdir():
-            flush(path)
-        scratch.chmod(0o755)
-        _replace(folder, scratch)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def flush(path: Path) -> None:
-    """Have a file on the disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    _bring_back(folder)
+    with naming_full_disk(folder):
+        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            yield scratch
+            for path in (*scratch.iterdir(), scratch):
+                flush(path)
+            scratch.chmod(0o755)
+            _replace(folder, scratch)
+            flush(folder.parent)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _replace(folder: Path, scratch: Path) -> None:
@@ -39,7 +42,7 @@ def _replace(folder: Path, scratch: Path) -> None:
     if not folder.exists():
         scratch.rename(folder)
         return
-    earlier = scratch.with_name(f"{scratch.name}.earlier")
+    earlier = scratch.with_name(f"{scratch.name}{_EARLIER}")
     folder.rename(earlier)
     try:
         scratch.rename(folder)
@@ -47,3 +50,11 @@ def _replace(folder: Path, scratch: Path) -> None:
         earlier.rename(folder)
         raise
     shutil.rmtree(earlier)
+
+
+def _bring_back(folder: Path) -> None:
+    """Put a folder back that a process was killed over, between the two renames."""
+    if not folder.exists():
+        for earlier in folder.parent.glob(f".{folder.name}.*{_EARLIER}"):
+            earlier.rename(folder)
+            return

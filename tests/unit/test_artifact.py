@@ -320,3 +320,34 @@ def test_the_card_of_an_import_claims_no_scores() -> None:
     assert "LatentTokens.load" in card
     for word in ("Trained", "What it reached", "candidate", "optimiser steps", "pull("):
         assert word not in card
+
+
+def test_a_bit_that_flips_anywhere_is_found(folder: Path) -> None:
+    """Whatever the files' own formats let pass: a digit of a score, a bit of a latent."""
+    before = Artifact.load(folder)
+    for name in (LATENTS_FILE, CONFIG_FILE):
+        path = folder / name
+        content = path.read_bytes()
+        for at in range(0, len(content), 7):
+            changed = bytearray(content)
+            changed[at] ^= 1
+            path.write_bytes(bytes(changed))
+            try:
+                again = Artifact.load(folder)
+            except ArtifactError:
+                continue
+            assert again == replace(before, latents=again.latents), at  # white space, or the sums
+            assert np.array_equal(again.latents, before.latents), at
+        path.write_bytes(content)
+
+
+def test_an_artifact_of_before_digests_is_read(folder: Path) -> None:
+    edit_config(folder, lambda config: config.pop("sha256"))
+    Artifact.load(folder)
+
+
+def test_a_folder_that_was_lost_between_two_renames_comes_back(folder: Path) -> None:
+    folder.rename(folder.with_name(f".{folder.name}.abc.earlier"))
+    with pytest.raises(OSError, match="cut off"), whole_folder_module.whole_folder(folder):
+        raise OSError("cut off")
+    assert np.array_equal(Artifact.load(folder).latents, some_artifact().latents)

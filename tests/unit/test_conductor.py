@@ -431,3 +431,28 @@ def test_running_time_is_bounded_by_the_first_of_three_budgets(
     meter.note(7)
     assert (account.spent_s, account.spent_gpu_s, account.tokens) == (10.0, 10.0 * gpus, 7)
     assert meter.seconds_left() == seconds - 10
+
+
+def test_a_state_that_was_not_gone_on_from_is_logged_and_told(
+    search: Search, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = search.assign()
+    search.report(given, RUNGS[0], problems=["the saved state 60 is damaged"])
+    assert "the saved state 60 is damaged" in caplog.text
+    (event,) = search.events("state_damaged")
+    assert event.trial_uid == f"{NAME}-0"
+    assert event.payload == {"step": RUNGS[0], "problems": ["the saved state 60 is damaged"]}
+
+
+def test_a_full_disk_leaves_the_trial_where_the_ledger_has_it_and_asks_no_more(
+    search: Search,
+) -> None:
+    given = search.assign()
+    assert search.report(given, RUNGS[0])
+    lost = TrialReport(given.uid, 0, 1, RUNGS[0], disk_full="disk full: its state")
+    assert not search.conductor.on_report(lost)
+    assert search.conductor.full_disk == "disk full: its state"
+    trial = search.ledger.trial(0)
+    assert (trial.status, trial.step) == (TrialStatus.RUNNING, RUNGS[0])
+    assert search.conductor.assign() is None
+    assert not search.events("trial_ended")

@@ -144,7 +144,7 @@ def _tell_note(events: EventLog, folder: SearchFolder, result: SearchResult) -> 
 @pytest.fixture(autouse=True)
 def _no_tracking(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(confirmation_work, "start_shipper", lambda *_: Shipped())
-    monkeypatch.setattr(confirmation_work, "wait_shipped", lambda *_, **__: True)
+    monkeypatch.setattr(confirmation_work, "finish_shipping", lambda *_, **__: True)
     monkeypatch.setattr(confirmation_work, "tell_report", _tell_note)
     yield
 

@@ -1,6 +1,8 @@
+import errno
 import json
 import logging
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 
 from orchestrator.errors import EventLogError
 from orchestrator.events import Event, EventLog, EventTail, read_events
+from trainable.errors import DiskFullError
 
 
 @pytest.fixture
@@ -29,7 +32,7 @@ def test_an_event_reads_back_as_it_was_appended(path: Path) -> None:
         event = log.append("trial_report", {"step": 3, "curve": [[1, 0.5]]}, "s-7", 2)
         assert list(log.read()) == [event]
     assert (event.seq, event.trial_uid, event.attempt) == (0, "s-7", 2)
-    assert list(json.loads(path.read_bytes())) == list(Event.__dataclass_fields__)
+    assert list(json.loads(path.read_bytes())) == [*Event.__dataclass_fields__, "crc32"]
 
 
 def test_seq_goes_on_after_reopening(path: Path) -> None:
@@ -116,3 +119,62 @@ def test_importing_the_log_imports_nothing_heavy() -> None:
     code = "import sys, orchestrator.events; print({'mlflow', 'ray', 'torch'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_any_byte_that_changes_in_the_middle_is_named(path: Path) -> None:
+    """Even one that leaves good JSON, such as another digit of a score."""
+    whole = write_three(path)
+    begin = whole.index(b"\n") + 1
+    end = whole.index(b"\n", begin)
+    for at in range(begin, end + 1):
+        changed = bytearray(whole)
+        changed[at] ^= 1
+        path.write_bytes(bytes(changed))
+        with pytest.raises(EventLogError, match=r"line [23]"):
+            list(read_events(path))
+        with pytest.raises(EventLogError, match=r"line [23]"):
+            EventLog(path)
+
+
+def test_any_byte_that_changes_in_the_last_record_drops_it_alone(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = write_three(path)
+    begin = whole.rindex(b"\n", 0, len(whole) - 1) + 1
+    for at in range(begin, len(whole)):
+        changed = bytearray(whole)
+        changed[at] ^= 4
+        path.write_bytes(bytes(changed))
+        caplog.clear()
+        with caplog.at_level(logging.WARNING), EventLog(path) as log:
+            assert log.next_seq == 2
+        assert "cut off" in caplog.text
+
+
+def test_a_log_of_before_checksums_reads_and_goes_on(path: Path) -> None:
+    path.parent.mkdir()
+    old = {"seq": 0, "time": 1.0, "trial_uid": None, "attempt": 0}
+    path.write_text(json.dumps(old | {"type": "search_started", "payload": {"a": ',"crc32":"'}}))
+    path.write_text(path.read_text() + "\n")
+    with EventLog(path) as log:
+        log.append("search_ended", {})
+        assert [event.type for event in log.read()] == ["search_started", "search_ended"]
+
+
+def test_a_full_disk_is_said_with_the_file_and_what_to_do(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def part(number: int, data: bytes) -> int:
+        if calls:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        calls.append(data)
+        return write(number, data[:5])
+
+    whole, calls, write = write_three(path), [], os.write
+    with EventLog(path) as log:
+        monkeypatch.setattr("orchestrator.events.os.write", part)
+        with pytest.raises(DiskFullError, match=r"disk full: .*events.jsonl .*run the same"):
+            log.append("search_ended", {})
+        monkeypatch.undo()
+        assert path.read_bytes() == whole
+        assert log.append("search_ended", {}).seq == 3

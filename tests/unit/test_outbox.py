@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 
 from orchestrator.events import Event
-from orchestrator.outbox import Batch, Outbox, Point
+from orchestrator.outbox import Outbox
+from orchestrator.shipping.batch import Batch, Point
 
 OBJECTIVE = "val_ood/exact_match"
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from trainable.errors import ArtifactError
+from trainable.errors import ArtifactError, StateError
 from trainable.state import TrialState
 
 
@@ -29,7 +29,7 @@ def test_bytes_and_back(rows: int) -> None:
 
 def test_arrays_that_are_views_are_written_whole() -> None:
     state = some_state()
-    view = TrialState(1, state.latents.T, state.exp_avg[:, ::2], state.exp_avg_sq)
+    view = TrialState(1, state.latents.T, state.exp_avg.T, state.exp_avg_sq.T)
     assert np.array_equal(TrialState.from_bytes(view.to_bytes()).latents, state.latents.T)
 
 
@@ -52,3 +52,19 @@ def test_bytes_of_something_else_are_refused() -> None:
         names = ("latents", "exp_avg", "exp_avg_sq")
         tensors = {name: np.zeros((1, 2), np.float32) for name in names}
         TrialState.from_bytes(save(tensors | {"step": np.zeros(0, np.int64)}))
+
+
+def test_arrays_of_another_kind_or_shape_are_refused() -> None:
+    state = some_state()
+    with pytest.raises(StateError, match="exp_avg of float64"):
+        TrialState(1, state.latents, state.exp_avg.astype(np.float64), state.exp_avg_sq)
+    with pytest.raises(StateError, match=r"one shape \[L, D\]"):
+        TrialState(1, state.latents, state.exp_avg[:2], state.exp_avg_sq)
+    with pytest.raises(StateError, match=r"one shape \[L, D\]"):
+        TrialState(1, *(array.reshape(-1) for array in (state.latents,) * 3))
+    with pytest.raises(StateError, match="step -1"):
+        TrialState(-1, state.latents, state.exp_avg, state.exp_avg_sq)
+    names = ("latents", "exp_avg", "exp_avg_sq")
+    halves = {name: np.zeros((1, 2), np.float16) for name in names}
+    with pytest.raises(StateError, match="latents of float16"):
+        TrialState.from_bytes(save(halves | {"step": np.zeros(1, np.int64)}))

@@ -10,9 +10,9 @@ from ray.exceptions import RayActorError
 
 from orchestrator import thin_trial
 from orchestrator.assignment import TrialReport
-from orchestrator.checkpoints import load_state
+from orchestrator.checkpoints import load_state, save_state
 from orchestrator.thin_trial import ThinTrial
-from trainable.errors import NumericError, UnknownTrialError
+from trainable.errors import DiskFullError, NumericError, StateError, UnknownTrialError
 
 RUNGS = [2, 4, 8]
 
@@ -136,3 +136,58 @@ def test_a_process_takes_the_next_trial(tmp_path: Path) -> None:
     assert trial.reset_config(config)
     report = trial.told()
     assert (report.uid, report.number, report.step) == ("tiny-1", 1, 4)
+
+
+def test_a_full_disk_is_told_with_the_last_state_that_was_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise DiskFullError("disk full: the state")
+
+    trial = FakeTrial(tmp_path)
+    trial.told()
+    with monkeypatch.context() as patch:
+        patch.setattr(thin_trial, "save_state", full)
+        report = trial.told()
+    assert (report.step, report.disk_full, report.failed) == (2, "disk full: the state", None)
+    assert trial.told().step == 4  # and it goes on from there once there is space
+
+
+class Remote:
+    """An engine's `join`, as Ray shows it, that refuses some states."""
+
+    def __init__(self, *refused: bytes) -> None:
+        self.join = self
+        self.states: list[bytes | None] = []
+        self._refused = refused
+
+    def remote(self, _: object, state: bytes | None) -> None:
+        self.states.append(state)
+        if state in self._refused:
+            raise StateError("it has another shape")
+
+
+@pytest.mark.parametrize(
+    ("refused", "tried"),
+    [
+        ((), [b"four"]),
+        ((b"four",), [b"four", b"two"]),
+        ((b"four", b"two"), [b"four", b"two", None]),
+    ],
+)
+def test_a_state_that_the_engine_refuses_leads_to_the_one_before(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    refused: tuple[bytes, ...],
+    tried: list[bytes | None],
+) -> None:
+    save_state(tmp_path, 2, b"two")
+    save_state(tmp_path, 4, b"four")
+    engine, trial = Remote(*refused), FakeTrial(tmp_path, 4)
+    monkeypatch.setattr("orchestrator.thin_trial.ray.get", lambda answer: answer)
+    trial._join(engine)
+    assert engine.states == tried
+    problems = trial.told().problems
+    assert bool(problems) == bool(refused)
+    assert not trial.told().problems  # said once
+    assert len(list(tmp_path.glob("*.damaged"))) == len(refused)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from trainable.files import flush, naming_full_disk
 from trainable.fingerprint import tokenizer_hash
 from trainable.records.checking import KNOWN_COLUMNS, Record, as_record
 from trainable.records.encoding import EncodedRecord, RecordEncoder
@@ -111,14 +112,14 @@ class RecordStore:
         os.close(number)
         scratch = Path(name)
         try:
-            with pa.OSFile(name, "wb") as sink:
+            with naming_full_disk(folder), pa.OSFile(name, "wb") as sink:
                 self._write(sink, files, problems)
             if not problems.count:
-                with scratch.open("rb") as file:
-                    digest = hashlib.file_digest(file, "sha256").hexdigest()
-                    os.fsync(file.fileno())
+                digest = file_sha256(scratch)
                 scratch.chmod(0o644)  # as any file; a temporary one is its maker's alone
+                flush(scratch)
                 scratch.replace(folder / f"{key}-{digest}{SUFFIX}")
+                flush(folder)
                 made = []
         finally:
             scratch.unlink(missing_ok=True)
