@@ -47,7 +47,7 @@ PARTS = {
 TRIED = """\
 ## What was tried
 
-The searches are tiny (four trials of three reports, a random model of two layers) and everything
+The searches are tiny (four trials of three reports, the bundled model) and everything
 around them is real: a Ray cluster (`ray.cluster_utils.Cluster`), an MLflow server, processes that
 are killed by signal. After each fault the search is run again to its end, and all of the following
 is held against what it left: the number of trials, none running, one end each; no optimiser step

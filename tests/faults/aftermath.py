@@ -156,10 +156,11 @@ def check_scores(found: Scores, reference: Scores) -> None:
             assert close, f"{metric} is {found[config][metric]}, {value} without faults"
 
 
-def chaos_config(base: Path, name: str, **changed: Any) -> SearchConfig:
+def chaos_config(name: str, **changed: Any) -> SearchConfig:
     """Four trials of eight steps that report at 2, 4 and 8, drawn at random and never stopped.
 
-    `median` with more start-up trials than there are never cuts: it only makes trials report.
+    `median` with more start-up trials than there are never cuts: it only makes trials report. The
+    bundled model, because a driver then need not import torch to look at it.
     """
     from tests.integration.small_search import small_config
 
@@ -170,4 +171,4 @@ def chaos_config(base: Path, name: str, **changed: Any) -> SearchConfig:
         "stopping": {"kind": "median", "startup_trials": 1000, "min_steps": 2, "factor": 2},
         "tracking": told,
     }
-    return SearchConfig.model_validate(small_config(base, **options | changed))
+    return SearchConfig.model_validate(small_config(Path("bundled"), **options | changed))

@@ -32,11 +32,11 @@ def standing(ray_scratch: Path) -> Iterator[Standing]:
 
 
 @pytest.fixture(scope="module")
-def warm_engine(standing: Standing, tiny_folder: Path) -> Iterator[None]:
+def warm_engine(standing: Standing) -> Iterator[None]:
     """A lease that keeps the engine of all chaos searches loaded between them."""
     from orchestrator.engine_actor import leased_engine
 
-    options = engine_options(chaos_config(tiny_folder, "warm"))
+    options = engine_options(chaos_config("warm"))
     with leased_engine(*options, "warm"):
         yield
 
@@ -49,15 +49,13 @@ def mlflow_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def reference(
-    warm_engine: None, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Scores:
+def reference(warm_engine: None, tmp_path_factory: pytest.TempPathFactory) -> Scores:
     """What the chaos search reaches when nothing is done to it."""
     from orchestrator.driver import run
     from orchestrator.tracking import default_uri
 
     home = tmp_path_factory.mktemp("reference")
-    config = chaos_config(tiny_folder, "reference")
+    config = chaos_config("reference")
     assert run(config, home=home).state == "complete"
     left = Aftermath(home, config, default_uri(home))
     assert left.check() == 0

@@ -57,14 +57,13 @@ def test_it_ends_and_goes_on_once_there_is_space(
     report: int,
     left_bytes: int,
     small_disk: Path,
-    tiny_folder: Path,
     mlflow_url: str,
     reference: Scores,
     tally: Tally,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_url)
-    config = chaos_config(tiny_folder, f"full-{report}-{left_bytes}")
+    config = chaos_config(f"full-{report}-{left_bytes}")
     fault = "disk full at a random report, freed, run again"
     checked = "ends with a message; then trials, ends, runs, points exactly once; scores"
     with tally.trying(fault, checked) as row:

@@ -63,7 +63,6 @@ def kill_driver(config: SearchConfig, home: Path, instant: str, count: int) -> b
 def test_what_a_killed_driver_left_is_finished(
     instant: str,
     count: int,
-    tiny_folder: Path,
     tmp_path: Path,
     mlflow_url: str,
     reference: Scores,
@@ -71,7 +70,7 @@ def test_what_a_killed_driver_left_is_finished(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_url)
-    config = chaos_config(tiny_folder, f"killed-{instant}-{count}")
+    config = chaos_config(f"killed-{instant}-{count}")
     with tally.trying("driver: SIGKILL at a random instant, run again", CHECKED) as row:
         died = kill_driver(config, tmp_path / "home", instant, count)
         assert died or instant == AT, "the instant never came"
@@ -82,7 +81,6 @@ def test_what_a_killed_driver_left_is_finished(
 
 @pytest.mark.slow
 def test_killed_again_and_again(
-    tiny_folder: Path,
     tmp_path: Path,
     mlflow_url: str,
     reference: Scores,
@@ -90,7 +88,7 @@ def test_killed_again_and_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_url)
-    config = chaos_config(tiny_folder, "killed-again")
+    config = chaos_config("killed-again")
     chance = random.Random(SEED + 1)  # noqa: S311 - faults, no secrets
     with tally.trying("driver: one search killed five times in a row", CHECKED) as row:
         for _ in range(5):
@@ -104,7 +102,6 @@ def test_killed_again_and_again(
 def test_a_budget_is_spent_once(
     instant: str,
     count: int,
-    tiny_folder: Path,
     tmp_path: Path,
     mlflow_url: str,
     tally: Tally,
@@ -112,7 +109,7 @@ def test_a_budget_is_spent_once(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_url)
     budget = {"trials": 4, "steps": 8, "total_steps": 20}
-    config = chaos_config(tiny_folder, f"budget-{instant}", budget=budget)
+    config = chaos_config(f"budget-{instant}", budget=budget)
     home = tmp_path / "home"
     fault = "driver: SIGKILL under a budget of optimiser steps and of time, run again"
     with tally.trying(fault, "steps at most one report interval over; time not counted twice"):
@@ -134,11 +131,10 @@ def test_a_budget_is_spent_once(
 def test_a_killed_driver_costs_nothing(
     instant: str,
     count: int,
-    tiny_folder: Path,
     tmp_path: Path,
     reference: Scores,
 ) -> None:
-    config, home = chaos_config(tiny_folder, "killed"), tmp_path / "home"
+    config, home = chaos_config("killed"), tmp_path / "home"
     assert kill_driver(config, home, instant, count)
     assert run(config, home=home).state == "complete"
     Aftermath(home, config, default_uri(home)).check(reference)

@@ -67,7 +67,6 @@ class Terminal:
 
 @pytest.fixture
 def terminal(
-    tiny_folder: Path,
     tmp_path: Path,
     mlflow_url: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -78,7 +77,7 @@ def terminal(
     name = request.node.name.removeprefix("test_").replace("_", "-").replace("[", "-").strip("]")
     yield Terminal(
         tmp_path,
-        chaos_config(tiny_folder, name.lower()[:60], budget={"trials": 4, "steps": 512}),
+        chaos_config(name.lower()[:60], budget={"trials": 4, "steps": 512}),
         mlflow_url,
     )
 
@@ -156,11 +155,11 @@ def test_a_frozen_driver_keeps_its_search(terminal: Terminal, tally: Tally) -> N
 
 
 def test_two_searches_on_one_cluster(
-    terminal: Terminal, tiny_folder: Path, tmp_path: Path, mlflow_url: str, tally: Tally
+    terminal: Terminal, tmp_path: Path, mlflow_url: str, tally: Tally
 ) -> None:
     with tally.trying("two searches on one cluster at once", "both whole, nothing shared"):
         (tmp_path / "other").mkdir()
-        config = chaos_config(tiny_folder, "beside", budget={"trials": 4, "steps": 512})
+        config = chaos_config("beside", budget={"trials": 4, "steps": 512})
         other = Terminal(tmp_path / "other", config, mlflow_url)
         first, second = terminal.start_and_report(), other.start()
         for process in (first, second):

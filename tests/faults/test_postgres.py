@@ -45,13 +45,12 @@ def tracked(database: Postgres, mlflow_url: str, monkeypatch: pytest.MonkeyPatch
 def test_a_killed_driver(
     instant: str,
     count: int,
-    tiny_folder: Path,
     tmp_path: Path,
     tracked: str,
     reference: Scores,
     tally: Tally,
 ) -> None:
-    config = chaos_config(tiny_folder, f"pg-{instant}-{count}")
+    config = chaos_config(f"pg-{instant}-{count}")
     with tally.trying("driver: SIGKILL, ledger in Postgres, run again", CHECKED) as row:
         assert kill_driver(config, tmp_path / "home", instant, count)
         assert run(config, home=tmp_path / "home").state == "complete"
@@ -62,13 +61,12 @@ def test_a_killed_driver(
 
 def test_a_crashed_database(
     database: Postgres,
-    tiny_folder: Path,
     tmp_path: Path,
     tracked: str,
     reference: Scores,
     tally: Tally,
 ) -> None:
-    config = chaos_config(tiny_folder, "pg-crash")
+    config = chaos_config("pg-crash")
     back = threading.Timer(AWAY_S, database.start)
 
     def crash() -> None:

@@ -40,7 +40,6 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_state_is_never_used(
     damage: str,
-    tiny_folder: Path,
     tmp_path: Path,
     mlflow_url: str,
     reference: Scores,
@@ -48,7 +47,7 @@ def test_a_damaged_state_is_never_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_url)
-    config = chaos_config(tiny_folder, f"damaged-{damage.replace(' ', '-')}")
+    config = chaos_config(f"damaged-{damage.replace(' ', '-')}")
     interrupt = Interrupt()
     fault = f"saved states of running trials: {damage}"
     with tally.trying(fault, "said; an earlier state used; scores of a run without faults") as row:

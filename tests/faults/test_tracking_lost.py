@@ -81,14 +81,12 @@ def note_blocked(row: Row, blocked: Blocked, total_s: float) -> None:
     }
 
 
-def test_away_for_a_minute(
-    tiny_folder: Path, tmp_path: Path, tally: Tally, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_away_for_a_minute(tmp_path: Path, tally: Tally, monkeypatch: pytest.MonkeyPatch) -> None:
     port, store = free_port(), tmp_path / "server"
     url = f"http://127.0.0.1:{port}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
     config = chaos_config(
-        tiny_folder, "away", budget={"trials": 4, "steps": LONG_STEPS},
+        "away", budget={"trials": 4, "steps": LONG_STEPS},
         stopping={"kind": "median", "startup_trials": 1000, "min_steps": 16, "factor": 4},
     )  # fmt: skip
     with ExitStack() as first, ExitStack() as second:
@@ -118,13 +116,11 @@ def test_away_for_a_minute(
             assert row.numbers["blocked_share"] <= BLOCKED_SHARE
 
 
-def test_never_back(
-    tiny_folder: Path, tmp_path: Path, tally: Tally, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_never_back(tmp_path: Path, tally: Tally, monkeypatch: pytest.MonkeyPatch) -> None:
     port, store = free_port(), tmp_path / "server"
     url = f"http://127.0.0.1:{port}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
-    config, home = chaos_config(tiny_folder, "never"), tmp_path / "home"
+    config, home = chaos_config("never"), tmp_path / "home"
     with tally.trying("MLflow: killed, and not back before the search has ended", CHECKED):
         with ExitStack() as first:
             first.enter_context(server(store, port, proxied=True))
@@ -138,9 +134,9 @@ def test_never_back(
 
 
 def test_it_takes_calls_and_never_answers(
-    tiny_folder: Path, tmp_path: Path, tally: Tally, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tally: Tally, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, home = chaos_config(tiny_folder, "silent"), tmp_path / "home"
+    config, home = chaos_config("silent"), tmp_path / "home"
     with (
         tally.trying("MLflow: takes connections and never answers", CHECKED),
         socket.create_server(("127.0.0.1", 0)) as silent,

@@ -45,14 +45,13 @@ def tracked(mlflow_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_killed_workers(
     title: str,
     report: int,
-    tiny_folder: Path,
     tmp_path: Path,
     tracked: str,
     reference: Scores,
     tally: Tally,
 ) -> None:
     name = f"lost-{title[5:].lower()}-{report}-{tmp_path.name[-3:].strip('_')}"
-    config = chaos_config(tiny_folder, name)
+    config = chaos_config(name)
     killed: list[int] = []
     with tally.trying(f"{WORDS[title]}: SIGKILL at a random report", CHECKED) as row:
         watcher = AtReport(report, lambda: killed.append(kill_own(title)))
@@ -64,9 +63,9 @@ def test_killed_workers(
 @pytest.mark.usefixtures("warm_engine")
 @pytest.mark.parametrize("title", [THIN, ENGINE])
 def test_frozen_workers(
-    title: str, tiny_folder: Path, tmp_path: Path, tracked: str, reference: Scores, tally: Tally
+    title: str, tmp_path: Path, tracked: str, reference: Scores, tally: Tally
 ) -> None:
-    config = chaos_config(tiny_folder, f"frozen-{title[5:].lower()}")
+    config = chaos_config(f"frozen-{title[5:].lower()}")
     frozen: list[int] = []
     fault = f"{WORDS[title]}: SIGSTOP for {FROZEN_S:.0f} s, then SIGCONT"
     with tally.trying(fault, CHECKED) as row:
@@ -86,9 +85,9 @@ class TestNodes:
             yield standing
 
     def test_a_node_goes_and_another_comes_late(
-        self, small_head: Standing, tiny_folder: Path, tmp_path: Path, tracked: str, tally: Tally
+        self, small_head: Standing, tmp_path: Path, tracked: str, tally: Tally
     ) -> None:
-        config = chaos_config(tiny_folder, "nodes")
+        config = chaos_config("nodes")
         node = small_head.add(1)
         later = threading.Timer(LATE_S, small_head.add, [1])
 
