@@ -24,14 +24,14 @@ def tally() -> Iterator[Tally]:
         tally.store(Path(path))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def standing(ray_scratch: Path) -> Iterator[Standing]:
     """A cluster that outlives the drivers of a module's tests."""
     with standing_cluster(ray_scratch) as standing:
         yield standing
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def warm_engine(standing: Standing) -> Iterator[None]:
     """A lease that keeps the engine of all chaos searches loaded between them."""
     from orchestrator.engine_actor import leased_engine
@@ -48,7 +48,7 @@ def mlflow_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def reference(warm_engine: None, tmp_path_factory: pytest.TempPathFactory) -> Scores:
     """What the chaos search reaches when nothing is done to it."""
     from orchestrator.driver import run

@@ -52,7 +52,7 @@ INSTANTS = {
     "after-tell": Place(Ledger, "report", after=True),
     "artifact": Place(artifact, "model_card"),  # two of its three files are there
     "after-event": Place(EventLog, "append", after=True),
-    "shipping": Place(driver, "wait_shipped"),
+    "shipping": Place(driver, "finish_shipping"),
 }
 
 

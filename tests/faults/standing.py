@@ -21,6 +21,7 @@ import pytest
 from tests.integration.small_search import environment
 
 OBJECT_STORE_BYTES = 100 * 2**20
+HEAD_CPUS = 2  # Ray starts so many workers before anybody asks
 
 
 class Standing:
@@ -48,7 +49,7 @@ class Standing:
 
 
 @contextmanager
-def standing_cluster(scratch: Path, *, head_cpus: float = 4) -> Iterator[Standing]:
+def standing_cluster(scratch: Path) -> Iterator[Standing]:
     """A cluster of one node, this process connected to it, and the settings its drivers inherit.
 
     Args:
@@ -60,27 +61,37 @@ def standing_cluster(scratch: Path, *, head_cpus: float = 4) -> Iterator[Standin
             patch.setenv(name, value)
         patch.setenv("RAY_AUTH_MODE", "token")
         _make_token(scratch)
-        import ray
-        from ray.cluster_utils import Cluster
+        with bare_cluster(scratch, HEAD_CPUS) as standing:
+            patch.setenv("RAY_ADDRESS", standing.address)
+            import ray
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Ray's own
-            cluster = Cluster(
-                initialize_head=True,
-                head_node_args={
-                    "num_cpus": head_cpus,
-                    "object_store_memory": OBJECT_STORE_BYTES,
-                    "include_dashboard": False,
-                    "temp_dir": str(scratch / "ray"),
-                },
-            )
+            ray.init(namespace="latentune", log_to_driver=False)
             try:
-                patch.setenv("RAY_ADDRESS", str(cluster.address))
-                ray.init(namespace="latentune", log_to_driver=False)
-                yield Standing(cluster)
+                yield standing
             finally:
                 ray.shutdown()
-                cluster.shutdown()
+
+
+@contextmanager
+def bare_cluster(scratch: Path, head_cpus: float) -> Iterator[Standing]:
+    """A cluster of one node, to which this process is not connected."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's own
+        from ray.cluster_utils import Cluster
+
+        cluster = Cluster(
+            initialize_head=True,
+            head_node_args={
+                "num_cpus": head_cpus,
+                "object_store_memory": OBJECT_STORE_BYTES,
+                "include_dashboard": False,
+                "temp_dir": str(scratch / "ray"),
+            },
+        )
+        try:
+            yield Standing(cluster)
+        finally:
+            cluster.shutdown()
 
 
 def _make_token(home: Path) -> None:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from orchestrator.config import SearchConfig
 from orchestrator.driver import run
 from orchestrator.ledger import read_study
 from orchestrator.tracking import default_uri
 from tests.faults.aftermath import Aftermath, Scores, chaos_config
 from tests.faults.doomed import AT, INSTANTS
+from tests.faults.drivers import kill_driver
 from tests.faults.tally import Tally
-from tests.integration.small_search import ROOT
 
 pytestmark = [
     pytest.mark.faults,
@@ -43,19 +38,6 @@ def drawn_instants(seed: int = SEED) -> list[tuple[str, int]]:
     chance = random.Random(seed)  # noqa: S311 - faults, no secrets
     named = [(name, chance.randint(1, OFTEN.get(name, 12))) for name in INSTANTS]
     return named + [(AT, chance.randrange(LONGEST_MS)) for _ in range(KILLS - len(named))]
-
-
-def kill_driver(config: SearchConfig, home: Path, instant: str, count: int) -> bool:
-    """Run a driver that dies at an instant; whether it died, and did not end before."""
-    home.mkdir(exist_ok=True)
-    file = home.parent / "search.yaml"
-    file.write_text(config.to_yaml())
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.faults.doomed", str(file), str(home), instant, str(count)],
-        cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr
-    return done.returncode != 0
 
 
 @pytest.mark.slow

@@ -11,9 +11,10 @@ import pytest
 from orchestrator.driver import run
 from tests.faults.acting import AtReport
 from tests.faults.aftermath import Aftermath, Scores, chaos_config
+from tests.faults.drivers import kill_driver
 from tests.faults.postgres import Postgres, postgres
 from tests.faults.tally import Tally
-from tests.faults.test_driver_killed import CHECKED, kill_driver
+from tests.faults.test_driver_killed import CHECKED
 from trainable.errors import LatentuneError
 
 pytestmark = [

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,11 +17,11 @@ import pytest
 from orchestrator import driver
 from orchestrator.driver import run
 from orchestrator.events import EventLog
-from orchestrator.tracking import start_shipper, wait_shipped
 from tests.faults.acting import AtReport
 from tests.faults.aftermath import Aftermath, chaos_config
 from tests.faults.tally import Row, Tally
 from tests.integration.mlflow_server import free_port, server
+from tests.integration.small_search import ROOT
 
 pytestmark = [
     pytest.mark.faults,
@@ -62,15 +65,15 @@ def blocked_time() -> Iterator[Blocked]:
         yield blocked
 
 
-def ship_rest(left: Aftermath, url: str) -> None:
-    """Send what a search could not, as running it again or `latentune sync` does."""
-    last = left.events("search_ended")[-1].seq
-    shipper = start_shipper(left.folder.path, url, deadline_s=120)
-    try:
-        assert wait_shipped(left.folder.path, last, 120, shipper=shipper)
-    finally:
-        shipper.kill()
-        shipper.wait()
+def sync(left: Aftermath) -> None:
+    """Send what a search could not, by `latentune sync`."""
+    code = "from orchestrator.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "sync", left.config.name], cwd=ROOT,
+        env={**os.environ, "LATENTUNE_HOME": str(left.home)},
+        capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def note_blocked(row: Row, blocked: Blocked, total_s: float) -> None:
@@ -109,7 +112,7 @@ def test_away_for_a_minute(tmp_path: Path, tally: Tally, monkeypatch: pytest.Mon
             assert result.time is not None
             back.join()
             left = Aftermath(tmp_path / "home", config, url)
-            ship_rest(left, url)
+            sync(left)
             left.check()
             note_blocked(row, blocked, result.time.total_s)
             row.numbers["with_the_wait_at_the_end_s"] = round(time.monotonic() - began, 1)
@@ -129,7 +132,7 @@ def test_never_back(tmp_path: Path, tally: Tally, monkeypatch: pytest.MonkeyPatc
         left.check_ledger()
         left.check_events()
         with server(store, port, proxied=True):
-            ship_rest(left, url)
+            sync(left)
             left.check_tracking()
 
 
@@ -150,5 +153,5 @@ def test_it_takes_calls_and_never_answers(
         left.check_ledger()
         left.check_events()
         with server(tmp_path / "server", port, proxied=True):
-            ship_rest(left, url)
+            sync(left)
             left.check_tracking()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-import threading
-from collections.abc import Iterator
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,8 @@ import pytest
 from orchestrator.driver import run
 from tests.faults.acting import AtReport, freeze_own
 from tests.faults.aftermath import Aftermath, Scores, chaos_config
-from tests.faults.standing import Standing, standing_cluster
+from tests.faults.drivers import start_driver
+from tests.faults.standing import Standing, bare_cluster
 from tests.faults.tally import Tally
 from tests.integration.small_search import kill_own, wait_until
 
@@ -75,28 +75,22 @@ def test_frozen_workers(
         row.steps_again += Aftermath(tmp_path, config, tracked).check(reference)
 
 
-class TestNodes:
-    """The engine's node is taken away; another comes late."""
-
-    @pytest.fixture
-    def small_head(self, ray_scratch: Path) -> Iterator[Standing]:
-        """A cluster whose head has room for thin trials and none for an engine."""
-        with standing_cluster(ray_scratch, head_cpus=0.5) as standing:
-            yield standing
-
-    def test_a_node_goes_and_another_comes_late(
-        self, small_head: Standing, tmp_path: Path, tracked: str, tally: Tally
-    ) -> None:
-        config = chaos_config("nodes")
-        node = small_head.add(1)
-        later = threading.Timer(LATE_S, small_head.add, [1])
-
-        def lose() -> None:
-            small_head.remove(node)
-            later.start()
-
-        fault = f"the engine's node removed, another added {LATE_S:.0f} s later"
-        with tally.trying(fault, CHECKED.partition(";")[0]) as row:
-            assert run(config, home=tmp_path, watcher=AtReport(3, lose)).state == "complete"
-            row.steps_again += Aftermath(tmp_path, config, tracked).check()
-        wait_until(lambda: not later.is_alive())
+def test_a_node_goes_and_another_comes_late(
+    standing: Standing, ray_scratch: Path, tmp_path: Path, tracked: str, tally: Tally
+) -> None:
+    """On a cluster whose head has room for thin trials and none for an engine."""
+    config, home = chaos_config("nodes"), tmp_path / "home"
+    left = Aftermath(home, config, tracked)
+    fault = f"the engine's node removed, another added {LATE_S:.0f} s later"
+    with (
+        tally.trying(fault, CHECKED.partition(";")[0]) as row,
+        bare_cluster(ray_scratch, head_cpus=0.5) as cluster,
+    ):
+        node = cluster.add(1)
+        with start_driver(config, home, RAY_ADDRESS=cluster.address) as driver:
+            wait_until(lambda: driver.poll() is not None or bool(left.events("trial_report")), 240)
+            cluster.remove(node)
+            time.sleep(LATE_S)
+            cluster.add(1)
+            assert driver.wait(240) == 0, left.events("search_ended")
+        row.steps_again += left.check()
