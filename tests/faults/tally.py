@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from benchmarks import machine
 
 RESULTS_VARIABLE = "FAULTS_RESULTS"
@@ -52,12 +54,15 @@ class Tally:
 
     @contextmanager
     def trying(self, fault: str, checked: str) -> Iterator[Row]:
-        """Count one try; it survived if nothing is raised."""
+        """Count one try; it survived if nothing is raised. One skipped or broken off is none."""
         row = self.rows.setdefault(fault, Row(fault, checked))
         row.tried += 1
         began = time.monotonic()
         try:
             yield row
+        except (KeyboardInterrupt, pytest.skip.Exception):
+            row.tried -= 1
+            raise
         except BaseException as error:
             said = str(error).strip() or type(error).__name__
             row.failures.append(said.splitlines()[0][:200])
@@ -71,7 +76,7 @@ class Tally:
         """Put the rows into the file, in place of earlier ones of the same faults."""
         kept = json.loads(path.read_text())["rows"] if path.exists() else []
         rows = {row["fault"]: row for row in kept}
-        for row in self.rows.values():
+        for row in (row for row in self.rows.values() if row.tried):
             rows[row.fault] = asdict(row) | {"seconds": round(row.seconds, 1)}
         found = {"machine": machine.facts(), "rows": list(rows.values())}
         path.write_text(json.dumps(found, indent=1) + "\n")

@@ -29,6 +29,7 @@ LONGEST_MS = 4000  # about what the trials of a chaos search take
 CHECKED = (
     "trials, ends, runs, points exactly once; configurations and scores of a run without faults"
 )
+EARLY_STOPPED = [("before-tell", 3), ("after-tell", 5), ("result", 7), (AT, 1500)]
 # How often a search of four trials and three reports comes to an instant, at least.
 OFTEN = {"before-ask": 4, "during-ask": 4, "after-ask": 4, "artifact": 4, "shipping": 1}
 
@@ -59,6 +60,32 @@ def test_what_a_killed_driver_left_is_finished(
         assert run(config, home=tmp_path / "home").state == "complete"
         left = Aftermath(tmp_path / "home", config, mlflow_url)
         row.steps_again += left.check(reference)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("instant", "count"), EARLY_STOPPED)
+def test_decisions_follow_from_the_recorded_order_of_reports(
+    instant: str,
+    count: int,
+    tmp_path: Path,
+    mlflow_url: str,
+    tally: Tally,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    audit = pytest.importorskip("orchestrator.study.audit")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_url)
+    config = chaos_config(
+        f"stopped-{instant}-{count}", budget={"trials": 6, "steps": 8},
+        stopping={"kind": "asha", "min_steps": 2, "factor": 2, "metric": "val_id/nll"},
+        sampler={"kind": "tpe", "startup_trials": 2},
+    )  # fmt: skip
+    fault = "driver: SIGKILL under early stopping and TPE, run again"
+    with tally.trying(fault, "every recorded decision replayed from the recorded reports") as row:
+        assert kill_driver(config, tmp_path / "home", instant, count) or instant == AT
+        assert run(config, home=tmp_path / "home").state == "complete"
+        left = Aftermath(tmp_path / "home", config, mlflow_url)
+        row.steps_again += left.check()
+        assert audit.audit_search(left.folder) == []
 
 
 @pytest.mark.slow

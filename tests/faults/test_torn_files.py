@@ -1,4 +1,4 @@
-"""Files that a crash or a disk has damaged: the last good state is used, and it is said."""
+"""An event log that a crash cut anywhere in its last event: it opens without it, and says so."""
 
 from __future__ import annotations
 
