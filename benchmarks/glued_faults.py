@@ -26,6 +26,7 @@ from pathlib import Path
 
 import optuna
 from mlflow import MlflowClient
+from optuna.storages.journal import JournalFileBackend
 
 from benchmarks.glued_fault_search import NAME, TRIALS, study_url
 from benchmarks.machine import RESULTS
@@ -258,7 +259,7 @@ class Arms:
 
 
 def _add_trial(path: Path) -> None:
-    backend = optuna.storages.journal.JournalFileBackend(str(path))
+    backend = JournalFileBackend(str(path))
     storage = optuna.storages.JournalStorage(backend)
     study = optuna.create_study(storage=storage, study_name=NAME, load_if_exists=True)
     trial = study.ask()

@@ -79,7 +79,7 @@ def bare_cluster(scratch: Path, head_cpus: float) -> Iterator[Standing]:
         warnings.simplefilter("ignore")  # Ray's own
         from ray.cluster_utils import Cluster
 
-        cluster = Cluster(
+        cluster: Any = Cluster(
             initialize_head=True,
             head_node_args={
                 "num_cpus": head_cpus,

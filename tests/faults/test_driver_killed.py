@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator.driver import run
 from orchestrator.ledger import read_study
+from orchestrator.study.audit import audit_search
 from orchestrator.tracking import default_uri
 from tests.faults.aftermath import Aftermath, Scores, chaos_config
 from tests.faults.doomed import AT, INSTANTS
@@ -72,7 +73,6 @@ def test_decisions_follow_from_the_recorded_order_of_reports(
     tally: Tally,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    audit = pytest.importorskip("orchestrator.study.audit")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_url)
     config = chaos_config(
         f"stopped-{instant}-{count}", budget={"trials": 6, "steps": 8},
@@ -85,7 +85,7 @@ def test_decisions_follow_from_the_recorded_order_of_reports(
         assert run(config, home=tmp_path / "home").state == "complete"
         left = Aftermath(tmp_path / "home", config, mlflow_url)
         row.steps_again += left.check()
-        assert audit.audit_search(left.folder) == []
+        assert audit_search(left.folder) == []
 
 
 @pytest.mark.slow

@@ -10,11 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.opening import tell_torn_tail
 from tests.faults.tally import Tally
 from tests.unit.ledgers import OBJECTIVE, RUNGS, open_ledger
-
-pytest.importorskip("orchestrator.study.wal_tail")
-from orchestrator.opening import tell_torn_tail
 
 pytestmark = pytest.mark.faults
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import driver
 from orchestrator.driver import run
 from orchestrator.events import EventLog
+from orchestrator.tracking import start_shipper
 from tests.faults.acting import AtReport
 from tests.faults.aftermath import Aftermath, chaos_config
 from tests.faults.tally import Row, Tally
@@ -61,7 +61,7 @@ def blocked_time() -> Iterator[Blocked]:
     blocked = Blocked()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(EventLog, "append", blocked.timed(EventLog.append))
-        patch.setattr(driver, "start_shipper", blocked.timed(driver.start_shipper))
+        patch.setattr("orchestrator.driver.start_shipper", blocked.timed(start_shipper))
         yield blocked
 
 
