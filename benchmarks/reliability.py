@@ -51,9 +51,10 @@ The searches are tiny (four trials of three reports, the bundled model) and ever
 around them is real: a Ray cluster (`ray.cluster_utils.Cluster`), an MLflow server, processes that
 are killed by signal. After each fault the search is run again to its end, and all of the following
 is held against what it left: the number of trials, none running, one end each; no optimiser step
-missing from a curve; one MLflow run per trial, none running, each point exactly once; and, where
-nothing is stopped early, the configurations and to rounding (1e-4) the scores of a run without
-faults. `survived` counts the tries in which all of that held.
+missing from a curve; one MLflow run per trial, none running, each point exactly once; every draw,
+decision and tell as it follows from what the ledger recorded, in its order (`study/audit.py`); and,
+where nothing is stopped early, the configurations and to rounding (1e-4) the scores of a run
+without faults. `survived` counts the tries in which all of that held.
 """
 
 MEANING = """\

@@ -3,6 +3,7 @@
 ledger   exactly the trials asked for, each ended once, none running
 events   one end per trial; every step of every trial reported
 MLflow   one run per trial and one for the search, none running; every point exactly once
+audit    draws, decisions and tells follow from what the ledger recorded, in its order
 scores   those of a run without faults, to rounding (where nothing is stopped early)
 """
 
@@ -24,6 +25,7 @@ from orchestrator.events import Event, read_events
 from orchestrator.folders import SearchFolder
 from orchestrator.ledger import LedgerTrial, TrialStatus, read_ledger, read_study
 from orchestrator.outbox import LOSS, MAX_POINTS
+from orchestrator.study.audit import audit_search
 
 # A configuration as text, to the metrics of its last report.
 Scores: TypeAlias = Mapping[str, Mapping[str, float]]
@@ -74,6 +76,8 @@ class Aftermath:
         self.check_ledger()
         self.check_events()
         self.check_tracking()
+        wrong = audit_search(self.folder)
+        assert not wrong, "; ".join(wrong)
         if reference is not None:
             check_scores(self.scores(), reference)
         return self.steps_again()
