@@ -42,6 +42,7 @@ def drawn_instants(seed: int = SEED) -> list[tuple[str, int]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("instant", "count"), drawn_instants())
 def test_what_a_killed_driver_left_is_finished(
     instant: str,
@@ -63,6 +64,7 @@ def test_what_a_killed_driver_left_is_finished(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("instant", "count"), EARLY_STOPPED)
 def test_decisions_follow_from_the_recorded_order_of_reports(
     instant: str,
@@ -87,6 +89,7 @@ def test_decisions_follow_from_the_recorded_order_of_reports(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_killed_again_and_again(
     tmp_path: Path,
     mlflow_url: str,
@@ -105,6 +108,7 @@ def test_killed_again_and_again(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("instant", "count"), [("after-tell", 2), ("before-tell", 4)])
 def test_a_budget_is_spent_once(
     instant: str,

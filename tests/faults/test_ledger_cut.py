@@ -88,6 +88,7 @@ def test_a_ledger_cut_at_some_bytes_of_its_last_record(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_ledger_cut_at_every_byte_of_its_last_record(
     tmp_path: Path, tally: Tally, caplog: pytest.LogCaptureFixture
 ) -> None:

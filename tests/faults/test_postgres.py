@@ -20,6 +20,7 @@ from trainable.errors import LatentuneError
 pytestmark = [
     pytest.mark.faults,
     pytest.mark.slow,
+    pytest.mark.timeout(900),  # seconds each on a quiet machine
     pytest.mark.filterwarnings("ignore"),  # Ray's and MLflow's own
     pytest.mark.usefixtures("warm_engine"),
 ]

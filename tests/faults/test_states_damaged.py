@@ -16,6 +16,7 @@ from tests.integration.small_search import Interrupt, Watching
 pytestmark = [
     pytest.mark.faults,
     pytest.mark.slow,
+    pytest.mark.timeout(900),  # seconds each on a quiet machine
     pytest.mark.filterwarnings("ignore"),  # Ray's and MLflow's own
     pytest.mark.usefixtures("warm_engine"),
 ]

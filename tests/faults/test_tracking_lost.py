@@ -26,6 +26,7 @@ from tests.integration.small_search import ROOT
 pytestmark = [
     pytest.mark.faults,
     pytest.mark.slow,
+    pytest.mark.timeout(900),  # seconds each on a quiet machine
     pytest.mark.filterwarnings("ignore"),  # Ray's and MLflow's own
     pytest.mark.usefixtures("warm_engine"),
 ]

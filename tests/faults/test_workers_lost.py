@@ -19,6 +19,7 @@ from tests.integration.small_search import kill_own, wait_until
 pytestmark = [
     pytest.mark.faults,
     pytest.mark.slow,
+    pytest.mark.timeout(900),  # seconds each on a quiet machine
     pytest.mark.filterwarnings("ignore"),  # Ray's and MLflow's own
 ]
 
@@ -28,8 +29,9 @@ LATE_S = 5.0
 REPORTS = 12  # of a chaos search
 CHECKED = "trials, ends, runs, points exactly once; scores of a run without faults"
 _chance = random.Random(7)  # noqa: S311 - faults, no secrets
-KILLS = [(THIN, _chance.randint(1, REPORTS - 1)) for _ in range(6)] + [
-    (ENGINE, _chance.randint(1, REPORTS - 1)) for _ in range(3)
+KILLS = [
+    (place, title, _chance.randint(1, REPORTS - 1))
+    for place, title in enumerate((THIN,) * 6 + (ENGINE,) * 3)
 ]
 WORDS = {THIN: "thin trials' processes", ENGINE: "engine"}
 
@@ -41,8 +43,9 @@ def tracked(mlflow_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.mark.usefixtures("warm_engine")
-@pytest.mark.parametrize(("title", "report"), KILLS)
+@pytest.mark.parametrize(("place", "title", "report"), KILLS)
 def test_killed_workers(
+    place: int,
     title: str,
     report: int,
     tmp_path: Path,
@@ -50,8 +53,7 @@ def test_killed_workers(
     reference: Scores,
     tally: Tally,
 ) -> None:
-    name = f"lost-{title[5:].lower()}-{report}-{tmp_path.name[-3:].strip('_')}"
-    config = chaos_config(name)
+    config = chaos_config(f"lost-{place}")
     killed: list[int] = []
     with tally.trying(f"{WORDS[title]}: SIGKILL at a random report", CHECKED) as row:
         watcher = AtReport(report, lambda: killed.append(kill_own(title)))
