@@ -30,12 +30,12 @@ from optuna.storages.journal import JournalFileBackend
 
 from benchmarks.glued_fault_search import NAME, TRIALS, study_url
 from benchmarks.machine import RESULTS
-from benchmarks.setting import ROOT
 from tests.faults.standing import standing_cluster
 from tests.faults.tally import Row, Tally
 from tests.integration.mlflow_server import free_port, server
 from tests.integration.small_search import own_processes
 
+ROOT = Path(__file__).parent.parent
 SEED = 6
 KILLS = 10
 SHORT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
@@ -144,16 +144,9 @@ class Arms:
         self._scratch = scratch
         self._url = url
 
-    @contextmanager
-    def _trying(self, fault: str, checked: str = CHECKED) -> Iterator[Row]:
-        """As `Tally.trying`; what does not hold is counted, and the next fault is tried."""
-        with suppress(AssertionError, subprocess.TimeoutExpired):
-            with self._tally.trying(fault, checked) as row:
-                yield row
-
     def none(self) -> None:
         """Without any fault: what is checked can hold."""
-        with self._trying("none") as row:
+        with trying(self._tally, "none") as row:
             glued = Glued(self._scratch / "none", self._url)
             glued.check(row, glued.ended(glued.start()))
 
@@ -161,7 +154,7 @@ class Arms:
         """SIGKILL at random times, then `Tuner.restore`."""
         chance = random.Random(SEED)  # noqa: S311 - faults, no secrets
         for place in range(KILLS):
-            with self._trying("driver: SIGKILL at a random time, then Tuner.restore") as row:
+            with trying(self._tally, "driver: SIGKILL at a random time, then Tuner.restore") as row:
                 glued = Glued(self._scratch / f"driver-{place}", self._url)
                 driver = glued.start()
                 glued.wait_report(driver)
@@ -173,7 +166,7 @@ class Arms:
     def worker(self) -> None:
         """SIGKILL of all trial processes."""
         for place in range(2):
-            with self._trying("trials' processes: SIGKILL after a report") as row:
+            with trying(self._tally, "trials' processes: SIGKILL after a report") as row:
                 glued = Glued(self._scratch / f"worker-{place}", self._url)
                 driver = glued.start()
                 glued.wait_report(driver)
@@ -183,7 +176,7 @@ class Arms:
 
     def interrupt(self) -> None:
         """Ctrl-C, then `Tuner.restore`."""
-        with self._trying("Ctrl-C once, then Tuner.restore") as row:
+        with trying(self._tally, "Ctrl-C once, then Tuner.restore") as row:
             glued = Glued(self._scratch / "interrupt", self._url)
             driver = glued.start()
             glued.wait_report(driver)
@@ -194,7 +187,9 @@ class Arms:
     def second(self) -> None:
         """Two drivers of one search."""
         fault = "a second driver while the first runs"
-        with self._trying(fault, "refused, and the first ends as if nothing had been") as row:
+        with trying(
+            self._tally, fault, "refused, and the first ends as if nothing had been"
+        ) as row:
             glued = Glued(self._scratch / "second", self._url)
             first = glued.start()
             glued.wait_report(first)
@@ -205,7 +200,7 @@ class Arms:
     def away(self) -> None:
         """MLflow killed, with short timeouts, and not back."""
         fault = "MLflow: killed, and not back before the search has ended"
-        with self._trying(fault, "the search ends with all its trials") as row:
+        with trying(self._tally, fault, "the search ends with all its trials") as row:
             port = free_port()
             glued = Glued(self._scratch / "gone", f"http://127.0.0.1:{port}")
             with server(self._scratch / "gone-server", port, proxied=True):
@@ -220,7 +215,7 @@ class Arms:
     def back(self) -> None:
         """MLflow killed for some seconds, with its own default retries."""
         fault = f"MLflow: killed for {AWAY_S:.0f} s, its default retries"
-        with self._trying(fault) as row:
+        with trying(self._tally, fault) as row:
             port, store = free_port(), self._scratch / "back-server"
             glued = Glued(self._scratch / "back", f"http://127.0.0.1:{port}")
             with server(store, port, proxied=True):
@@ -234,28 +229,32 @@ class Arms:
                 row.numbers["seconds from its death to the end"] = round(time.monotonic() - began)
                 glued.check(row, code)
 
-    def journal(self) -> None:
-        """Optuna's journal file, cut at every byte of its last record."""
-        whole = self._journal("whole").read_bytes()
-        begin = whole.rindex(b"\n", 0, -1) + 1
-        for cut in range(begin + 1, len(whole)):
-            with self._trying(
-                "Optuna's journal cut at every byte of its last record",
-                "the study opens and takes another trial",
-            ):
-                path = self._scratch / "cut.log"
-                path.write_bytes(whole[:cut])
-                try:
-                    _add_trial(path)
-                    _add_trial(path)
-                except (AttributeError, KeyError, TypeError, ValueError) as error:
-                    raise AssertionError(f"{type(error).__name__}: {error}") from None
 
-    def _journal(self, name: str) -> Path:
-        path = self._scratch / f"{name}.log"
-        for _ in range(3):
-            _add_trial(path)
-        return path
+@contextmanager
+def trying(tally: Tally, fault: str, checked: str = CHECKED) -> Iterator[Row]:
+    """As `Tally.trying`; what does not hold is counted, and the next fault is tried."""
+    with (
+        suppress(AssertionError, subprocess.TimeoutExpired),
+        tally.trying(fault, checked) as row,
+    ):
+        yield row
+
+
+def cut_journal(tally: Tally, scratch: Path) -> None:
+    """Optuna's journal file, cut at every byte of its last record; no process is needed for it."""
+    path, fault = scratch / "journal.log", "Optuna's journal cut at every byte of its last record"
+    for _ in range(3):
+        _add_trial(path)
+    whole = path.read_bytes()
+    begin = whole.rindex(b"\n", 0, -1) + 1
+    for cut in range(begin, len(whole)):
+        with trying(tally, fault, "the study opens and takes two more trials"):
+            path.write_bytes(whole[:cut])
+            try:
+                _add_trial(path)
+                _add_trial(path)
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise AssertionError(f"{type(error).__name__}: {error}") from None
 
 
 def _add_trial(path: Path) -> None:
@@ -266,22 +265,27 @@ def _add_trial(path: Path) -> None:
     study.tell(trial, trial.suggest_float("x", 0, 1))
 
 
-ARMS = ("none", "driver", "worker", "interrupt", "second", "away", "back", "journal")
+ARMS = ("none", "driver", "worker", "interrupt", "second", "away", "back")
+JOURNAL = "journal"
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Try the faults named, by default all, and store what was seen."""
-    tally = Tally()
+    """Try the faults named, by default all, and store what was seen, after each."""
+    tally, names = Tally(), arguments or (JOURNAL, *ARMS)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with (
-        tempfile.TemporaryDirectory(prefix="lt", dir="/tmp", ignore_cleanup_errors=True) as scratch,
-        standing_cluster(Path(scratch)),
-        server(Path(scratch) / "mlflow", free_port(), proxied=True) as url,
-    ):
-        arms = Arms(tally, Path(scratch), url)
-        for name in arguments or ARMS:
-            getattr(arms, name)()
-    tally.store(RESULTS / "faults-glued.json")
+    with tempfile.TemporaryDirectory(prefix="lt", dir="/tmp", ignore_cleanup_errors=True) as path:
+        scratch = Path(path)
+        if JOURNAL in names:
+            cut_journal(tally, scratch)
+            tally.store(RESULTS / "faults-glued.json")
+        if chosen := [name for name in ARMS if name in names]:
+            with (
+                standing_cluster(scratch),
+                server(scratch / "mlflow", free_port(), proxied=True) as url,
+            ):
+                for name in chosen:
+                    getattr(Arms(tally, scratch, url), name)()
+                    tally.store(RESULTS / "faults-glued.json")
     for row in tally.rows.values():
         sys.stdout.write(f"{row.survived} of {row.tried}: {row.fault} {json.dumps(row.numbers)}\n")
 
