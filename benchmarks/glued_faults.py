@@ -124,10 +124,15 @@ class Glued:
         }
         for what, count in wrong.items():
             row.numbers[what] = row.numbers.get(what, 0) + count
-        said = [f"{what}: {count}" for what, count in wrong.items() if count]
         if code:
-            said.append(self.last_words())
+            self.note_crash(row)
+        said = [f"{what}: {count}" for what, count in wrong.items() if count]
         assert not said, "; ".join(said)
+
+    def note_crash(self, row: Row) -> None:
+        """Count the error that ended a driver."""
+        words = f"`{self.last_words()}`"
+        row.numbers[words] = row.numbers.get(words, 0) + 1
 
 
 class Arms:
@@ -209,7 +214,9 @@ class Arms:
             code = glued.ended(driver)
             complete = sum(trial.state.name == "COMPLETE" for trial in glued.trials())
             row.numbers["trials complete"] = f"{complete} of {TRIALS}"
-            assert not code, glued.last_words()
+            if code:
+                glued.note_crash(row)
+            assert not code, "the search was ended"
             assert complete == TRIALS
 
     def back(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -154,16 +154,8 @@ def _glued_table(found: Found | None) -> list[str]:
 def _seen(row: Mapping[str, Any]) -> str:
     """All counts that are not zero, and the errors that stand behind them."""
     counts = [f"{what}: {count}" for what, count in row["numbers"].items() if count]
-    return "; ".join(_plain(text) for text in (counts or _errors(row["failures"]) or ["nothing"]))
-
-
-def _errors(failures: Sequence[str]) -> list[str]:
-    """Errors, the most frequent first, each once."""
-    kinds: dict[str, int] = {}
-    for failure in failures:
-        kind = failure.partition(":")[0]
-        kinds[kind] = kinds.get(kind, 0) + 1
-    return [f"{kind}: {kinds[kind]}" for kind in sorted(kinds, key=lambda kind: -kinds[kind])]
+    kinds = list(dict.fromkeys(failure.partition(":")[0] for failure in row["failures"]))
+    return "; ".join(_plain(text) for text in (counts or kinds or ["nothing"]))
 
 
 def stored(name: str) -> Found | None:

@@ -19,6 +19,7 @@ import pytest
 from benchmarks import machine
 
 RESULTS_VARIABLE = "FAULTS_RESULTS"
+FAILURES_KEPT = 10
 
 
 @dataclass
@@ -32,7 +33,7 @@ class Row:
         survived: how often everything checked held.
         steps_again: optimiser steps that were trained twice, over all tries.
         seconds: that all tries took.
-        failures: what did not hold, one line each.
+        failures: what did not hold, one line each, of the first that did not.
         numbers: what else was measured.
     """
 
@@ -65,7 +66,8 @@ class Tally:
             raise
         except BaseException as error:
             said = str(error).strip() or type(error).__name__
-            row.failures.append(said.splitlines()[0][:200])
+            if len(row.failures) < FAILURES_KEPT:
+                row.failures.append(said.splitlines()[0][:200])
             raise
         else:
             row.survived += 1
