@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
-from orchestrator import driver
+from orchestrator import driver, search_end
 from orchestrator.conductor import Conductor
 from orchestrator.config import load_search
 from orchestrator.events import EventLog
@@ -52,7 +52,7 @@ INSTANTS = {
     "after-tell": Place(Ledger, "report", after=True),
     "artifact": Place(artifact, "model_card"),  # two of its three files are there
     "after-event": Place(EventLog, "append", after=True),
-    "shipping": Place(driver, "finish_shipping"),
+    "shipping": Place(search_end, "finish_shipping"),
 }
 
 
