@@ -4,9 +4,9 @@ BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export RAY_USAGE_STATS_ENABLED := 0
-.PHONY: demo demo-confirm test slow faults lint bench bench-glue results clean
+.PHONY: demo demo-confirm test slow faults lint bench bench-settings bench-glue results clean
 
-demo demo-confirm test slow faults bench bench-glue results: export HF_HUB_OFFLINE := 1
+demo demo-confirm test slow faults bench bench-settings bench-glue results: export HF_HUB_OFFLINE := 1
 
 demo: .venv/ready                   # the first search, end to end; again = goes on
 	$(BIN)/latentune run examples/quickstart.yaml
@@ -25,8 +25,10 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-bench: .venv/ready                  # the rows of a CPU; writes docs/performance.md
+bench: .venv/ready                  # what has a target on a CPU, a quarter of an hour; docs/performance.md
 	$(BIN)/python -m benchmarks
+bench-settings: .venv/ready         # what defaults were chosen by
+	$(BIN)/python -m benchmarks settings
 bench-glue: .venv/ready             # against Ray Tune and PEFT glued by hand
 	$(BIN)/python -m benchmarks.glue
 	$(BIN)/python -m benchmarks.page

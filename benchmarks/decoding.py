@@ -25,7 +25,7 @@ from trainable.strategy import InsertionStrategy
 from trainable.trial import TrialConfig
 
 OVERHEAD = 1.15
-REPEATS = 15
+REPEATS = 7
 WINDOW = 32  # slots
 PROMPTS = (
     "44@47=83,47@83=34,",

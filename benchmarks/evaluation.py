@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from benchmarks import machine
+from benchmarks.profiling import profile_of
 from benchmarks.setting import Setting
 from trainable.answers import Decoder, OneByOne
 from trainable.artifact import Artifact
@@ -128,6 +129,7 @@ def measure(base: BaseModel, trials: int, prompts: int, repeats: int) -> dict[st
         "target": TARGET[device],
         "within": bool((cpu_ratio if device == "cpu" else ratio) >= TARGET[device]),
         "repeats": repeats,
+        "profile": profile_of(together, device).shares,
     }
 
 

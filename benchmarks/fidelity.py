@@ -40,7 +40,7 @@ def measure(setting: Setting) -> list[dict[str, Any]]:
     """The three checks, on the same trials."""
     base = setting.base()
     data = fixed_rows(base, 128) if setting.large else chains(base, val_rows=16)
-    trials, steps = (3, 4) if setting.quick else (16, 100)
+    trials, steps = (3, 4) if setting.quick else (16, 60)
     one_row = max(map(int, data.lengths("train"))) + 1  # micro-batches of a row each
     runs = [
         _run(Engine(base, micro_batch_tokens=tokens), data, trials, steps, together=together)

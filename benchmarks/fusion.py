@@ -21,7 +21,7 @@ from trainable.data import EncodedTask
 from trainable.engine import Engine
 
 TRIALS = (1, 8, 64)
-SIDE_S = 1.0  # a side of a repeat takes about this long, or one step
+SIDE_S = 0.5  # a side of a repeat takes about this long, or one step
 # Rows per trial-step and tokens per row, with the ratio to reach at the most trials.
 CPU_LOADS = ((1, None, 2.5), (4, None, 1.5), (16, None, 1.0))
 GPU_LOADS = ((1, 128, 4.0), (8, 256, 1.5), (64, 256, 0.95))

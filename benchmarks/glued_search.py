@@ -58,6 +58,15 @@ class GluedTrainable(tune.Trainable):
         steps = self.trial.steps
         return {METRIC: self.trial.evaluate(), "steps": steps, "done": steps >= STEPS}
 
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        """What Tune keeps of a trial."""
+        return self.trial.state()
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        """Go on from there."""
+        if checkpoint is not None:
+            self.trial.restore(checkpoint)
+
 
 def main(arguments: Sequence[str]) -> None:
     """Run the search."""

@@ -89,6 +89,23 @@ class GluedTrial:
             )
         return float(np.mean(losses[0]))
 
+    def state(self) -> dict[str, Any]:
+        """What is trained, and the optimiser's moments."""
+        trained = [parameter.detach().clone() for parameter in self._trained]
+        return {
+            "steps": self.steps,
+            "trained": trained,
+            "optimizer": self._optimizer.state_dict(),
+        }
+
+    @torch.no_grad()
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state."""
+        self.steps = state["steps"]
+        for parameter, saved in zip(self._trained, state["trained"], strict=True):
+            parameter.copy_(saved)
+        self._optimizer.load_state_dict(state["optimizer"])
+
     def _collate(self, rows: Sequence[EncodedRow]) -> dict[str, torch.Tensor]:
         """Rows as a batch, special tokens where the strategy puts latents."""
         placed = [self._placed(row) for row in rows]

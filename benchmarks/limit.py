@@ -12,10 +12,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch.profiler import ProfilerActivity, profile
-
 from benchmarks.finding import finding
 from benchmarks.model_pass import Weights, matmuls_of, pass_of
+from benchmarks.profiling import profile_of
 from benchmarks.setting import Setting, run_row
 from benchmarks.slots import Slots, count, rows_of_step
 from benchmarks.timing import calls_within, in_turn
@@ -26,11 +25,6 @@ TARGETS = {"cpu": 0.50, "cuda": 0.45}
 TRIALS = 8
 ENGINE_SIDES = ("step", "step, compiled", "matmuls")
 COMPILED: dict[str, Any] = {"compiled": True}
-KINDS = {  # the first that is in an operation's name
-    "matrix products": ("mm", "linear", "gemm", "cutlass", "nvjet"),
-    "attention": ("attention", "flash", "fmha"),
-    "copies": ("copy", "cat", "index", "gather", "scatter", "embedding", "clone", "fill", "zero"),
-}
 
 
 def main(argv: Sequence[str] = ()) -> None:
@@ -106,31 +100,11 @@ def _shares(rates: Sequence[float], limits: Sequence[float]) -> list[float]:
 
 def _profiled(step: Callable[[], object], setting: Setting) -> list[dict[str, Any]]:
     """Each kind of operation's share of a step's time, and the greatest single ones."""
-    on_gpu = setting.device == "cuda"
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    with profile(activities=activities) as trace:
-        step()
-    times: dict[str, float] = {}
-    for event in trace.key_averages():
-        spent = event.self_device_time_total if on_gpu else event.self_cpu_time_total
-        times[event.key] = times.get(event.key, 0.0) + spent
-    total = sum(times.values()) or 1.0
-    shares: dict[str, float] = {}
-    for name, spent in times.items():
-        shares[_kind(name)] = shares.get(_kind(name), 0.0) + spent / total
-    greatest = sorted(times, key=lambda name: -times[name])[:10]
-    most = {name: round(times[name] / total, 3) for name in greatest}
+    found = profile_of(step, setting.device)
     return [
-        finding(f"profile: share of {kind}", [share], operations=most)
-        for kind, share in sorted(shares.items(), key=lambda item: -item[1])
+        finding(f"profile: share of {kind}", [share], operations=found.operations)
+        for kind, share in found.shares.items()
     ]
-
-
-def _kind(name: str) -> str:
-    for kind in ("attention", "matrix products", "copies"):
-        if any(part in name.lower() for part in KINDS[kind]):
-            return kind
-    return "element by element, and the rest"
 
 
 if __name__ == "__main__":

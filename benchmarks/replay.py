@@ -16,10 +16,10 @@ from typing import Any
 
 import ray
 
-from benchmarks.simulation import Search
+from benchmarks.simulation import Driver, Search
 
 _CALLS_AT_ONCE = 64
-_TRIPS = 100
+_TRIPS, _ROUNDS = 100, 10
 
 
 class ReplayEngine:
@@ -65,11 +65,11 @@ class ReplayEngine:
 
 def replay(
     searches: Sequence[Search], step_time: Callable[[int], float], factor: float
-) -> tuple[list[float], float]:
+) -> tuple[list[float], Driver]:
     """Run searches on actors of a local Ray.
 
     Returns:
-        Each search's makespan, and the seconds of a call's round trip.
+        Each search's makespan, and what the driver's decisions cost.
     """
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
@@ -78,8 +78,11 @@ def replay(
         most = max(search.engines for search in searches)
         actors = [kind.remote(step_time, factor) for _ in range(most)]
         ray.get([actor.ready.remote() for actor in actors])
-        trip_s = statistics.median(_trip_s(actors[0]) for _ in range(_TRIPS))
-        return [_run(search, actors) for search in searches], trip_s
+        driver = Driver(
+            statistics.median(_trip_s(actors[0]) for _ in range(_TRIPS)),
+            statistics.median(_turn_s(actors) for _ in range(_ROUNDS)),
+        )
+        return [_run(search, actors) for search in searches], driver
     finally:
         ray.shutdown()
 
@@ -88,6 +91,16 @@ def _trip_s(actor: Any) -> float:
     begin = time.perf_counter()
     ray.get(actor.ready.remote())
     return time.perf_counter() - begin
+
+
+def _turn_s(actors: Sequence[Any]) -> float:
+    """Seconds of the driver per report, where many come at once and each is answered by a call."""
+    begin = time.perf_counter()
+    calls = {actors[place % len(actors)].ready.remote(): place for place in range(_CALLS_AT_ONCE)}
+    while calls:
+        for call in ray.wait(list(calls))[0]:
+            calls.pop(call)
+    return (time.perf_counter() - begin) / _CALLS_AT_ONCE
 
 
 def _run(search: Search, actors: Sequence[Any]) -> float:

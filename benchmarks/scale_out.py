@@ -2,7 +2,8 @@
 
 A discrete-event simulation of searches on several engines. Each trial ends where early stopping
 made its recorded losses end; a step takes what it was measured to take on this machine with so
-many trials resident; a report and its answer take a measured round trip. Efficiency is
+many trials resident; a report and its answer take a measured round trip, and the driver takes
+one report at a time, as it was measured to. Efficiency is
 T(1) / (E T(E)), with the same trials on both sides. The simulation is checked against real Ray
 actors that run the same searches and sleep as long as a step takes.
 """
@@ -19,7 +20,7 @@ import numpy as np
 from benchmarks.finding import finding
 from benchmarks.recorded import RUNGS, last_steps, recorded_losses
 from benchmarks.setting import Setting, run_row
-from benchmarks.simulation import Search, StepTime, rungs_between, simulate
+from benchmarks.simulation import Driver, Search, StepTime, rungs_between, simulate
 from benchmarks.timing import in_turn
 from benchmarks.workload import chains, join_trials
 from trainable.engine import Engine
@@ -48,9 +49,9 @@ def measure(setting: Setting) -> list[dict[str, Any]]:
     factor = 0.1 if setting.quick else 1.0
     drawn, places = drawn_trials(max(TRIALS)), PLACES[-1]
     searches = [Search(engines, drawn[:n], places, moves) for engines, n, moves in checked]
-    real, trip_s = replay(searches, step_time, factor)
+    real, driver = replay(searches, step_time, factor)
     errors = [
-        abs(simulate(search, step_time, trip_s / factor) * factor / seconds - 1)
+        abs(simulate(search, step_time, driver.scaled(1 / factor)) * factor / seconds - 1)
         for search, seconds in zip(searches, real, strict=True)
     ]
     milliseconds = [1000 * seconds for seconds in step_time.seconds]
@@ -62,15 +63,20 @@ def measure(setting: Setting) -> list[dict[str, Any]]:
         errors=errors,
         real_s=real,
         step_time_ms=dict(zip(map(str, step_time.resident), milliseconds, strict=True)),
-        round_trip_ms=1000 * trip_s,
+        round_trip_ms=1000 * driver.trip_s,
+        driver_ms_per_report=1000 * driver.turn_s,
     )
     cases = [
-        _case(engines, drawn[:trials], moves, step_time, trip_s)
+        _case(engines, drawn[:trials], moves, step_time, driver)
         for moves in (False, True)
         for trials in TRIALS
         for engines in ENGINES
     ]
-    return [check, *cases]
+    alone = finding(
+        f"a trial-step alone over one of {RESIDENT[-1]} on the same engine",
+        [step_time(1) / (step_time(RESIDENT[-1]) / RESIDENT[-1])],
+    )
+    return [check, alone, *cases]
 
 
 def _case(
@@ -78,10 +84,10 @@ def _case(
     drawn: Sequence[Sequence[int]],
     moves: bool,
     step_time: StepTime,
-    trip_s: float,
+    driver: Driver,
 ) -> dict[str, Any]:
     one, many = (
-        min(simulate(Search(e, drawn, places, moves), step_time, trip_s) for places in PLACES)
+        min(simulate(Search(e, drawn, places, moves), step_time, driver) for places in PLACES)
         for e in (1, engines)
     )
     policy = "trials move at rungs" if moves else "trials stay on their engine"

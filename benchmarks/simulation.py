@@ -57,12 +57,26 @@ def rungs_between(rungs: Sequence[int], end: int) -> list[int]:
     return [high - low for low, high in itertools.pairwise((0, *rungs)) if high <= end]
 
 
-def simulate(search: Search, step_time: StepTime, trip_s: float) -> float:
-    """The makespan in seconds.
+@dataclass(frozen=True)
+class Driver:
+    """What decisions cost.
 
     Args:
         trip_s: from a rung's report to the trial's next step, or the next trial's first.
+        turn_s: of it, what keeps the driver from the next report: it takes one at a time, so that
+            trials which report together go on one after the other.
     """
+
+    trip_s: float
+    turn_s: float = 0.0
+
+    def scaled(self, factor: float) -> Driver:
+        """Everything so many times as long."""
+        return Driver(self.trip_s * factor, self.turn_s * factor)
+
+
+def simulate(search: Search, step_time: StepTime, driver: Driver) -> float:
+    """The makespan in seconds."""
     trials, engines = search.trials, search.engines
     pool = [_SimulatedEngine() for _ in range(engines)]
     waiting = list(range(len(trials)))
@@ -70,14 +84,17 @@ def simulate(search: Search, step_time: StepTime, trip_s: float) -> float:
     order = itertools.count()  # of events at the same time
     events: list[tuple[float, int, int, int]] = []  # time, order, engine, trial or -1 for a step
     touched: set[int] = set()  # engines that may begin a step
-    now = 0.0
+    now, free_at = 0.0, 0.0  # when the driver is free
 
     def least_loaded() -> int:
         return min(range(engines), key=lambda e: pool[e].assigned)
 
     def send(trial: int, place: int) -> None:
+        nonlocal free_at
         pool[place].assigned += 1
-        heapq.heappush(events, (now + trip_s, next(order), place, trial))
+        begun = max(now, free_at)
+        free_at = begun + driver.turn_s
+        heapq.heappush(events, (begun + driver.trip_s, next(order), place, trial))
 
     def fill() -> None:
         while waiting and pool[least_loaded()].assigned < search.places:

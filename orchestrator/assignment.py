@@ -44,6 +44,7 @@ class Assignment:
         folder: where its states are saved.
         stream_seed: decides its order of examples; None for the one that all trials of a search
             share.
+        times_decoding: whether the search goes by the time of decoding.
     """
 
     uid: str
@@ -58,6 +59,7 @@ class Assignment:
     folder: str
     stream_seed: int | None = None
     reported: bool = False
+    times_decoding: bool = False
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.results import SCHEMA_VERSION, Record
+from trainable.artifact import Artifact
 from trainable.attention import AttentionShares, View
+from trainable.data import EncodedRow
+from trainable.decoding import LatentLM
 from trainable.strategy import InsertionStrategy, Specialization
 
 MEAN = -1  # in place of a layer's or a head's number
@@ -125,6 +128,18 @@ class Inspection(Record):
     latest_by_distance: list[Curve]
     previous_by_distance: list[Curve]
     by_newer: list[Curve]
+
+
+def subject_of(artifact: Artifact, lm: LatentLM, row: EncodedRow) -> Subject:
+    """What is looked at where an artifact's latents stand in a row."""
+    strategy = artifact.config.strategy
+    return Subject(
+        strategy=strategy.short_name,
+        trial_uid=str(artifact.provenance.get("trial_uid", "unknown trial")),
+        tokens=[str(lm.tokenizer.decode([token])) for token in row.ids.tolist()],
+        query_length=row.query_length,
+        triggers=triggers_of_groups(strategy),
+    )
 
 
 def triggers_of_groups(strategy: InsertionStrategy) -> list[str | None]:

@@ -30,6 +30,7 @@ from orchestrator.spending import Spending
 from trainable.artifact import Artifact, describe_strategy
 from trainable.data import SEARCH_SPLITS
 from trainable.errors import ArtifactError
+from trainable.metrics import DECODING_TIME
 from trainable.state import TrialState
 
 logger = logging.getLogger(__name__)
@@ -167,6 +168,7 @@ class Conductor:
             engine=self._engine.name,
             folder=str(self._folder.trial(uid)),
             reported=reported,
+            times_decoding=DECODING_TIME in self._config.tradeoffs,
         )
 
     def on_report(self, report: TrialReport) -> bool:

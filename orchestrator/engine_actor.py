@@ -136,6 +136,7 @@ class EngineActor:
             data_seed=source.seed if assignment.stream_seed is None else assignment.stream_seed,
             max_tokens=source.max_tokens,
             long_rows=source.long_rows,  # type: ignore[arg-type]
+            times_decoding=assignment.times_decoding,
         )
         restored = None if state is None else TrialState.from_bytes(state)
 

@@ -24,15 +24,15 @@ from orchestrator.attention_data import (
     Curve,
     Inspection,
     Subject,
+    subject_of,
     summarise,
-    triggers_of_groups,
     write_table,
 )
 from orchestrator.attention_figure import draw
 from orchestrator.errors import TargetExistsError
 from orchestrator.usage import attach_folder
 from trainable.artifact import Artifact
-from trainable.attention import check_context, read_attention
+from trainable.attention import AttentionShares, check_context, read_attention
 from trainable.data import EncodedRow
 from trainable.decoding import LatentLM
 from trainable.errors import AttentionError
@@ -86,16 +86,16 @@ def inspect_folder(
             f"strategy {strategy.short_name} makes no site in these {len(row.ids)} verbal tokens: "
             "give a longer prompt, or more to go on with"
         )
-    subject = Subject(
-        strategy=strategy.short_name,
-        trial_uid=str(artifact.provenance.get("trial_uid", "unknown trial")),
-        tokens=[str(lm.tokenizer.decode([token])) for token in row.ids.tolist()],
-        query_length=row.query_length,
-        triggers=triggers_of_groups(strategy),
-    )
+    subject = subject_of(artifact, lm, row)
     inspection = summarise(
         shares, subject, inspection=asked, folder=target, artifact=artifact_folder
     )
+    _write(target, shares, subject, inspection)
+    return inspection
+
+
+def _write(target: Path, shares: AttentionShares, subject: Subject, inspection: Inspection) -> None:
+    """All three files, each whole or not there."""
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as made:
         scratch = Path(made)
@@ -104,7 +104,6 @@ def inspect_folder(
         (scratch / SUMMARY_FILE).write_text(inspection.model_dump_json(indent=2) + "\n")
         for name in FILES:
             (scratch / name).replace(target / name)
-    return inspection
 
 
 def print_inspection(console: Console, inspection: Inspection) -> None:

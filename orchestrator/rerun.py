@@ -36,6 +36,7 @@ from trainable.data import SEARCH_SPLITS
 from trainable.engine import Engine, TrialSpec
 from trainable.errors import FingerprintError
 from trainable.loop import EngineLoop, Report
+from trainable.metrics import DECODING_TIME
 from trainable.tasks import build_task
 
 LATENTS_TOLERANCE, SCORE_TOLERANCE = 0.02, 0.05
@@ -215,7 +216,8 @@ def _refuse_other_base(base: BaseModel, recorded: Artifact) -> None:
 def _compare(
     trial: LedgerTrial, recorded: Artifact, found: Artifact, given: Tolerance, deterministic: bool
 ) -> Rerun:
-    names = [name for name in trial.metrics if name != _HISTORY or trial.attempts == 1]
+    left_out = {DECODING_TIME} if trial.attempts == 1 else {DECODING_TIME, _HISTORY}
+    names = [name for name in trial.metrics if name not in left_out]
     scores = {
         name: Compared(recorded=trial.metrics[name], again=found.metrics.get(name))
         for name in names

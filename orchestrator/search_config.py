@@ -35,6 +35,7 @@ from orchestrator.task_sections import TaskConfig, default_objective, metric_pro
 from orchestrator.yaml_source import dump_yaml
 from search_spaces import SpaceError, legal_points
 from search_spaces.errors import Problem, did_you_mean, shown
+from trainable.metrics import DECODING_TIME
 
 COSTS = ("cost/extra_tokens_pct",)  # what is known of a trial before it is trained
 Limit: TypeAlias = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)]
@@ -169,7 +170,8 @@ def contradictions(value: Callable[[str], Any]) -> list[Problem]:
         problems.append(_problem("stopping.min_steps", least, wrong, remedy))
     task = value("task")
     named = [(path, value(path)) for path in ("objective", "stopping.metric")]
-    named += [("tradeoffs", metric) for metric in value("tradeoffs") or () if metric not in COSTS]
+    costs = (*COSTS, DECODING_TIME)
+    named += [("tradeoffs", metric) for metric in value("tradeoffs") or () if metric not in costs]
     for path, metric in named:
         if task is not None and metric is not None:
             problems.append(metric_problem(path, metric, task, lambda name: value(name) is None))

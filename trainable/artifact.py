@@ -327,7 +327,7 @@ def _place(trigger: Trigger) -> str:
     place = {
         TriggerKind.START: "at the start of the query",
         TriggerKind.END: "at the end of the query",
-        TriggerKind.DELIMITER: f"{side} each token that matches `{trigger.pattern}`",
+        TriggerKind.DELIMITER: f"{side} each token that matches `{trigger.shown_pattern}`",
         TriggerKind.EVERY: f"after every {trigger.k} tokens",
         TriggerKind.RANDOM: f"before a random {100 * (trigger.rate or 0):g} % of the tokens",
     }[trigger.kind]

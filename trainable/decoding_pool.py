@@ -242,13 +242,14 @@ class DecodingPool:
             return []
         rows: list[_Row] = []
         needed = max((row.slots + len(row.piece) for row in self._active), default=0)
-        slots, width = self._cache.slots, 0
+        slots, width, ahead = self._cache.slots, 0, 0
         while self._waiting and (not rows or len(rows) < free):
             row = self._waiting[0]
             if row.layout is None:
                 row.begin(self._lms[row.request.owner])
             width = max(width, len(row.piece))
-            wanted = self._slots_for(max(needed, width))
+            ahead = max(ahead, row.request.max_new_tokens - len(row.written))
+            wanted = self._slots_for(max(needed, width), ahead)
             count = len(rows) + 1
             if (len(self._active) or rows) and (
                 len(self._active) + count > self._most_rows(wanted)
@@ -261,11 +262,17 @@ class DecodingPool:
         self._resize(slots, len(self._active) + len(rows) + len(self._waiting))
         return rows
 
-    def _slots_for(self, needed: int) -> int:
-        """The slots of a cache whose longest row needs so many now, and will need more."""
+    def _slots_for(self, needed: int, ahead: int) -> int:
+        """The slots of a cache whose longest row needs so many now, and will need more.
+
+        Args:
+            ahead: the most tokens that a row may yet write. Growing costs a copy of everything,
+                so there is room for them from the start where no row has to wait for that.
+        """
         slots = self._cache.slots
-        fits = needed <= slots <= max(4 * needed, _SLOT_STEP)
-        return slots if fits else _rounded_up(2 * needed)
+        spare = min(needed + ahead, self._cache_slots // self._rows_at_once)
+        fits = needed <= slots <= max(4 * needed, _rounded_up(spare))
+        return slots if fits else _rounded_up(max(2 * needed, spare))
 
     def _make_room(self) -> None:
         """Let the next chunk of each active row fit; the newest rows wait again if need be."""

@@ -27,6 +27,7 @@ from trainable.data import (
     mean_by_distance,
 )
 from trainable.decoding import LatentLM
+from trainable.decoding_speed import ms_per_token
 from trainable.delimiters import Vocabulary
 from trainable.errors import TaskError, TrialError, UnknownTrialError
 from trainable.evaluation import answer_scoring
@@ -41,6 +42,7 @@ from trainable.lengths import (
     row_limit,
 )
 from trainable.memory import TokenBudget, probe_tokens
+from trainable.metrics import DECODING_TIME
 from trainable.positions import context_of
 from trainable.prefix_plan import Sharing
 from trainable.resident import ResidentTrial, starting_rows
@@ -68,6 +70,7 @@ class TrialSpec:
         max_tokens: the longest row allowed, latents included; None for no limit of one's own.
         long_rows: what becomes of longer ones. `refuse` refuses the trial; `drop` leaves them out
             of its training, and counts them. Scores are always of all rows that the task has.
+        times_decoding: whether an evaluation also times decoding, as `cost/ms_per_token`.
     """
 
     uid: str
@@ -76,6 +79,7 @@ class TrialSpec:
     data_seed: int = 0
     max_tokens: int | None = None
     long_rows: LongRows = "refuse"
+    times_decoding: bool = False
 
 
 class Engine:
@@ -170,6 +174,7 @@ class Engine:
             budget_steps=spec.budget_steps,
             step=0 if state is None else state.step,
             dropped_N=dropped_N,
+            times_decoding=spec.times_decoding,
         )
 
     def leave(self, uid: str) -> None:
@@ -239,8 +244,9 @@ class Engine:
         Returns:
             uid to metric name to value: `val_ood/exact_match`, `val_ood/exact_match/12`, …,
             `cost/extra_tokens_pct`, which is 100 · latents / verbal tokens over the first split,
-            and, where rows were dropped, `cost/dropped_rows_pct` of the training rows. A trial
-            whose answers cannot be scored fails alone, and its `raise_failure` tells.
+            `cost/ms_per_token`, where the trial's spec asks for it, and, where rows were dropped,
+            `cost/dropped_rows_pct` of the training rows. A trial whose answers cannot be scored
+            fails alone, and its `raise_failure` tells.
         """
         pieces = self.evaluation(uids, splits)
         while True:
@@ -273,6 +279,7 @@ class Engine:
             for trial, tally in zip(trials, tallies, strict=True):
                 if split == splits[0]:
                     results[trial.uid] |= tally.costs() | trial.costs()
+                    results[trial.uid] |= self._decoding_cost(trial, split)
                 results[trial.uid] |= mean_by_distance(tally.scores, split)
         return results
 
@@ -339,17 +346,25 @@ class Engine:
         asked = [place for place, trial in enumerate(trials) if trial.data.answer_metrics]
         if not asked:
             return
-        base, chosen = self.base, [trials[place] for place in asked]
-        lms = [
-            LatentLM(base.model, base.tokenizer, trial.rules, trial.latents.detach().clone())
-            for trial in chosen
-        ]
+        chosen = [trials[place] for place in asked]
+        lms = [self._decoder_of(trial) for trial in chosen]
         scores = yield from answer_scoring(lms, [trial.data for trial in chosen], split)
         for place, found in zip(asked, scores, strict=True):
             if isinstance(found, TaskError):  # another trial's answers may be fine
                 trials[place].failure = found
             else:
                 tallies[place].scores += found
+
+    def _decoding_cost(self, trial: ResidentTrial, split: Split) -> dict[str, float]:
+        """Milliseconds per generated token, where they are asked for; measured once per join."""
+        if trial.times_decoding and trial.ms_per_token is None:
+            trial.ms_per_token = ms_per_token(self._decoder_of(trial), trial.data.rows(split))
+        return {} if trial.ms_per_token is None else {DECODING_TIME: trial.ms_per_token}
+
+    def _decoder_of(self, trial: ResidentTrial) -> LatentLM:
+        """The frozen model with a copy of a trial's latents."""
+        latents_LD = trial.latents.detach().clone()
+        return LatentLM(self.base.model, self.base.tokenizer, trial.rules, latents_LD)
 
     def _trial(self, uid: str) -> ResidentTrial:
         try:

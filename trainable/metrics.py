@@ -17,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 EXACT_MATCH = "exact_match"
+DECODING_TIME = "cost/ms_per_token"  # milliseconds per generated verbal token
 COMMON_METRICS = (EXACT_MATCH, "token_accuracy", "nll")
 METRIC_NAME = re.compile(r"[A-Za-z0-9_]+")
-_MINIMISED = frozenset({"nll", "extra_tokens_pct", "dropped_rows_pct"})
+_MINIMISED = frozenset({"nll", "extra_tokens_pct", "dropped_rows_pct", "ms_per_token"})
 
 Direction = Literal["minimize", "maximize"]  # Optuna's words
 

@@ -25,6 +25,7 @@ class ResidentTrial:
         budget_steps: the horizon of the learning-rate schedule.
         step: optimiser steps done.
         dropped_N: which training rows are too long for this trial and left out; None is none.
+        times_decoding: whether its evaluations time decoding too.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class ResidentTrial:
         budget_steps: int,
         step: int = 0,
         dropped_N: Bools | None = None,
+        times_decoding: bool = False,
     ) -> None:
         self.uid = uid
         self.config = config
@@ -48,6 +50,8 @@ class ResidentTrial:
         self.budget_steps = budget_steps
         self.dropped_N = dropped_N
         self.step = step
+        self.times_decoding = times_decoding
+        self.ms_per_token: float | None = None
         self.failure: LatentuneError | None = None
 
     @property

@@ -161,6 +161,11 @@ class Trigger:
         return self.region in (Region.RESPONSE, Region.BOTH)
 
     @property
+    def shown_pattern(self) -> str:
+        """The pattern on one line."""
+        return str(self.pattern).replace("\n", r"\n").replace("\t", r"\t")
+
+    @property
     def short_name(self) -> str:
         """`start4`, `comma2`, `aftercomma2`, `delimiter(=)2`, `every8x2`, `random0.1x2`.
 
@@ -181,8 +186,7 @@ class Trigger:
             after = self.side is Side.AFTER
             if self.pattern == ",":
                 return f"{'aftercomma' if after else 'comma'}{self.m}"
-            pattern = str(self.pattern).replace("\n", r"\n").replace("\t", r"\t")
-            return f"{'after' if after else 'delimiter'}({pattern}){self.m}"
+            return f"{'after' if after else 'delimiter'}({self.shown_pattern}){self.m}"
         return f"{self.kind}{self.m}"
 
 

@@ -65,29 +65,24 @@ def _is_small(artifact: Artifact) -> bool:
 
 def _draw(path: Path) -> Picture | str:
     # torch and transformers take seconds to import; a report without this picture needs none.
-    from orchestrator.attention_data import Subject, triggers_of_groups
+    from orchestrator.attention_data import subject_of
     from orchestrator.attention_figure import draw
     from orchestrator.usage import attach_folder, task_of
     from trainable.attention import read_attention
 
     lm, latents = attach_folder(path, None)
     artifact = latents.artifact
-    strategy = artifact.config.strategy
     data = EncodedTask(task_of(artifact, lm, ()), lm.tokenizer)
     split: Split = "val_ood" if "val_ood" in data.splits else "val_id"
     row = min(data.rows(split)[:_LOOKED_AT], key=lambda found: len(found.ids))
     if len(row.ids) > MOST_TOKENS:
         row = EncodedRow(row.ids[:MOST_TOKENS], min(row.query_length, MOST_TOKENS), row.distance)
-    shares = read_attention(lm.frozen, lm.latents, lm.rules, row, strategy.group_sizes)
+    shares = read_attention(
+        lm.frozen, lm.latents, lm.rules, row, artifact.config.strategy.group_sizes
+    )
     if not shares.sites:
         return f"the strategy makes no site in the first row of {split}"
-    subject = Subject(
-        strategy=strategy.short_name,
-        trial_uid=str(artifact.provenance.get("trial_uid", "unknown trial")),
-        tokens=[str(lm.tokenizer.decode([token])) for token in row.ids.tolist()],
-        query_length=row.query_length,
-        triggers=triggers_of_groups(strategy),
-    )
+    subject = subject_of(artifact, lm, row)
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "attention.png"
         draw(file, shares, subject)

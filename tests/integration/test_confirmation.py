@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import Counter
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from orchestrator.cli import main
 from orchestrator.config import SearchConfig
 from orchestrator.confirmation import confirm
+from orchestrator.confirmation_record import ConfirmationRecord
 from orchestrator.driver import run
 from orchestrator.errors import ConfirmationError, ConfirmationHaltedError
 from tests.integration.small_search import Left, small_config
@@ -39,7 +42,12 @@ class StopAt:
             self.event.set()
 
 
-def test_a_search_is_confirmed_at_its_end_and_once(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_search_is_confirmed_at_its_end_and_once(
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     config = confirming(tiny_folder)
     result = run(config, home=tmp_path)
     record = result.confirmation
@@ -56,7 +64,45 @@ def test_a_search_is_confirmed_at_its_end_and_once(tiny_folder: Path, tmp_path: 
     written = left.folder.events.read_bytes()
     assert run(config, home=tmp_path).confirmation == record
     assert confirm(config.name, home=tmp_path) == record
+    monkeypatch.setenv("LATENTUNE_HOME", str(tmp_path))
+    for arguments in ([], ["--json"]):
+        monkeypatch.setattr(sys, "argv", ["latentune", "confirm", config.name, *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert not ended.value.code
+    assert ConfirmationRecord.model_validate_json(capsys.readouterr().out) == record
     assert left.folder.events.read_bytes() == written
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere"], "there is no search 'nowhere'"),
+        (["small", "--set", "budget.trials=9"], "only fields of `confirm`"),
+        (["small", "--set", "confirm.seeds=1"], "expected greater than or equal to 2"),
+    ],
+)
+def test_the_command_refuses(
+    arguments: list[str],
+    words: str,
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = confirming(tiny_folder)
+    folder = Left(tmp_path, config).folder
+    folder.path.mkdir(parents=True)
+    folder.study.touch()
+    folder.config.write_text(config.to_yaml())
+    monkeypatch.setenv("LATENTUNE_HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["latentune", "confirm", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out) == (2, "")
+    assert words in err
 
 
 def _every_item_is_kept(left: Left, record: Any) -> None:

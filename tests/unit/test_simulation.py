@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.simulation import Search, StepTime, rungs_between, simulate
+from benchmarks.simulation import Driver, Search, StepTime, rungs_between, simulate
 
 PER_TRIAL = StepTime((1, 2), (1.0, 2.0))  # a second per trial-step: no gain by fusion
+FREE = Driver(0.0)
 CONSTANT = StepTime((1, 64), (1.0, 1.0))  # a step costs the same however many share it
 
 
@@ -22,22 +23,29 @@ def test_step_times_between_and_beyond_what_was_measured() -> None:
 
 
 def test_one_trial_takes_its_steps_and_its_trips() -> None:
-    assert simulate(Search(1, [[2, 3]], 1), PER_TRIAL, 0.0) == pytest.approx(5)
-    assert simulate(Search(1, [[2, 3]], 1), PER_TRIAL, 0.5) == pytest.approx(6)
+    assert simulate(Search(1, [[2, 3]], 1), PER_TRIAL, FREE) == pytest.approx(5)
+    assert simulate(Search(1, [[2, 3]], 1), PER_TRIAL, Driver(0.5)) == pytest.approx(6)
 
 
 def test_engines_share_trials_evenly() -> None:
     trials = [[4]] * 8
-    assert simulate(Search(1, trials, 8), PER_TRIAL, 0.0) == pytest.approx(32)
-    assert simulate(Search(4, trials, 8), PER_TRIAL, 0.0) == pytest.approx(8)
+    assert simulate(Search(1, trials, 8), PER_TRIAL, FREE) == pytest.approx(32)
+    assert simulate(Search(4, trials, 8), PER_TRIAL, FREE) == pytest.approx(8)
 
 
 def test_trials_wait_for_a_place() -> None:
-    assert simulate(Search(1, [[4]] * 8, 2), CONSTANT, 0.0) == pytest.approx(16)
-    assert simulate(Search(1, [[4]] * 8, 8), CONSTANT, 0.0) == pytest.approx(4)
+    assert simulate(Search(1, [[4]] * 8, 2), CONSTANT, FREE) == pytest.approx(16)
+    assert simulate(Search(1, [[4]] * 8, 8), CONSTANT, FREE) == pytest.approx(4)
 
 
 def test_a_trial_that_moves_leaves_the_fuller_engine() -> None:
     trials = [[2, 8], [1], [2, 8], [1]]  # the two that go on share engine 0
-    assert simulate(Search(2, trials, 2), PER_TRIAL, 0.0) == pytest.approx(20)
-    assert simulate(Search(2, trials, 2, moves=True), PER_TRIAL, 0.0) == pytest.approx(12)
+    assert simulate(Search(2, trials, 2), PER_TRIAL, FREE) == pytest.approx(20)
+    assert simulate(Search(2, trials, 2, moves=True), PER_TRIAL, FREE) == pytest.approx(12)
+
+
+def test_a_driver_takes_one_report_at_a_time() -> None:
+    """Two trials start half a second apart, and each has its engine to itself."""
+    trials = [[4], [4]]
+    assert simulate(Search(2, trials, 1), PER_TRIAL, Driver(1.0)) == pytest.approx(5)
+    assert simulate(Search(2, trials, 1), PER_TRIAL, Driver(1.0, 0.5)) == pytest.approx(5.5)
