@@ -29,6 +29,7 @@ from orchestrator.confirmation_record import (
 )
 from orchestrator.confirmation_work import Work
 from orchestrator.control import Requests
+from orchestrator.disk import naming_any_full_disk
 from orchestrator.driver_lock import driver_lock
 from orchestrator.engine_actor import leased_engine
 from orchestrator.engine_calls import RayEngineCalls
@@ -82,7 +83,7 @@ def confirm(
             )
     config = load_search(folder.config, overrides)
     uri = tracking_uri(home_folder(home), config.tracking.uri)
-    with driver_lock(folder):
+    with naming_any_full_disk(folder.path), driver_lock(folder):
         Requests(folder).forget_search()
         if changed := data_differences(config, folder):
             listed = "\n".join(f"  {line}" for line in changed)

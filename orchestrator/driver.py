@@ -106,8 +106,8 @@ def run(
     new = not folder.path.exists()
     try:
         with (
-            driver_lock(folder) as fence,
             naming_any_full_disk(folder.path),
+            driver_lock(folder) as fence,
             ExitStack() as opened,
         ):
             Requests(folder).forget_search()

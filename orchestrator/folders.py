@@ -9,7 +9,7 @@ LATENTUNE_HOME/                  default ./.latentune
     reproduce.json               versions, fingerprints, seeds, order of asks
     control/                     requests that the driver polls
     reruns/UID/                  a trial trained again by `latentune rerun`
-    trials/UID/STEP.safetensors  trial states, kilobytes
+    trials/UID/STEP-SHA256.safetensors  trial states, kilobytes
     artifacts/UID/               what each ended trial hands over
     confirm/                     confirmation.json, items.parquet, members/
 """

@@ -2,7 +2,7 @@
 
     members ─► one engine, in one fused batch, in rounds where they are too many
        │ after each stretch: state, event          at the end: report, yes or no per test item
-       └─► trials/UID/STEP.safetensors             └─► confirm/members/UID.json, UID-ROWS.parquet
+       └─► trials/UID/STEP-….safetensors           └─► confirm/members/UID.json, UID-ROWS.parquet
 
 What is on disk is not done again: a confirmation that was killed goes on from the members'
 last states. Seed i decides the init and the order of examples of the i-th member of every

@@ -125,6 +125,10 @@ class Outbox:
             self._child(event.trial_uid).tags["state_damaged"] = problems[:TAG_CHARS]
         elif event.type in ("candidate", "champion"):
             self._candidate(event, event.trial_uid)
+        elif event.type == "trial_lost":  # another attempt has begun, in the same run
+            self._child(event.trial_uid).tags["attempt"] = str(event.attempt + 1)
+        elif event.type == "trial_orphan":
+            pass  # what a lost attempt reports late is told to nobody
         else:
             logger.warning("event %d (%s) is passed over: unknown type", event.seq, event.type)
 

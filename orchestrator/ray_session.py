@@ -72,6 +72,7 @@ def run_trials(
     """Let Tune run thin trials, `concurrent` at a time, until the searcher has no more."""
     # Tune misses the result files that it was told not to write.
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune.tune").addFilter(_is_news)
     tune.Tuner(
         tune.with_resources(trainable, {"cpu": 0.01}),
         tune_config=tune.TuneConfig(
@@ -89,6 +90,11 @@ def run_trials(
             failure_config=tune.FailureConfig(max_failures=_LOST_PROCESS_RETRIES),
         ),
     ).fit()
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not that a full disk had no room for Tune's snapshot: nobody would have read it."""
+    return "snapshotting failed" not in record.getMessage()
 
 
 def engine_clock(engine: Any) -> dict[str, float]:

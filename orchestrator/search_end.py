@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ from orchestrator.events import EventLog
 from orchestrator.files import write_atomic
 from orchestrator.folders import SearchFolder
 from orchestrator.ledger import Ledger, LedgerTrial, TrialStatus
-from orchestrator.manifest import manifest_sha256
 from orchestrator.opening import engine_options
 from orchestrator.report.telling import tell_report
 from orchestrator.reproduction import describe_search
@@ -26,7 +26,10 @@ from orchestrator.results import (
     spent_record,
 )
 from orchestrator.search_data import SearchData
+from orchestrator.told_manifests import told_manifests
 from orchestrator.tracking import finish_shipping
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,12 +91,15 @@ class SearchEnd:
         if best is None:
             return
         uid = self.folder.uid(best.number)
-        artifact = self.folder.artifact(uid)
+        artifact, told = self.folder.artifact(uid), told_manifests(self.events.read()).get(uid)
+        if told is None:
+            logger.warning("trial %s is the best, but its last state was damaged: no latents", uid)
+            return
         self.events.append(
             "candidate",
             {
                 "artifact": str(artifact.relative_to(self.folder.path)),
-                "manifest_sha256": manifest_sha256(artifact),
+                "manifest_sha256": told[-1],  # not that of what the disk makes of it by now
                 "metrics": dict(best.metrics),
                 "name": best.config.strategy.short_name,
             },

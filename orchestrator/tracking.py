@@ -213,7 +213,7 @@ def finish_shipping(
         "tracking at %s does not have everything yet (%s); nothing is lost: `latentune sync %s` "
         "delivers the rest (see %s)",
         without_credentials(uri, uri),
-        cursor.trouble or "it takes its time",
+        cursor.trouble or ("it takes its time" if shipper.poll() is None else "the shipper ended"),
         search_dir.name,
         search_dir / "shipper.log",
     )

@@ -1,5 +1,6 @@
 import logging
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -218,3 +219,77 @@ def test_a_trial_that_was_cut_early_is_registered_by_hand(
     assert manifest_sha256(folder) == manifest_sha256(search.folder / f"artifacts/{NAME}-1")
     with pytest.raises(SearchNotFoundError, match="no alias"):
         register_trial(NAME, 1, home=search.home, alias="v1")
+
+
+def test_a_forged_tag_is_refused_by_the_search_s_own_event_log(
+    search: TrackedSearch, tmp_path: Path
+) -> None:
+    """Files and tag agree with each other, and are not what the search handed over."""
+    client = Stored(search.uri).client
+    source = candidate_files(search)
+    (source / "README.md").write_text("other files")
+    forged, before = manifest_sha256(source), manifest_sha256(search.folder / f"artifacts/{NAME}-3")
+    version = client.get_model_version_by_alias(NAME, "candidate").version
+    run = Stored(search.uri).runs[f"{NAME}-3"].info.run_id
+    client.set_model_version_tag(NAME, version, "manifest_sha256", forged)
+    client.set_tag(run, "manifest_sha256", forged)
+    try:
+        for name in (NAME, f"{NAME}@trial-3"):
+            with pytest.raises(ManifestError, match=r"events.jsonl|event log .* no such folder"):
+                download(name, to=tmp_path / "to", home=search.home)
+        with pytest.raises(ManifestError, match="no such folder"):
+            register_trial(NAME, 3, home=search.home)
+    finally:
+        client.set_model_version_tag(NAME, version, "manifest_sha256", before)
+        client.set_tag(run, "manifest_sha256", before)
+    assert not (tmp_path / "to").exists()
+
+
+def test_another_trial_s_digest_on_a_trial_is_a_forged_tag(
+    search: TrackedSearch, tmp_path: Path
+) -> None:
+    stored = Stored(search.uri)
+    run = stored.runs[f"{NAME}-1"].info.run_id
+    own, other = (manifest_sha256(search.folder / f"artifacts/{NAME}-{n}") for n in (1, 3))
+    stored.client.set_tag(run, "manifest_sha256", other)
+    try:
+        with pytest.raises(ManifestError, match="its tag was changed"):
+            download(NAME, trial=1, to=tmp_path / "to", home=search.home)
+    finally:
+        stored.client.set_tag(run, "manifest_sha256", own)
+
+
+@pytest.mark.parametrize("name", ARTIFACT_FILES)
+def test_a_file_that_was_cut_short_is_named(
+    search: TrackedSearch, tmp_path: Path, name: str
+) -> None:
+    path = candidate_files(search) / name
+    path.write_bytes(path.read_bytes()[:-2])
+    size = path.stat().st_size
+    with pytest.raises(ManifestError, match=rf"{name} \({size} bytes\) at .*cut short on the way"):
+        download(NAME, to=tmp_path / "to", home=search.home)
+    assert list(tmp_path.glob("*to*")) == []
+
+
+def test_pulls_beside_an_alias_that_moves_get_one_version_or_the_other(
+    search: TrackedSearch, tmp_path: Path
+) -> None:
+    client = Stored(search.uri).client
+    sound = {manifest_sha256(search.folder / f"artifacts/{NAME}-{number}") for number in (0, 3)}
+    over, seen = threading.Event(), set()
+
+    def move() -> None:
+        while not over.is_set():
+            for version in ("1", "2"):
+                client.set_registered_model_alias(NAME, "champion", version)
+
+    moving = threading.Thread(target=move)
+    moving.start()
+    try:
+        for number in range(12):
+            seen.add(manifest_sha256(download(NAME, to=tmp_path / str(number), home=search.home)))
+    finally:
+        over.set()
+        moving.join()
+        client.delete_registered_model_alias(NAME, "champion")
+    assert seen <= sound

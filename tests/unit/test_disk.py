@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import errno
-import os
-import shutil
 import sqlite3
-import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -25,6 +22,7 @@ from orchestrator.disk import (
 from orchestrator.errors import HomeError
 from orchestrator.events import EventLog, read_events
 from orchestrator.files import write_atomic
+from tests.small_disk import fill, small_disk
 from tests.unit.ledgers import open_ledger, search_config
 from trainable.artifact import Artifact
 from trainable.errors import DiskFullError
@@ -125,37 +123,13 @@ def test_whatever_a_full_disk_became_on_the_way_is_named(
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MB, where this machine lets us have one."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount, umount = shutil.which("mount"), shutil.which("umount")
-    if mount is None or umount is None or os.geteuid() != 0:
-        pytest.skip("only root may mount a small file system")
-    options = ["-t", "tmpfs", "-o", "size=1m,nr_inodes=100", "tmpfs", str(folder)]
-    if subprocess.run([mount, *options], capture_output=True, check=False).returncode:
-        pytest.skip("this machine mounts no tmpfs")
-    try:
+def small(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "small", "1m") as folder:
         yield folder
-    finally:
-        subprocess.run([umount, "-l", str(folder)], check=True)
 
 
-def fill(folder: Path) -> Path:
-    """Take all the space there is, to the last byte."""
-    path = folder / "ballast"
-    with path.open("wb", buffering=0) as file:
-        for size in (4096, 1):
-            try:
-                while file.write(bytes(size)):
-                    pass
-            except OSError as error:
-                assert error.errno == errno.ENOSPC
-    return path
-
-
-def test_on_a_really_full_disk_all_that_was_stored_stays_and_goes_on(small_disk: Path) -> None:
-    log_path, trial, artifact = (small_disk / name for name in ("events.jsonl", "uid", "latents"))
+def test_on_a_really_full_disk_all_that_was_stored_stays_and_goes_on(small: Path) -> None:
+    log_path, trial, artifact = (small / name for name in ("events.jsonl", "uid", "latents"))
     latents = Artifact(
         latents=np.zeros((0, 4), np.float32), config=TrialConfig(), base_model={"path": "bundled"}
     )
@@ -163,8 +137,8 @@ def test_on_a_really_full_disk_all_that_was_stored_stays_and_goes_on(small_disk:
         log.append("search_started", {"search": "s"})
         save_state(trial, 60, b"sixty" * 1000)
         latents.save(artifact)
-        write_atomic(small_disk / "result.json", b"{}")
-        ballast = fill(small_disk)
+        write_atomic(small / "result.json", b"{}")
+        ballast = fill(small)
         with pytest.raises(DiskFullError, match=r"events\.jsonl"):
             log.append("trial_report", {"curve": list(range(5000))})
         with pytest.raises(DiskFullError, match="00000180"):
@@ -172,28 +146,28 @@ def test_on_a_really_full_disk_all_that_was_stored_stays_and_goes_on(small_disk:
         with pytest.raises(DiskFullError, match="latents"):
             latents.save(artifact)
         with pytest.raises(DiskFullError, match=r"result\.json"):
-            write_atomic(small_disk / "result.json", bytes(10_000))
+            write_atomic(small / "result.json", bytes(10_000))
         assert [event.type for event in read_events(log_path)] == ["search_started"]
         assert load_state(trial, 60) == b"sixty" * 1000
         assert load_state(trial, 180) is None
         assert Artifact.load(artifact).config == TrialConfig()
-        assert (small_disk / "result.json").read_bytes() == b"{}"
+        assert (small / "result.json").read_bytes() == b"{}"
         ballast.unlink()
         assert log.append("trial_report", {"curve": list(range(5000))}).seq == 1
         save_state(trial, 180, b"180" * 5000)
     assert load_state(trial, 180) == b"180" * 5000
 
 
-def test_a_ledger_on_a_full_disk_is_named_and_goes_on(small_disk: Path) -> None:
-    ledger = open_ledger(small_disk)
+def test_a_ledger_on_a_full_disk_is_named_and_goes_on(small: Path) -> None:
+    ledger = open_ledger(small)
     asked = ledger.ask()
     assert asked is not None
-    ballast = fill(small_disk)
-    with pytest.raises(DiskFullError, match="disk full"), naming_any_full_disk(small_disk):
+    ballast = fill(small)
+    with pytest.raises(DiskFullError, match="disk full"), naming_any_full_disk(small):
         while ledger.ask():
             pass
     ballast.unlink()
-    again = open_ledger(small_disk)
+    again = open_ledger(small)
     first = again.ask()
     assert first is not None
     assert first.number == asked.number

@@ -170,7 +170,8 @@ def test_a_full_disk_is_said_with_the_file_and_what_to_do(
         calls.append(data)
         return write(number, data[:5])
 
-    whole, calls, write = write_three(path), [], os.write
+    whole, write = write_three(path), os.write
+    calls: list[bytes] = []
     with EventLog(path) as log:
         monkeypatch.setattr("orchestrator.events.os.write", part)
         with pytest.raises(DiskFullError, match=r"disk full: .*events.jsonl .*run the same"):

@@ -248,3 +248,34 @@ def test_the_best_so_far_has_at_most_200_points_however_many_trials() -> None:
     points = [p for p in story.batch().parent.points if p.key == f"best/{OBJECTIVE}"]
     assert 50 <= len(points) <= 200
     assert points[-1] == (f"best/{OBJECTIVE}", 0.999, points[-1].time_ms, 1000)
+
+
+def test_a_lost_attempt_is_the_same_run_and_its_late_report_is_no_point() -> None:
+    story = Story()
+    story.start("s-0")
+    story.tell("trial_lost", "s-0", step=60)
+    story.tell("trial_orphan", "s-0", step=180, metrics={OBJECTIVE: 0.9}, failed=None)
+    story.tell("state_damaged", "s-0", step=180, problems=["the state at 60 is missing"])
+    run = story.batch().children["s-0"]
+    assert (run.tags["attempt"], run.points) == ("2", [])
+    assert run.tags["state_damaged"] == "the state at 60 is missing"
+
+
+def test_a_batch_says_whether_anything_still_runs() -> None:
+    story = Story()
+    assert not story.batch().ended
+    for type, ended in (
+        ("search_ended", True),
+        ("search_started", False),
+        ("search_ended", True),
+        ("confirm_started", False),
+        ("confirm_ended", True),
+    ):
+        story.tell(type, **(story.events[0].payload if type == "search_started" else {"state": ""}))
+        assert story.batch().ended == ended, type
+
+
+def test_the_end_of_a_killed_driver_leaves_the_result_that_was_told_before() -> None:
+    story = Story()
+    story.tell("search_ended", state="interrupted", trials={"running": 1})
+    assert "result.json" not in story.batch().parent.documents

@@ -1,13 +1,18 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from orchestrator import tracking
 from orchestrator.errors import TrackingError, TrackingUriError
 from orchestrator.tracking import (
     Cursor,
     artifact_root,
     default_uri,
+    finish_shipping,
     read_cursor,
+    store_id,
     tracking_uri,
     write_cursor,
 )
@@ -49,3 +54,88 @@ def test_a_scheme_that_mlflow_does_not_know_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TrackingUriError, match=r"tracking.uri='bogus://x'.*sqlite"):
         tracking_uri(tmp_path, "bogus://x")
     assert tracking_uri(tmp_path, "postgresql+psycopg2://db/x") == "postgresql+psycopg2://db/x"
+
+
+class Process:
+    """A shipper's process, which lives until it is said to have ended."""
+
+    def __init__(self, code: int | None = None) -> None:
+        self.code = code
+
+    def poll(self) -> int | None:
+        return self.code
+
+    def wait(self, timeout: float) -> int:
+        raise subprocess.TimeoutExpired("shipper", timeout)
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Process]:
+    """The shippers that were started; none of them does anything."""
+    made: list[Process] = []
+
+    def start(*_: object) -> Process:
+        made.append(Process())
+        return made[-1]
+
+    monkeypatch.setattr(tracking, "start_shipper", start)
+    monkeypatch.setattr(tracking, "_TROUBLE_WAIT_S", 0.0)
+    return made
+
+
+URI = "http://me:secret@host:5000"
+
+
+def finish(folder: Path, shipper: Process | None) -> bool:
+    return finish_shipping(folder, URI, 6, shipper)  # type: ignore[arg-type]
+
+
+def test_a_driver_does_not_wait_for_a_store_that_is_away(
+    tmp_path: Path, started: list[Process], caplog: pytest.LogCaptureFixture
+) -> None:
+    write_cursor(tmp_path, Cursor(next_seq=3, trouble="it does not answer: refused"))
+    assert not finish(tmp_path, Process())
+    assert not started
+    assert "tracking at http://host:5000 does not have everything yet" in caplog.text
+    assert "(it does not answer: refused)" in caplog.text
+    assert f"`latentune sync {tmp_path.name}` delivers the rest" in caplog.text
+
+
+def test_a_driver_waits_no_longer_than_a_minute(
+    tmp_path: Path,
+    started: list[Process],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(tracking, "SHIPPING_WAIT_S", 0.01)
+    assert not finish(tmp_path, Process())
+    assert "it takes its time" in caplog.text
+
+
+def test_a_driver_whose_shipper_died_starts_another(
+    tmp_path: Path, started: list[Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "SHIPPING_WAIT_S", 0.01)
+    assert not finish(tmp_path, Process(code=-9))
+    assert len(started) == 1
+
+
+def test_nothing_is_started_where_all_was_delivered(tmp_path: Path, started: list[Process]) -> None:
+    write_cursor(tmp_path, Cursor(next_seq=7, trouble="of before"))
+    assert finish(tmp_path, None)
+    assert finish(tmp_path, Process())
+    assert not started
+
+
+def test_trouble_tells_no_cursor_from_another_and_stores_differ() -> None:
+    assert Cursor(next_seq=1) == Cursor(next_seq=1, trouble="away")
+    assert store_id("http://a:b@host") == store_id("http://host") != store_id("http://other")
+
+
+def test_nothing_that_a_driver_imports_imports_mlflow() -> None:
+    """The driver's thread cannot make a tracking call: it has nothing to make one with."""
+    modules = ["driver", "confirmation", "confirmation_work", "tune_adapters", "ray_session"]
+    code = "import sys\nsys.modules['mlflow'] = None\n"
+    code += "\n".join(f"import orchestrator.{module}" for module in modules)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
