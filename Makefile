@@ -4,9 +4,9 @@ BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export RAY_USAGE_STATS_ENABLED := 0
-.PHONY: demo demo-confirm test slow lint bench bench-settings bench-glue results lock audit clean
+.PHONY: demo demo-confirm test slow faults lint bench bench-settings bench-glue results lock audit clean
 
-demo demo-confirm test slow bench bench-settings bench-glue results: export HF_HUB_OFFLINE := 1
+demo demo-confirm test slow faults bench bench-settings bench-glue results: export HF_HUB_OFFLINE := 1
 
 demo: .venv/ready                   # the first search, end to end; again = goes on
 	$(BIN)/latentune run examples/quickstart.yaml
@@ -17,6 +17,9 @@ test: .venv/ready                   # all but slow and gpu
 	$(BIN)/python -m pytest
 slow: .venv/ready
 	$(BIN)/python -m pytest -m "slow and not gpu"
+faults: .venv/ready                 # what is killed, cut and filled; writes docs/reliability.md
+	FAULTS_RESULTS=benchmarks/results/faults.json $(BIN)/python -m pytest -m faults; \
+	  tried=$$?; $(BIN)/python -m benchmarks.reliability; exit $$tried
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import logging
 import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,23 +23,19 @@ from orchestrator.conductor import Conductor, EngineInfo, Quiet, Watcher
 from orchestrator.config import SearchConfig, load_search
 from orchestrator.control import Requests
 from orchestrator.costs import LayoutCosts, open_costs
-from orchestrator.disk import (
-    check_space,
-    check_writable,
-    disk_need,
-    naming_any_full_disk,
-    nearly_full,
-)
+from orchestrator.disk import check_space, check_writable, disk_need, naming_any_full_disk
 from orchestrator.driver_lock import driver_lock
 from orchestrator.errors import (
     ConfirmationError,
     ConfirmationHaltedError,
+    LedgerError,
 )
 from orchestrator.estimate import Costs, Work, budget_warnings, estimate, sample_trials
 from orchestrator.events import EventLog
 from orchestrator.files import write_atomic
 from orchestrator.first_trials import learn_from_earlier
 from orchestrator.folders import SearchFolder, home_folder
+from orchestrator.halting import Watch
 from orchestrator.ledger import Ledger, Role, TrialStatus
 from orchestrator.opening import (
     baseline_configs,
@@ -52,31 +47,19 @@ from orchestrator.opening import (
     open_ledger,
     refuse_differences,
 )
-from orchestrator.report.telling import tell_report
-from orchestrator.reproduction import describe_search
-from orchestrator.results import (
-    DataRecord,
-    Estimate,
-    SearchResult,
-    SearchState,
-    TimeSplit,
-    best_trial,
-    build_result,
-    spent_record,
-)
+from orchestrator.results import DataRecord, Estimate, SearchResult, SearchState, TimeSplit
 from orchestrator.safety.floors import check_floors
 from orchestrator.safety.ray_token import keep_ray_at_home
 from orchestrator.search_data import SearchData, data_differences, read_data
+from orchestrator.search_end import SearchEnd
 from orchestrator.spending import Meter, Spending
-from orchestrator.told_manifests import told_manifests
-from orchestrator.tracking import finish_shipping, start_shipper, tracking_uri
+from orchestrator.study.owner import forget_study
+from orchestrator.tracking import start_shipper, tracking_uri
 from trainable.artifact import versions
 from trainable.data import SEARCH_SPLITS
 from trainable.errors import DiskFullError
 
 logger = logging.getLogger(__name__)
-
-_POLL_S = 0.25
 
 
 def run(
@@ -106,6 +89,7 @@ def run(
         ConfigError: for a file that cannot be used.
         SearchExistsError: if the search exists with another configuration.
         SearchLockedError: if another driver runs it.
+        LedgerError: for a ledger that cannot be used, or that a newer version wrote.
         BaseModelError, TaskError: for a base model or task that cannot be used; nothing has
             been written then.
         HomeError: for a LATENTUNE_HOME that cannot be written.
@@ -126,18 +110,25 @@ def run(
     uri = tracking_uri(home_folder(home), config.tracking.uri)
     new = not folder.path.exists()
     try:
-        with naming_any_full_disk(folder.path), driver_lock(folder):
+        with (
+            naming_any_full_disk(folder.path),
+            driver_lock(folder) as fence,
+            ExitStack() as opened,
+        ):
             Requests(folder).forget_search()
             write_atomic(folder.config, config.to_yaml().encode())
             if not folder.data.exists():
                 write_atomic(folder.data, data.record.model_dump_json(indent=1).encode())
             costs = open_costs(config, home_folder(home))
-            ledger = open_ledger(config, folder, costs)
+            ledger = open_ledger(config, folder, costs, fence)
+            opened.callback(ledger.close)
             learn_from_earlier(ledger.study, config, home_folder(home))
             run = _Run(config, folder, data, ledger, costs, uri, watcher or Quiet(), began, say)
             return run.go(interrupt)
     except BaseException:
         if new and not has_begun(folder):  # a corrected file of the same name must not be refused
+            with suppress(LedgerError):  # what was wrong is to be said
+                forget_study(folder.path, config.name)
             shutil.rmtree(folder.path, ignore_errors=True)
         raise
 
@@ -168,17 +159,24 @@ class _Run:
         interrupt = interrupt or threading.Event()
         self.watcher.search_opened(self.ledger.all())
         with EventLog(self.folder.events) as events:
+            end = SearchEnd(
+                config=self.config,
+                folder=self.folder,
+                data=self.data,
+                ledger=self.ledger,
+                events=events,
+                uri=self.uri,
+            )
             spent = self._meter.seconds_left() <= 0 or not self._spending.is_open
             if spent and self._has_work():
-                return self._finish(events, "interrupted", None, shipper=None)
+                return end.finish("interrupted")
             if not self._has_work() and is_over(events):
-                result = self._finish(events, "complete", None, shipper=None)
-                return self._confirmed(events, interrupt, result)
+                return self._confirmed(events, interrupt, end.finish("complete"))
             # Ray and its parts take a second to import; a search that is over needs none.
             from orchestrator.ray_session import ray_session
 
             with ray_session(self.folder.path) as ray_scratch, ExitStack() as leases:
-                result = self._execute(events, interrupt, ray_scratch, leases)
+                result = self._execute(end, interrupt, ray_scratch, leases)
                 return self._confirmed(events, interrupt, result)
 
     def _confirmed(
@@ -207,78 +205,91 @@ class _Run:
         return running or self.ledger.has_work()
 
     def _execute(
-        self,
-        events: EventLog,
-        interrupt: threading.Event,
-        ray_scratch: Path,
-        leases: ExitStack,
+        self, end: SearchEnd, interrupt: threading.Event, scratch: Path, leases: ExitStack
     ) -> SearchResult:
-        import ray
-
-        from orchestrator.engine_actor import ask_engine, gpus_for, leased_engine
-        from orchestrator.ray_session import engine_clock, run_trials
-        from orchestrator.tune_adapters import LedgerScheduler, LedgerSearcher
+        """Train what is left, on an engine of this search."""
+        from orchestrator.engine_actor import gpus_for, leased_engine
+        from orchestrator.ray_session import engine_clock
 
         config = self.config
-        engine_of_ours = leased_engine(*engine_options(config), config.name)
-        with engine_of_ours as (name, engine, base_model):
+        with leased_engine(*engine_options(config), config.name) as (name, engine, base_model):
             # A second lease, until the confirmation has its own: the model stays loaded.
             leases.enter_context(leased_engine(*engine_options(config), f"{config.name}/next"))
             self._meter.gpus = gpus_for(engine_options(config)[0])
-            record = self.data.checked(ask_engine(engine.check, self.data.source))
-            write_atomic(self.folder.data, record.model_dump_json(indent=1).encode())
-            self.watcher.data_read(record)
-            left = self.config.budget.trials - len(self.ledger.all())
-            need = disk_need(self.config, base_model["hidden_size"], max(0, left), self.uri)
-            check_space(self.folder.path, need)
-            self._plan(engine)
-            events.append("search_started", self._describe(base_model, record))
+            self._announce(end.events, engine, base_model)
             shipper = start_shipper(self.folder.path, self.uri)
-            conductor = Conductor(
-                self.config,
-                self.folder,
-                self.ledger,
-                events,
-                EngineInfo(name, base_model),
-                self.data.source,
-                self.watcher,
-                self._spending,
-                lambda: self._meter.note(self._spending.tokens),
-            )
+            conductor = self._conductor(end.events, EngineInfo(name, base_model))
             conductor.settle()
-            ray.get(engine.unpause.remote([self.folder.uid(t.number) for t in self.ledger.all()]))
-            over = threading.Event()
-            halting = threading.Thread(
-                target=self._watch_for_halt,
-                args=(conductor, engine, interrupt, over),
-                daemon=True,
-            )
-            halting.start()
-            try:
-                if self.ledger.has_work() and not interrupt.is_set():
-                    run_trials(
-                        LedgerSearcher(conductor),
-                        LedgerScheduler(conductor, lambda uid: engine.leave.remote(uid) and None),
-                        self.config.engine.concurrent_trials,
-                        ray_scratch,
-                    )
-                clock = engine_clock(engine)
-            finally:
-                over.set()
-                halting.join()
-                Requests(self.folder).clear()
+            self._train(conductor, engine, interrupt, scratch)
+            clock = engine_clock(engine)
         state: SearchState = "interrupted" if self._has_work() else "complete"
-        split = TimeSplit(
+        self._meter.note(self._spending.tokens)
+        result = end.finish(state, self._split(clock), shipper, self.estimate)
+        if conductor.full_disk is not None and state == "interrupted":
+            raise DiskFullError(conductor.full_disk)
+        return result
+
+    def _announce(self, events: EventLog, engine: Any, base_model: dict[str, Any]) -> None:
+        """Check the rows against the model, show what the search will cost, and tell its start."""
+        from orchestrator.engine_actor import ask_engine
+
+        record = self.data.checked(ask_engine(engine.check, self.data.source))
+        write_atomic(self.folder.data, record.model_dump_json(indent=1).encode())
+        self.watcher.data_read(record)
+        left = self.config.budget.trials - len(self.ledger.all())
+        need = disk_need(self.config, base_model["hidden_size"], max(0, left), self.uri)
+        check_space(self.folder.path, need)
+        self._plan(engine)
+        events.append("search_started", self._describe(base_model, record))
+
+    def _conductor(self, events: EventLog, engine: EngineInfo) -> Conductor:
+        return Conductor(
+            self.config,
+            self.folder,
+            self.ledger,
+            events,
+            engine,
+            self.data.source,
+            self.watcher,
+            self._spending,
+            lambda: self._meter.note(self._spending.tokens, last=False),
+        )
+
+    def _train(
+        self, conductor: Conductor, engine: Any, interrupt: threading.Event, scratch: Path
+    ) -> None:
+        """Let Tune run the trials, until there are none or something ends the run early."""
+        import ray
+
+        from orchestrator.ray_session import run_trials
+        from orchestrator.tune_adapters import LedgerScheduler, LedgerSearcher, LostTrials
+
+        ray.get(engine.unpause.remote([self.folder.uid(t.number) for t in self.ledger.all()]))
+        watch = Watch(
+            conductor=conductor,
+            folder=self.folder,
+            interrupt=interrupt,
+            seconds_left=self._meter.seconds_left(),
+            pause=lambda uids: engine.pause.remote(uids),
+        )
+        with watch.kept():
+            if self.ledger.has_work() and not interrupt.is_set():
+                run_trials(
+                    LedgerSearcher(conductor),
+                    LedgerScheduler(conductor, lambda uid: engine.leave.remote(uid) and None),
+                    LostTrials(conductor),
+                    self.config.engine.concurrent_trials,
+                    scratch,
+                )
+
+    def _split(self, clock: dict[str, float]) -> TimeSplit:
+        return TimeSplit(
             total_s=time.monotonic() - self.began,
             train_s=clock["train_s"],
             evaluate_s=clock["evaluate_s"],
             trial_steps=int(clock["trial_steps"]),
             ask_s=self.ledger.ask_s,
         )
-        result = self._finish(events, state, split, shipper)
-        if conductor.full_disk is not None and state == "interrupted":
-            raise DiskFullError(conductor.full_disk)
-        return result
 
     def _plan(self, engine: Any) -> None:
         """Estimate what is left to do, on the engine at hand, and show it before it is spent."""
@@ -311,35 +322,6 @@ class _Run:
         self.began += thought_s
         self._meter.skip(thought_s)
 
-    def _watch_for_halt(
-        self,
-        conductor: Conductor,
-        engine: Any,
-        interrupt: threading.Event,
-        over: threading.Event,
-    ) -> None:
-        """Pause trials when a person or the time budget says so; runs in a thread of its own."""
-        requests, asked = Requests(self.folder), set[int]()
-        deadline = time.monotonic() + self._meter.seconds_left()
-        while not over.wait(_POLL_S):
-            new = [number for number in requests.trials() if number not in asked]
-            asked |= set(new)
-            to_pause = [conductor.stop_trial(number) for number in new]
-            if conductor.halted is None:
-                conductor.full_disk = conductor.full_disk or nearly_full(self.folder.path)
-                reason = (
-                    "interrupt" if interrupt.is_set()
-                    else "disk" if conductor.full_disk is not None
-                    else "stop" if requests.search()
-                    else "time" if time.monotonic() > deadline
-                    else None
-                )  # fmt: skip
-                if reason is not None:
-                    to_pause += conductor.halt(reason)
-            uids = [uid for uid in to_pause if uid is not None]
-            if uids:
-                engine.pause.remote(uids)
-
     def _describe(self, base_model: dict[str, Any], data: DataRecord) -> dict[str, Any]:
         return {
             "search": self.config.name,
@@ -350,66 +332,3 @@ class _Run:
             "base_model": base_model,
             "data": data.model_dump(mode="json", include={"rows", "dropped", "overlap", "sha256"}),
         }
-
-    def _finish(
-        self,
-        events: EventLog,
-        state: SearchState,
-        split: TimeSplit | None,
-        shipper: subprocess.Popen[bytes] | None,
-    ) -> SearchResult:
-        """Name the candidate, write the result, and wait until tracking has all of it."""
-        trials = self.ledger.all()
-        trained = [t for t in trials if t.status is not TrialStatus.INFEASIBLE]
-        if state == "complete" and all(t.status is TrialStatus.FAILED for t in trained):
-            state = "failed"
-        if split is not None:
-            self._meter.note(self._spending.tokens)
-        result = build_result(
-            self.config,
-            self.folder,
-            trials,
-            state=state,
-            tracking_uri=self.uri,
-            time=split,
-            spent=spent_record(self.config, trials, self.ledger.study),
-        ).model_copy(update={"estimate": self.estimate})
-        if split is not None:
-            self._append_candidate(events)
-            if self.config.tracking.report and state != "interrupted":
-                tell_report(events, self.folder, result)
-            outcome = {"best": result.best, "summary": result.summary}
-            ended = {"state": state, "trials": result.counts, "result": outcome}
-            ended["reproduce"] = self._save_reproduction(events)
-            events.append("search_ended", ended)
-        write_atomic(self.folder.result, result.model_dump_json(indent=1).encode())
-        finish_shipping(self.folder.path, self.uri, events.next_seq - 1, shipper)
-        return result
-
-    def _save_reproduction(self, events: EventLog) -> dict[str, Any]:
-        """Write all that the search's numbers depend on; the same as plain data."""
-        threads = engine_options(self.config)[1]["threads"]
-        found = describe_search(events.read(), self.data.digests, threads)
-        write_atomic(self.folder.reproduction, found.model_dump_json(indent=1).encode())
-        return found.model_dump(mode="json")
-
-    def _append_candidate(self, events: EventLog) -> None:
-        best = best_trial(self.ledger.all(), self.config.objective)
-        if best is None:
-            return
-        uid = self.folder.uid(best.number)
-        artifact, told = self.folder.artifact(uid), told_manifests(events.read()).get(uid)
-        if told is None:
-            logger.warning("trial %s is the best, but its last state was damaged: no latents", uid)
-            return
-        events.append(
-            "candidate",
-            {
-                "artifact": str(artifact.relative_to(self.folder.path)),
-                "manifest_sha256": told[-1],  # not that of what the disk makes of it by now
-                "metrics": dict(best.metrics),
-                "name": best.config.strategy.short_name,
-            },
-            trial_uid=uid,
-            attempt=best.attempts,
-        )

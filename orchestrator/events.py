@@ -34,7 +34,8 @@ _BEGIN, _SUM = b'{"seq":', ',"crc32":"'  # of a line, and of its last key
 
 EventType = Literal[
     "search_started", "trial_started", "trial_report", "trial_ended", "candidate", "report",
-    "search_ended", "confirm_started", "champion", "confirm_ended", "state_damaged",
+    "search_ended", "confirm_started", "champion", "confirm_ended", "trial_lost", "trial_orphan",
+    "state_damaged",
 ]  # fmt: skip
 
 

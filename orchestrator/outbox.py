@@ -126,7 +126,7 @@ class Outbox:
         elif event.type in ("candidate", "champion"):
             self._candidate(event, event.trial_uid)
         elif event.type == "trial_lost":  # another attempt has begun, in the same run
-            self._child(event.trial_uid).tags["attempt"] = str(event.payload["attempt"])
+            self._child(event.trial_uid).tags["attempt"] = str(event.attempt + 1)
         elif event.type == "trial_orphan":
             pass  # what a lost attempt reports late is told to nobody
         else:

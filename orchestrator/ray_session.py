@@ -17,7 +17,7 @@ from ray.exceptions import RayActorError
 from orchestrator.errors import ClusterError
 from orchestrator.safety.ray_token import secure_local_ray
 from orchestrator.thin_trial import ThinTrial
-from orchestrator.tune_adapters import LedgerScheduler, LedgerSearcher
+from orchestrator.tune_adapters import LedgerScheduler, LedgerSearcher, LostTrials
 
 _OBJECT_STORE_BYTES = 256 * 2**20  # reports are kilobytes
 _LOST_PROCESS_RETRIES = 3
@@ -64,13 +64,19 @@ def ray_session(folder: Path) -> Iterator[Path]:
 
 
 def run_trials(
-    searcher: LedgerSearcher, scheduler: LedgerScheduler, concurrent: int, scratch: Path
+    searcher: LedgerSearcher,
+    scheduler: LedgerScheduler,
+    lost: LostTrials,
+    concurrent: int,
+    scratch: Path,
+    trainable: type[ThinTrial] = ThinTrial,
 ) -> None:
     """Let Tune run thin trials, `concurrent` at a time, until the searcher has no more."""
     # Tune misses the result files that it was told not to write.
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune.tune").addFilter(_is_news)
     tune.Tuner(
-        tune.with_resources(ThinTrial, {"cpu": 0.01}),
+        tune.with_resources(trainable, {"cpu": 0.01}),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=scheduler,
@@ -82,9 +88,15 @@ def run_trials(
             name="trials",
             storage_path=str(scratch),
             verbose=0,
+            callbacks=[lost],
             failure_config=tune.FailureConfig(max_failures=_LOST_PROCESS_RETRIES),
         ),
     ).fit()
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not that a full disk had no room for Tune's snapshot: nobody would have read it."""
+    return "snapshotting failed" not in record.getMessage()
 
 
 def engine_clock(engine: Any) -> dict[str, float]:

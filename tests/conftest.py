@@ -10,7 +10,8 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,16 @@ from trainable.tasks.generation import GenerationTask
 torch.set_num_threads(1)
 
 MakeFolder = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def ray_scratch() -> Iterator[Path]:
+    """Ray's HOME. The same one for every Ray of this process, which remembers the token in it.
+
+    Under /tmp, because Ray's sockets need short paths.
+    """
+    with tempfile.TemporaryDirectory(prefix="lt", dir="/tmp", ignore_cleanup_errors=True) as path:
+        yield Path(path)
 
 
 def tiny_llama(

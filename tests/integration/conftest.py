@@ -8,14 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.small_search import environment, scratch_folder
-
-
-@pytest.fixture(scope="session")
-def ray_scratch() -> Iterator[Path]:
-    """Ray's HOME. The same one for every Ray of this process, which remembers the token in it."""
-    with scratch_folder() as scratch:
-        yield scratch
+from tests.integration.small_search import environment
 
 
 @pytest.fixture(scope="module")

@@ -123,9 +123,14 @@ class Interrupt(threading.Event):
         assert self.seen.wait(30)
 
 
+def own_processes(title: str) -> list[int]:
+    """The ids of our own Ray workers of this title."""
+    return [pid for pid in _descendants(os.getpid()) if title in _title(pid)]
+
+
 def kill_own(title: str) -> int:
     """SIGKILL our own Ray workers of this title, by id; returns how many there were."""
-    own = [pid for pid in _descendants(os.getpid()) if title in _title(pid)]
+    own = own_processes(title)
     for pid in own:
         os.kill(pid, signal.SIGKILL)
     for pid in own:

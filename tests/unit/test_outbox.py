@@ -253,7 +253,7 @@ def test_the_best_so_far_has_at_most_200_points_however_many_trials() -> None:
 def test_a_lost_attempt_is_the_same_run_and_its_late_report_is_no_point() -> None:
     story = Story()
     story.start("s-0")
-    story.tell("trial_lost", "s-0", step=60, attempt=2)
+    story.tell("trial_lost", "s-0", step=60)
     story.tell("trial_orphan", "s-0", step=180, metrics={OBJECTIVE: 0.9}, failed=None)
     story.tell("state_damaged", "s-0", step=180, problems=["the state at 60 is missing"])
     run = story.batch().children["s-0"]

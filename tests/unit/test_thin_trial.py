@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 
 from orchestrator import thin_trial
 from orchestrator.assignment import TrialReport
@@ -20,7 +20,13 @@ RUNGS = [2, 4, 8]
 class FakeTrial(ThinTrial):
     """A thin trial whose engine is a list of answers: an exception, or None for success."""
 
-    def __init__(self, folder: Path, start_step: int = 0, answers: tuple[Any, ...] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        start_step: int = 0,
+        answers: tuple[Any, ...] = (),
+        reported: bool = False,
+    ) -> None:
         self.answers = list(answers)
         self.goals: list[int] = []
         self.setup(
@@ -35,6 +41,7 @@ class FakeTrial(ThinTrial):
                 "splits": ["val_id"],
                 "engine": "e",
                 "folder": str(folder),
+                "reported": reported,
             }
         )
 
@@ -80,8 +87,18 @@ def test_a_pause_is_reported_where_it_stands(tmp_path: Path) -> None:
 def test_it_goes_on_from_its_step_and_repeats_a_rung(
     tmp_path: Path, start: int, goals: list[int]
 ) -> None:
-    """The driver may have died before it judged the rung where the trial goes on from."""
+    """It was paused on the rung where it goes on from, or its report was lost."""
     trial = FakeTrial(tmp_path, start)
+    for _ in goals:
+        trial.told()
+    assert trial.goals == goals
+
+
+@pytest.mark.parametrize(("start", "goals"), [(2, [4, 8]), (4, [8])])
+def test_a_rung_that_the_ledger_knows_is_not_paid_again(
+    tmp_path: Path, start: int, goals: list[int]
+) -> None:
+    trial = FakeTrial(tmp_path, start, reported=True)
     for _ in goals:
         trial.told()
     assert trial.goals == goals
@@ -120,11 +137,42 @@ def test_the_wait_begins_with_the_loss_not_with_the_rung(
 def test_its_own_fault_is_reported_not_tried_again(tmp_path: Path) -> None:
     trial = FakeTrial(tmp_path, 2, answers=(NumericError("lower optim.lr"),))
     report = trial.told()
-    assert (report.step, report.failed) == (2, "lower optim.lr")
+    assert (report.step, report.failed, report.failure) == (2, "lower optim.lr", "numeric")
     assert trial.goals == [2]
 
 
-def test_a_bug_is_raised_for_ray_to_see(tmp_path: Path) -> None:
+def raised_in_engine(error: Exception) -> Exception:
+    """As it comes out of an actor's method."""
+    raised: Exception = RayTaskError("train", "its traceback", error).as_instanceof_cause()
+    return raised
+
+
+def test_a_bug_in_the_engine_is_reported_once_and_its_traceback_kept(tmp_path: Path) -> None:
+    trial = FakeTrial(tmp_path, answers=(raised_in_engine(ZeroDivisionError("by zero")),))
+    report = trial.told()
+    assert (report.failed, report.failure) == ("ZeroDivisionError: by zero", "bug")
+    assert trial.goals == [2]
+    assert "its traceback" in (tmp_path / "error.txt").read_text()
+
+
+def test_memory_that_ran_out_is_tried_once_more(tmp_path: Path) -> None:
+    out = raised_in_engine(MemoryError("no room"))
+    trial = FakeTrial(tmp_path, answers=(out,))
+    assert (trial.told().step, trial.goals) == (2, [2, 2])
+    trial = FakeTrial(tmp_path, answers=(out, out))
+    report = trial.told()
+    assert (report.failed, report.failure) == ("MemoryError: no room", "out_of_memory")
+    assert trial.goals == [2, 2]
+
+
+def test_a_broken_device_is_raised_for_tune_to_start_again(tmp_path: Path) -> None:
+    broken = raised_in_engine(RuntimeError("CUDA error: ECC"))
+    with pytest.raises(RuntimeError) as caught:
+        FakeTrial(tmp_path, answers=(broken,)).told()
+    assert caught.value is broken
+
+
+def test_a_bug_of_the_trial_s_own_is_raised_for_tune_to_see(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         FakeTrial(tmp_path, answers=(ZeroDivisionError(),)).told()
 

@@ -1,0 +1,78 @@
+"""Watch for what ends a run early: a person, a request under control/, time, a full disk.
+
+Running trials are paused: each saves its state where it stands, and goes on in a later run. The
+watching thread asks the conductor and the engine, and touches no ledger: that has one writer.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from orchestrator.conductor import Conductor
+from orchestrator.control import Requests
+from orchestrator.disk import nearly_full
+from orchestrator.folders import SearchFolder
+
+_POLL_S = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch:
+    """What a run is watched for.
+
+    Args:
+        conductor: begins no trial any more once it is halted.
+        folder: where requests of other processes come to, and whose disk may fill up.
+        interrupt: set by a person.
+        seconds_left: of the time budgets, when the watch begins.
+        pause: tells the engine to pause trials, by uid.
+    """
+
+    conductor: Conductor
+    folder: SearchFolder
+    interrupt: threading.Event
+    seconds_left: float
+    pause: Callable[[Sequence[str]], object]
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Watch for as long as this lasts; what was asked for by then has been answered."""
+        over = threading.Event()
+        deadline = time.monotonic() + self.seconds_left
+        thread = threading.Thread(target=self._watch, args=(over, deadline), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+            Requests(self.folder).clear()
+
+    def _watch(self, over: threading.Event, deadline: float) -> None:
+        requests, asked = Requests(self.folder), set[int]()
+        while not over.wait(_POLL_S):
+            new = [number for number in requests.trials() if number not in asked]
+            asked |= set(new)
+            to_pause = [self.conductor.stop_trial(number) for number in new]
+            reason = self._reason(requests, deadline) if self.conductor.halted is None else None
+            if reason is not None:
+                to_pause += self.conductor.halt(reason)
+            uids = [uid for uid in to_pause if uid is not None]
+            if uids:
+                self.pause(uids)
+
+    def _reason(self, requests: Requests, deadline: float) -> str | None:
+        """Why the run is to end early, or None."""
+        if self.interrupt.is_set():
+            return "interrupt"
+        conductor = self.conductor
+        conductor.full_disk = conductor.full_disk or nearly_full(self.folder.path)
+        if conductor.full_disk is not None:
+            return "disk"
+        if requests.search():
+            return "stop"
+        return "time" if time.monotonic() > deadline else None

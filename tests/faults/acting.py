@@ -1,0 +1,44 @@
+"""Watchers that do something to a search while it runs, and what they do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+
+from orchestrator.ledger import LedgerTrial, TrialStatus
+from tests.integration.small_search import Watching, own_processes
+
+
+class AtReport(Watching):
+    """Runs an action at the n-th report of a search, in the driver's thread.
+
+    Args:
+        n: counted from 1.
+        action: what to do.
+    """
+
+    def __init__(self, n: int, action: Callable[[], None]) -> None:
+        super().__init__()
+        self._n = n
+        self._act = action
+
+    def trial_reported(self, trial: LedgerTrial, status: TrialStatus) -> None:
+        super().trial_reported(trial, status)
+        if len(self.reports) == self._n:
+            self._act()
+
+
+def freeze_own(title: str, seconds: float) -> int:
+    """SIGSTOP our own Ray workers of this title, and SIGCONT after a while; how many there were."""
+    frozen = own_processes(title)
+    for pid in frozen:
+        os.kill(pid, signal.SIGSTOP)
+    threading.Timer(seconds, _thaw, [frozen]).start()
+    return len(frozen)
+
+
+def _thaw(pids: list[int]) -> None:
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)

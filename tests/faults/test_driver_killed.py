@@ -1,0 +1,151 @@
+"""The driver is killed at twenty instants that a seed draws, and the search is run again."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator.driver import run
+from orchestrator.ledger import read_study
+from orchestrator.tracking import default_uri
+from tests.faults.aftermath import Aftermath, Scores, chaos_config
+from tests.faults.doomed import AT, INSTANTS
+from tests.faults.drivers import kill_driver
+from tests.faults.tally import Tally
+
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.filterwarnings("ignore"),  # Ray's and MLflow's own
+    pytest.mark.usefixtures("warm_engine"),
+]
+
+SEED = 6
+KILLS = 20
+LONGEST_INTERVAL = 4  # steps between two reports
+LONGEST_MS = 4000  # about what the trials of a chaos search take
+CHECKED = (
+    "trials, ends, runs, points exactly once; configurations and scores of a run without faults"
+)
+EARLY_STOPPED = [("before-tell", 3), ("after-tell", 5), ("result", 7), (AT, 1500)]
+# How often a search of four trials and three reports comes to an instant, at least.
+OFTEN = {"before-ask": 4, "during-ask": 4, "after-ask": 4, "artifact": 4, "shipping": 1}
+
+
+def drawn_instants(seed: int = SEED) -> list[tuple[str, int]]:
+    """Every named instant once, and moments on the clock."""
+    chance = random.Random(seed)  # noqa: S311 - faults, no secrets
+    named = [(name, chance.randint(1, OFTEN.get(name, 12))) for name in INSTANTS]
+    return named + [(AT, chance.randrange(LONGEST_MS)) for _ in range(KILLS - len(named))]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("instant", "count"), drawn_instants())
+def test_what_a_killed_driver_left_is_finished(
+    instant: str,
+    count: int,
+    tmp_path: Path,
+    mlflow_url: str,
+    reference: Scores,
+    tally: Tally,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_url)
+    config = chaos_config(f"killed-{instant}-{count}")
+    with tally.trying("driver: SIGKILL at a random instant, run again", CHECKED) as row:
+        died = kill_driver(config, tmp_path / "home", instant, count)
+        assert died or instant == AT, "the instant never came"
+        assert run(config, home=tmp_path / "home").state == "complete"
+        left = Aftermath(tmp_path / "home", config, mlflow_url)
+        row.steps_again += left.check(reference)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("instant", "count"), EARLY_STOPPED)
+def test_decisions_follow_from_the_recorded_order_of_reports(
+    instant: str,
+    count: int,
+    tmp_path: Path,
+    mlflow_url: str,
+    tally: Tally,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_url)
+    config = chaos_config(
+        f"stopped-{instant}-{count}", budget={"trials": 6, "steps": 8},
+        stopping={"kind": "asha", "min_steps": 2, "factor": 2, "metric": "val_id/nll"},
+        sampler={"kind": "tpe", "startup_trials": 2},
+    )  # fmt: skip
+    fault = "driver: SIGKILL under early stopping and TPE, run again"
+    with tally.trying(fault, "every recorded decision replayed from the recorded reports") as row:
+        assert kill_driver(config, tmp_path / "home", instant, count) or instant == AT
+        assert run(config, home=tmp_path / "home").state == "complete"
+        left = Aftermath(tmp_path / "home", config, mlflow_url)
+        row.steps_again += left.check()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_killed_again_and_again(
+    tmp_path: Path,
+    mlflow_url: str,
+    reference: Scores,
+    tally: Tally,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_url)
+    config = chaos_config("killed-again")
+    chance = random.Random(SEED + 1)  # noqa: S311 - faults, no secrets
+    with tally.trying("driver: one search killed five times in a row", CHECKED) as row:
+        for _ in range(5):
+            kill_driver(config, tmp_path / "home", AT, chance.randrange(LONGEST_MS // 2))
+        assert run(config, home=tmp_path / "home").state == "complete"
+        row.steps_again += Aftermath(tmp_path / "home", config, mlflow_url).check(reference)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("instant", "count"), [("after-tell", 2), ("before-tell", 4)])
+def test_a_budget_is_spent_once(
+    instant: str,
+    count: int,
+    tmp_path: Path,
+    mlflow_url: str,
+    tally: Tally,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_url)
+    budget = {"trials": 4, "steps": 8, "total_steps": 20}
+    config = chaos_config(f"budget-{instant}", budget=budget)
+    home = tmp_path / "home"
+    fault = "driver: SIGKILL under a budget of optimiser steps and of time, run again"
+    with tally.trying(fault, "steps at most one report interval over; time not counted twice"):
+        began = time.monotonic()
+        assert kill_driver(config, home, instant, count)
+        result = run(config, home=home)
+        assert result.state == "interrupted"
+        took_s = time.monotonic() - began
+        left = Aftermath(home, config, mlflow_url)
+        spent = sum(trial.step for trial in left.trials())
+        assert 20 <= spent <= 20 + LONGEST_INTERVAL, f"{spent} steps of a budget of 20"
+        counted_s = read_study(left.folder.path, config.name).user_attrs["spent_s"]
+        assert counted_s <= took_s, f"{counted_s} s counted of {took_s}"
+        assert run(config, home=home).state == "interrupted"
+        assert sum(trial.step for trial in left.trials()) == spent
+
+
+@pytest.mark.parametrize(("instant", "count"), [("during-ask", 2), ("before-tell", 3)])
+def test_a_killed_driver_costs_nothing(
+    instant: str,
+    count: int,
+    tmp_path: Path,
+    reference: Scores,
+) -> None:
+    config, home = chaos_config("killed"), tmp_path / "home"
+    assert kill_driver(config, home, instant, count)
+    assert run(config, home=home).state == "complete"
+    Aftermath(home, config, default_uri(home)).check(reference)

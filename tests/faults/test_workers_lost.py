@@ -1,0 +1,98 @@
+"""Workers, engines and nodes die or freeze under a running search."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator.driver import run
+from tests.faults.acting import AtReport, freeze_own
+from tests.faults.aftermath import Aftermath, Scores, chaos_config
+from tests.faults.drivers import start_driver
+from tests.faults.standing import Standing, bare_cluster
+from tests.faults.tally import Tally
+from tests.integration.small_search import kill_own, wait_until
+
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.slow,
+    pytest.mark.timeout(900),  # seconds each on a quiet machine
+    pytest.mark.filterwarnings("ignore"),  # Ray's and MLflow's own
+]
+
+THIN, ENGINE = "ray::ThinTrial", "ray::EngineActor"
+FROZEN_S = 8.0
+LATE_S = 5.0
+REPORTS = 12  # of a chaos search
+CHECKED = "trials, ends, runs, points exactly once; scores of a run without faults"
+_chance = random.Random(7)  # noqa: S311 - faults, no secrets
+KILLS = [
+    (place, title, _chance.randint(1, REPORTS - 1))
+    for place, title in enumerate((THIN,) * 6 + (ENGINE,) * 3)
+]
+WORDS = {THIN: "thin trials' processes", ENGINE: "engine"}
+
+
+@pytest.fixture
+def tracked(mlflow_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_url)
+    return mlflow_url
+
+
+@pytest.mark.usefixtures("warm_engine")
+@pytest.mark.parametrize(("place", "title", "report"), KILLS)
+def test_killed_workers(
+    place: int,
+    title: str,
+    report: int,
+    tmp_path: Path,
+    tracked: str,
+    reference: Scores,
+    tally: Tally,
+) -> None:
+    config = chaos_config(f"lost-{place}")
+    killed: list[int] = []
+    with tally.trying(f"{WORDS[title]}: SIGKILL at a random report", CHECKED) as row:
+        watcher = AtReport(report, lambda: killed.append(kill_own(title)))
+        assert run(config, home=tmp_path, watcher=watcher).state == "complete"
+        assert killed and killed[0] >= 1
+        row.steps_again += Aftermath(tmp_path, config, tracked).check(reference)
+
+
+@pytest.mark.usefixtures("warm_engine")
+@pytest.mark.parametrize("title", [THIN, ENGINE])
+def test_frozen_workers(
+    title: str, tmp_path: Path, tracked: str, reference: Scores, tally: Tally
+) -> None:
+    config = chaos_config(f"frozen-{title[5:].lower()}")
+    frozen: list[int] = []
+    fault = f"{WORDS[title]}: SIGSTOP for {FROZEN_S:.0f} s, then SIGCONT"
+    with tally.trying(fault, CHECKED) as row:
+        watcher = AtReport(3, lambda: frozen.append(freeze_own(title, FROZEN_S)))
+        assert run(config, home=tmp_path, watcher=watcher).state == "complete"
+        assert frozen and frozen[0] >= 1
+        row.steps_again += Aftermath(tmp_path, config, tracked).check(reference)
+
+
+def test_a_node_goes_and_another_comes_late(
+    standing: Standing, ray_scratch: Path, tmp_path: Path, tracked: str, tally: Tally
+) -> None:
+    """On a cluster whose head has room for thin trials and none for an engine."""
+    config, home = chaos_config("nodes"), tmp_path / "home"
+    left = Aftermath(home, config, tracked)
+    fault = f"the engine's node removed, another added {LATE_S:.0f} s later"
+    with (
+        tally.trying(fault, CHECKED.partition(";")[0]) as row,
+        bare_cluster(ray_scratch, head_cpus=0.5) as cluster,
+    ):
+        node = cluster.add(1)
+        with start_driver(config, home, RAY_ADDRESS=cluster.address) as driver:
+            wait_until(lambda: driver.poll() is not None or bool(left.events("trial_report")), 240)
+            cluster.remove(node)
+            time.sleep(LATE_S)
+            cluster.add(1)
+            assert driver.wait(240) == 0, left.events("search_ended")
+        row.steps_again += left.check()
