@@ -41,6 +41,7 @@ from orchestrator.console import (
     print_json,
     say,
 )
+from orchestrator.doctor.verb import doctor
 from orchestrator.errors import (
     ConfirmationHaltedError,
     EventLogError,
@@ -323,7 +324,7 @@ def spaces(
         print_json(space) if json else print_space(out, space)
 
 
-for verb in (pull, register, generate, evaluate, inspect, export, rerun):
+for verb in (pull, register, generate, evaluate, inspect, export, rerun, doctor):
     app.command()(verb)
 app.command(name="import")(import_)
 

@@ -8,6 +8,9 @@
     ├── EventLogError (ValueError)              an event log that was damaged
     ├── HomeError (OSError)                     a LATENTUNE_HOME that cannot be written
     ├── ClusterError (ConnectionError)          a Ray that cannot be reached
+    │   ├── EngineLostError                     an engine that died, with its trials in it
+    │   ├── EngineFullError                     an engine without room for another trial
+    │   └── ParcelError                         files that did not reach an engine's machine whole
     ├── LedgerError (RuntimeError)              a study that cannot be read
     ├── TrackingError (RuntimeError)            a tracking store or server that cannot be used
     │   └── TrackingUriError (ValueError)       ... because of what was asked for
@@ -84,6 +87,18 @@ class HomeError(LatentuneError, OSError):
 
 class ClusterError(LatentuneError, ConnectionError):
     """A Ray cluster that cannot be reached."""
+
+
+class EngineLostError(ClusterError):
+    """An engine that died, or that was ended because it hung."""
+
+
+class EngineFullError(ClusterError):
+    """An engine that has as many trials of a search as it takes."""
+
+
+class ParcelError(ClusterError):
+    """Files of the driver's machine that did not reach an engine's machine whole."""
 
 
 class LedgerError(LatentuneError, RuntimeError):

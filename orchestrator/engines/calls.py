@@ -1,4 +1,4 @@
-"""Many calls of one engine actor at a time, without Ray's words for what can go wrong."""
+"""Many calls of one engine at a time, without Ray's words for what can go wrong."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ from typing import Any, Protocol
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from orchestrator.errors import ClusterError
+from orchestrator.engines.fleet import Fleet
+from orchestrator.errors import EngineLostError
 from trainable.errors import LatentuneError
-
-
-class EngineLostError(ClusterError):
-    """An engine that died, and that Ray may be restarting."""
 
 
 class EngineCalls(Protocol):
@@ -39,23 +36,25 @@ class EngineCalls(Protocol):
         ...
 
 
-class RayEngineCalls:
-    """Calls of a real engine actor.
+class FleetCalls:
+    """Calls of a fleet's engine, and of its next one once that is lost.
 
     Args:
-        handle: the actor's.
+        fleet: of one engine at a time.
     """
 
-    def __init__(self, handle: Any) -> None:
-        self._handle = handle
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
 
     def ask(self, method: str, *arguments: Any) -> Any:
-        """As `EngineCalls`."""
-        return self.answer(self.begin(method, *arguments))
+        """As `EngineCalls`; what needs no trial is asked again where an engine is lost."""
+        if method == "join":
+            return self.answer(self.begin(method, *arguments))
+        return self._fleet.ask(method, *arguments)
 
     def begin(self, method: str, *arguments: Any) -> Any:
-        """As `EngineCalls`."""
-        return getattr(self._handle, method).remote(*arguments)
+        """As `EngineCalls`; waits for an engine where there is none."""
+        return getattr(self._fleet.first().handle, method).remote(*arguments)
 
     def ready(self, calls: Sequence[Any], timeout_s: float) -> list[Any]:
         """As `EngineCalls`."""
