@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from orchestrator.engines.fleet import Fleet
-from orchestrator.errors import EngineLostError
+from orchestrator.errors import ConfirmationHaltedError, EngineLostError
 from trainable.errors import LatentuneError
 
 
@@ -41,19 +41,30 @@ class FleetCalls:
 
     Args:
         fleet: of one engine at a time.
+        halt: whether to wait for no engine any more.
     """
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, halt: Callable[[], bool]) -> None:
         self._fleet = fleet
+        self._halt = halt
 
     def ask(self, method: str, *arguments: Any) -> Any:
         """As `EngineCalls`; what needs no trial is asked again where an engine is lost."""
-        if method == "join":
-            return self.answer(self.begin(method, *arguments))
-        return self._fleet.ask(method, *arguments)
+        while True:
+            try:
+                return self.answer(self.begin(method, *arguments))
+            except EngineLostError:
+                if method == "join":
+                    raise
 
     def begin(self, method: str, *arguments: Any) -> Any:
-        """As `EngineCalls`; waits for an engine where there is none."""
+        """As `EngineCalls`; waits for an engine where there is none.
+
+        Raises:
+            ConfirmationHaltedError: if it is halted before there is one.
+        """
+        if not self._fleet.wait(self._halt):
+            raise ConfirmationHaltedError("stopped while it waited for an engine")
         return getattr(self._fleet.first().handle, method).remote(*arguments)
 
     def ready(self, calls: Sequence[Any], timeout_s: float) -> list[Any]:

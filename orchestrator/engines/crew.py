@@ -105,6 +105,7 @@ class Crew:
         self.lost = 0
         self.refused: dict[str, str] = {}
         self.nodes: dict[str, Node] = {}
+        self._names: dict[str, str] = {}
         self._holder, self._host, self._say, self._now = holder, host, say, now
         self._parcels, self._depot, self._step_timeout_s = parcels, depot, step_timeout_s
         self._versions = own_versions()
@@ -143,8 +144,15 @@ class Crew:
 
     def node_name(self, member: CrewMember) -> str:
         """Its machine, for people."""
-        node = self.nodes.get(member.place.node)
-        return member.place.node[:8] if node is None else node.name
+        return self._names.get(member.place.node, member.place.node[:8])
+
+    def see(self, nodes: Sequence[Node]) -> None:
+        """Note what nodes there are, and give up engines whose machine has gone."""
+        self.nodes = {node.id: node for node in nodes}
+        self._names |= {node.id: node.name for node in nodes}
+        for member in list(self.members.values()):
+            if member.place.node not in self.nodes:
+                self.lose(member, "its node is gone")
 
     def start(self, name: str, place: Place) -> None:
         """Begin an engine at a place."""
@@ -210,12 +218,6 @@ class Crew:
             self.refused[place] = f"node {self.node_name(member)}: {told}"
             del self._losses[place]
         self._drop(member)
-
-    def lose_those_without_node(self) -> None:
-        """Give up engines whose machine has gone."""
-        for member in list(self.members.values()):
-            if member.place.node not in self.nodes:
-                self.lose(member, "its node is gone")
 
     def end(self, member: CrewMember) -> None:
         """Leave an engine, and end it where nobody else uses it."""

@@ -33,6 +33,7 @@ from trainable.errors import LatentuneError
 logger = logging.getLogger(__name__)
 
 BEAT_S = 0.25
+MOST_ENGINES = 16  # of one search: their trials' processes are all on the driver's machine
 _LOOK_S = 2.0  # how often the cluster is looked at
 _SAY_S = 60.0
 _HOPELESS = ("no-gpu", "no-node", "refused")
@@ -61,6 +62,11 @@ class FleetPlan:
     most: int | None = None
     step_timeout_s: float | None = None
     parcels: Mapping[str, Parcel] = field(default_factory=dict)
+
+    @property
+    def most_trials(self) -> int:
+        """The most trials that may ever run at once: each is a small process of the driver's."""
+        return self.trials_each * min(self.most or MOST_ENGINES, MOST_ENGINES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +114,7 @@ class Fleet:
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.plan = plan
-        self.trials_left = 1  # until the search says how many there are
+        self.work: Callable[[], int] = lambda: 1  # trials that are not at their end
         self.waiting: WaitingRecord | None = None
         self.gpu_s = 0.0
         self.is_kept = False  # whether the engines stay for whoever comes next
@@ -144,8 +150,8 @@ class Fleet:
             self._crew.pulse_all()
             return self._crew.clock
 
-    def first(self) -> CrewMember:
-        """Wait for an engine, and return it.
+    def wait(self, give_up: Callable[[], bool] = lambda: False) -> bool:
+        """Wait until an engine is ready; False where `give_up` says so first.
 
         Raises:
             BaseModelError: if the model cannot be used.
@@ -154,18 +160,28 @@ class Fleet:
         while not self._over.wait(BEAT_S):
             with self._lock:
                 if self._crew.ready:
-                    return self._crew.ready[0]
+                    return True
                 failure, waiting = self._crew.failure, self.waiting
             if isinstance(failure, LatentuneError):
                 raise failure
             if waiting is not None and waiting.kind in _HOPELESS and not self._cluster.can_grow:
                 raise ClusterError(f"no engine can be started: {waiting.detail}")
+            if give_up():
+                return False
         raise ClusterError("the engines have been closed")
+
+    def first(self) -> CrewMember:
+        """An engine that is ready, waited for. Raises as `wait`."""
+        while True:
+            self.wait()
+            with self._lock:
+                if self._crew.ready:
+                    return self._crew.ready[0]
 
     @property
     def base_model(self) -> Mapping[str, Any]:
         """What identifies the model, once an engine has loaded it."""
-        assert self._crew.base_model is not None, "`first` has not returned yet"
+        assert self._crew.base_model is not None, "no engine has been waited for"
         return self._crew.base_model
 
     def ask(self, method: str, *arguments: Any) -> Any:
@@ -245,8 +261,7 @@ class Fleet:
 
     def _look(self) -> None:
         crew, nodes = self._crew, self._cluster.nodes()
-        crew.nodes = {node.id: node for node in nodes}
-        crew.lose_those_without_node()
+        crew.see(nodes)
         self._adopt()
         views = {member.place.name: self._view(member) for member in crew.members.values()}
         wish = self._wish()
@@ -269,10 +284,9 @@ class Fleet:
         self._say_waiting()
 
     def _wish(self) -> Wish:
-        plan = self.plan
-        return Wish(
-            gpus=plan.gpus, trials=self.trials_left, trials_each=plan.trials_each, most=plan.most
-        )
+        plan, trials = self.plan, self.work()
+        most = min(plan.most or MOST_ENGINES, MOST_ENGINES)
+        return Wish(gpus=plan.gpus, trials=trials, trials_each=plan.trials_each, most=most)
 
     def _view(self, member: CrewMember) -> EngineView:
         return EngineView(member.state, member.trials(self.plan.holder), member.idle_s)
