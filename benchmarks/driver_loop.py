@@ -178,7 +178,7 @@ def measure(trials: int, *, tune: bool = False) -> dict[str, Any]:
 def run_with_tune(loop: Loop, scratch: Path) -> None:
     """The same search, as `latentune run` runs it."""
     run_trials(
-        LedgerSearcher(loop.conductor),
+        LedgerSearcher(loop.conductor, lambda: CONCURRENT),
         LedgerScheduler(loop.conductor, lambda uid: None),
         LostTrials(loop.conductor),
         CONCURRENT,

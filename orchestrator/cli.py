@@ -42,6 +42,7 @@ from orchestrator.console import (
     quiet_bars,
     say,
 )
+from orchestrator.doctor.verb import doctor
 from orchestrator.errors import (
     ConfirmationHaltedError,
     EventLogError,
@@ -353,7 +354,7 @@ def spaces(
         print_json(space) if json else print_space(out, space)
 
 
-for verb in (pull, register, generate, evaluate, inspect, export, rerun):
+for verb in (pull, register, generate, evaluate, inspect, export, rerun, doctor):
     app.command()(verb)
 app.command(name="import")(import_)
 

@@ -10,6 +10,9 @@
     ├── ForeignFolderError (PermissionError)    a search's folder that others own or may write
     ├── FloorError (ImportError)                a library that is too old to be safe, or missing
     ├── ClusterError (ConnectionError)          a Ray that cannot be reached
+    │   ├── EngineLostError                     an engine that died, with its trials in it
+    │   ├── EngineFullError                     an engine without room for another trial
+    │   └── ParcelError                         files that did not reach an engine's machine whole
     ├── LedgerError (RuntimeError)              a study that cannot be read
     ├── TrackingError (RuntimeError)            a tracking store or server that cannot be used
     │   └── TrackingUriError (ValueError)       ... because of what was asked for
@@ -94,6 +97,18 @@ class FloorError(LatentuneError, ImportError):
 
 class ClusterError(LatentuneError, ConnectionError):
     """A Ray cluster that cannot be reached."""
+
+
+class EngineLostError(ClusterError):
+    """An engine that died, or that was ended because it hung."""
+
+
+class EngineFullError(ClusterError):
+    """An engine that has as many trials of a search as it takes."""
+
+
+class ParcelError(ClusterError):
+    """Files of the driver's machine that did not reach an engine's machine whole."""
 
 
 class LedgerError(LatentuneError, RuntimeError):

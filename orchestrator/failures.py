@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from orchestrator.errors import EngineLostError
 from trainable.errors import LatentuneError, NumericError, RowMemoryError
 
 _OUT_OF_MEMORY = frozenset({"OutOfMemoryError", "MemoryError"})  # torch's, CUDA's, Python's
@@ -76,6 +77,8 @@ def classify(error: BaseException) -> Failure:
         return Failure(FailureKind.NUMERIC, text)
     if isinstance(cause, RowMemoryError):
         return Failure(FailureKind.OUT_OF_MEMORY, text)
+    if isinstance(cause, EngineLostError):
+        return Failure(FailureKind.LOST_MACHINE, text)
     if isinstance(cause, LatentuneError):
         return Failure(FailureKind.CONFIGURATION, text)
     reason = f"{name}: {text}".splitlines()[0][:_REASON_CHARACTERS]
