@@ -32,11 +32,13 @@ def keep_ray_at_home() -> None:
 
 
 def secure_local_ray() -> None:
-    """Before a Ray of our own starts: token mode, and a token file of mode 0600.
+    """Before a Ray of our own starts: a token file of mode 0600.
 
-    A RAY_AUTH_MODE that the user has set stands; one that is `disabled` is warned of.
+    Token mode itself is Ray's default for a local Ray from 2.59 on, our floor; to set it here, once
+    Ray is imported, would reach Ray's processes and not this one. A RAY_AUTH_MODE that the user has
+    set stands; one that is `disabled` is warned of.
     """
-    mode = os.environ.setdefault(MODE_VARIABLE, "token")
+    mode = os.environ.get(MODE_VARIABLE, "token")
     if mode.lower() != "token":
         logger.warning(
             "%s=%s: anybody who reaches this machine's Ray can run code as you; unset it",
