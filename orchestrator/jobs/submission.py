@@ -16,6 +16,7 @@ from orchestrator.jobs.package import write_package
 from orchestrator.jobs.records import JobRecord, submission_id
 from orchestrator.jobs.sender import package_folders
 from orchestrator.jobs.submitted import SubmittedSearch
+from orchestrator.opening import check_base_model
 from orchestrator.yaml_source import read_yaml
 from trainable.base_model.options import is_model_id
 from trainable.errors import BaseModelError
@@ -83,6 +84,7 @@ def check_here(config: SearchConfig) -> None:
     from orchestrator.plan import plan_search  # it imports torch
 
     try:
+        check_base_model(config)
         plan = plan_search(config, calibrate=False)
     except BaseModelError as error:
         if not (is_model_id(config.base_model.path) and "nor a reachable model id" in str(error)):

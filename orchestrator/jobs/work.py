@@ -26,7 +26,7 @@ from orchestrator.tracking import without_credentials
 from trainable.errors import LatentuneError
 
 _WIDTH = 200
-_DEFAULT_HOME = "~/.latentune"
+_DEFAULT_HOME = ".latentune"
 
 
 class JobWatcher:
@@ -80,8 +80,7 @@ def run_job(package: Path, interrupt: threading.Event) -> int:
 def run_package(package: Path, console: Console, interrupt: threading.Event) -> SearchResult:
     """Run the search of a package in the head's LATENTUNE_HOME; raises as `run` does."""
     check_sender(read_submission(package).sender)
-    # Not the current folder: Ray throws that away.
-    home = home_folder(os.environ.get(HOME_VARIABLE) or Path(_DEFAULT_HOME).expanduser())
+    home = _lasting_home()
     search, overrides = unpack(package, home)
     config = load_search(search, overrides)
     _say(console, f"search {config.name} in {home}")
@@ -96,6 +95,12 @@ def run_package(package: Path, console: Console, interrupt: threading.Event) -> 
         )
     uri = without_credentials(result.tracking_uri, result.tracking_uri)
     return result.model_copy(update={"tracking_uri": uri})
+
+
+def _lasting_home() -> Path:
+    """The head's LATENTUNE_HOME; never below the current folder, which Ray throws away."""
+    named = Path(os.environ.get(HOME_VARIABLE) or _DEFAULT_HOME).expanduser()
+    return home_folder(Path.home() / named)
 
 
 def _say(console: Console, line: str) -> None:
