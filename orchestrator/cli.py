@@ -42,6 +42,7 @@ from orchestrator.console import (
     print_json,
     say,
 )
+from orchestrator.doctor.verb import doctor
 from orchestrator.errors import (
     ConfirmationHaltedError,
     SearchLockedError,
@@ -89,6 +90,7 @@ def run(
     """Run a search, or go on with one that was interrupted."""
     from orchestrator.config import load_search
     from orchestrator.driver import run
+    from orchestrator.failures import first_cause
     from orchestrator.opening import baseline_configs
     from orchestrator.progress import SearchProgress
     from orchestrator.tables import print_result
@@ -107,7 +109,7 @@ def run(
         message = f"stopped before its end; the same command goes on with it{hint}"
         fail(message, INTERRUPTED if interrupt.is_set() else 0)
     if result.state == "failed":
-        raise typer.Exit(FAILED)
+        fail(first_cause(result.name, result.trials), FAILED)
 
 
 @app.command()
@@ -292,12 +294,14 @@ def rm(
 ) -> None:
     """Remove a search's folder; what is in MLflow stays there."""
     from orchestrator.driver_lock import is_held
+    from orchestrator.study.owner import forget_study
 
     folder = SearchFolder.existing(home_folder(), name)
     if is_held(folder):
         raise SearchLockedError(f"search {name!r} is running: `latentune stop {name}` first")
     if not yes and not typer.confirm(f"Remove {folder.path} and all its trials?"):
         raise typer.Exit(FAILED)
+    forget_study(folder.path, name)
     shutil.rmtree(folder.path)
     say(f"removed {folder.path}; its runs and registered latents are still in MLflow")
 
@@ -317,7 +321,7 @@ def spaces(
         print_json(space) if json else print_space(out, space)
 
 
-for verb in (pull, register, generate, evaluate, inspect, export, rerun, submit):
+for verb in (pull, register, generate, evaluate, inspect, export, rerun, doctor, submit):
     app.command()(verb)
 app.command(name="import")(import_)
 app.add_typer(jobs, name="jobs")
@@ -335,17 +339,22 @@ def _ask() -> None:
 
 @contextmanager
 def _interruptible() -> Iterator[threading.Event]:
-    """Ctrl-C once sets the event; twice ends the process as usual."""
+    """Ctrl-C, or SIGTERM, once sets the event; twice ends the process as usual."""
     event = threading.Event()
-    before = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
     def on_interrupt(_: int, __: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, before)
+        restore()
         err.print("stopping: running trials save their state; Ctrl-C again ends at once")
         event.set()
 
-    signal.signal(signal.SIGINT, on_interrupt)
+    for number in before:
+        signal.signal(number, on_interrupt)
     try:
         yield event
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()

@@ -8,7 +8,10 @@
     ├── EventLogError (ValueError)              an event log that was damaged
     ├── HomeError (OSError)                     a LATENTUNE_HOME that cannot be written
     ├── ClusterError (ConnectionError)          a Ray that cannot be reached
-    │   └── ClusterAccessError                  ... or that may not be used
+    │   ├── ClusterAccessError                  ... or that may not be used
+    │   ├── EngineLostError                     an engine that died, with its trials in it
+    │   ├── EngineFullError                     an engine without room for another trial
+    │   └── ParcelError                         files that did not reach an engine's machine whole
     ├── UploadError (ValueError)                files that cannot be sent to a cluster
     ├── JobError (RuntimeError)                 a job without a result
     ├── LedgerError (RuntimeError)              a study that cannot be read
@@ -91,6 +94,18 @@ class ClusterError(LatentuneError, ConnectionError):
 
 class ClusterAccessError(ClusterError):
     """A Ray cluster that refuses our token, or asks nobody for one."""
+
+
+class EngineLostError(ClusterError):
+    """An engine that died, or that was ended because it hung."""
+
+
+class EngineFullError(ClusterError):
+    """An engine that has as many trials of a search as it takes."""
+
+
+class ParcelError(ClusterError):
+    """Files of the driver's machine that did not reach an engine's machine whole."""
 
 
 class UploadError(LatentuneError, ValueError):
