@@ -36,6 +36,7 @@ from orchestrator.console import (
     Json,
     Name,
     err,
+    exit_code,
     fail,
     out,
     print_json,
@@ -45,21 +46,15 @@ from orchestrator.console import (
 from orchestrator.doctor.verb import doctor
 from orchestrator.errors import (
     ConfirmationHaltedError,
-    EventLogError,
-    LedgerError,
     SearchLockedError,
     SearchNotFoundError,
-    TrackingError,
-    TrackingUriError,
 )
 from orchestrator.folders import SearchFolder, all_searches, home_folder
+from orchestrator.jobs.verbs import jobs, submit
 from orchestrator.safety.floors import check_floors
 from orchestrator.safety.ray_token import keep_ray_at_home
 from orchestrator.safety.redaction import safe_logging, tell_crash
-from trainable.errors import DiskFullError, LatentuneError, NumericError
-
-# Nobody's input was wrong.
-_FAILURES = (TrackingError, EventLogError, LedgerError, NumericError, DiskFullError)
+from trainable.errors import LatentuneError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -78,10 +73,8 @@ def main() -> None:
         check_floors()
         quiet_bars(sys.argv)
         code = app(standalone_mode=False)
-    except TrackingUriError as error:
-        fail(str(error), BAD_INPUT)
     except LatentuneError as error:
-        fail(str(error), FAILED if isinstance(error, _FAILURES) else BAD_INPUT)
+        fail(str(error), exit_code(error))
     except TyperException as error:  # the command line itself is wrong
         fail(error.format_message(), BAD_INPUT)
     except OSError as error:  # a full disk, a folder without permission
@@ -354,9 +347,10 @@ def spaces(
         print_json(space) if json else print_space(out, space)
 
 
-for verb in (pull, register, generate, evaluate, inspect, export, rerun, doctor):
+for verb in (pull, register, generate, evaluate, inspect, export, rerun, doctor, submit):
     app.command()(verb)
 app.command(name="import")(import_)
+app.add_typer(jobs, name="jobs")
 
 
 def _check_arguments(arguments: Sequence[str]) -> None:

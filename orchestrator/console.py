@@ -12,10 +12,20 @@ from pydantic import BaseModel
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
+from orchestrator.errors import (
+    EventLogError,
+    JobError,
+    LedgerError,
+    TrackingError,
+    TrackingUriError,
+)
 from orchestrator.safety.redaction import Redaction
 from orchestrator.safety.terminal import harmless, harmless_json
+from trainable.errors import DiskFullError, LatentuneError, NumericError
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+# Nobody's input was wrong.
+_FAILURES = (TrackingError, EventLogError, LedgerError, NumericError, DiskFullError, JobError)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
 Name = Annotated[str, typer.Argument(help="The search's name.")]
@@ -59,6 +69,12 @@ def quiet_bars(arguments: Sequence[str]) -> None:
 def say(text: str) -> None:
     """Print a line as it is."""
     out.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def exit_code(error: LatentuneError) -> int:
+    """What a process ends with after an error of ours."""
+    failed = isinstance(error, _FAILURES) and not isinstance(error, TrackingUriError)
+    return FAILED if failed else BAD_INPUT
 
 
 def fail(message: str, code: int) -> None:

@@ -10,9 +10,12 @@
     ├── ForeignFolderError (PermissionError)    a search's folder that others own or may write
     ├── FloorError (ImportError)                a library that is too old to be safe, or missing
     ├── ClusterError (ConnectionError)          a Ray that cannot be reached
+    │   ├── ClusterAccessError                  ... or that may not be used
     │   ├── EngineLostError                     an engine that died, with its trials in it
     │   ├── EngineFullError                     an engine without room for another trial
     │   └── ParcelError                         files that did not reach an engine's machine whole
+    ├── UploadError (ValueError)                files that cannot be sent to a cluster
+    ├── JobError (RuntimeError)                 a job without a result
     ├── LedgerError (RuntimeError)              a study that cannot be read
     ├── TrackingError (RuntimeError)            a tracking store or server that cannot be used
     │   └── TrackingUriError (ValueError)       ... because of what was asked for
@@ -99,6 +102,10 @@ class ClusterError(LatentuneError, ConnectionError):
     """A Ray cluster that cannot be reached."""
 
 
+class ClusterAccessError(ClusterError):
+    """A Ray cluster that refuses our token, or asks nobody for one."""
+
+
 class EngineLostError(ClusterError):
     """An engine that died, or that was ended because it hung."""
 
@@ -109,6 +116,14 @@ class EngineFullError(ClusterError):
 
 class ParcelError(ClusterError):
     """Files of the driver's machine that did not reach an engine's machine whole."""
+
+
+class UploadError(LatentuneError, ValueError):
+    """Files, or an environment, that cannot be sent with a search."""
+
+
+class JobError(LatentuneError, RuntimeError):
+    """A job that has no result: it runs, was killed, or refused its search."""
 
 
 class LedgerError(LatentuneError, RuntimeError):
