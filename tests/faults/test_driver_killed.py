@@ -138,6 +138,8 @@ def test_a_budget_is_spent_once(
         assert sum(trial.step for trial in left.trials()) == spent
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("instant", "count"), [("during-ask", 2), ("before-tell", 3)])
 def test_a_killed_driver_costs_nothing(
     instant: str,
