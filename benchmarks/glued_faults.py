@@ -28,6 +28,7 @@ import optuna
 from mlflow import MlflowClient
 from optuna.storages.journal import JournalFileBackend
 
+from benchmarks.fault_names import GluedFault
 from benchmarks.glued_fault_search import NAME, TRIALS, study_url
 from benchmarks.machine import RESULTS
 from tests.faults.standing import standing_cluster
@@ -151,7 +152,7 @@ class Arms:
 
     def none(self) -> None:
         """Without any fault: what is checked can hold."""
-        with trying(self._tally, "none") as row:
+        with trying(self._tally, GluedFault.NONE) as row:
             glued = Glued(self._scratch / "none", self._url)
             glued.check(row, glued.ended(glued.start()))
 
@@ -159,7 +160,7 @@ class Arms:
         """SIGKILL at random times, then `Tuner.restore`."""
         chance = random.Random(SEED)  # noqa: S311 - faults, no secrets
         for place in range(KILLS):
-            with trying(self._tally, "driver: SIGKILL at a random time, then Tuner.restore") as row:
+            with trying(self._tally, GluedFault.DRIVER) as row:
                 glued = Glued(self._scratch / f"driver-{place}", self._url)
                 driver = glued.start()
                 glued.wait_report(driver)
@@ -171,7 +172,7 @@ class Arms:
     def worker(self) -> None:
         """SIGKILL of all trial processes."""
         for place in range(2):
-            with trying(self._tally, "trials' processes: SIGKILL after a report") as row:
+            with trying(self._tally, GluedFault.TRIALS) as row:
                 glued = Glued(self._scratch / f"worker-{place}", self._url)
                 driver = glued.start()
                 glued.wait_report(driver)
@@ -181,7 +182,7 @@ class Arms:
 
     def interrupt(self) -> None:
         """Ctrl-C, then `Tuner.restore`."""
-        with trying(self._tally, "Ctrl-C once, then Tuner.restore") as row:
+        with trying(self._tally, GluedFault.CTRL_C) as row:
             glued = Glued(self._scratch / "interrupt", self._url)
             driver = glued.start()
             glued.wait_report(driver)
@@ -191,10 +192,8 @@ class Arms:
 
     def second(self) -> None:
         """Two drivers of one search."""
-        fault = "a second driver while the first runs"
-        with trying(
-            self._tally, fault, "refused, and the first ends as if nothing had been"
-        ) as row:
+        checked = "refused; the first ends unharmed"
+        with trying(self._tally, GluedFault.SECOND_DRIVER, checked) as row:
             glued = Glued(self._scratch / "second", self._url)
             first = glued.start()
             glued.wait_report(first)
@@ -204,8 +203,8 @@ class Arms:
 
     def away(self) -> None:
         """MLflow killed, with short timeouts, and not back."""
-        fault = "MLflow: killed, and not back before the search has ended"
-        with trying(self._tally, fault, "the search ends with all its trials") as row:
+        checked = "the search ends with all its trials"
+        with trying(self._tally, GluedFault.MLFLOW_GONE, checked) as row:
             port = free_port()
             glued = Glued(self._scratch / "gone", f"http://127.0.0.1:{port}")
             with server(self._scratch / "gone-server", port, proxied=True):
@@ -221,8 +220,7 @@ class Arms:
 
     def back(self) -> None:
         """MLflow killed for some seconds, with its own default retries."""
-        fault = f"MLflow: killed for {AWAY_S:.0f} s, its default retries"
-        with trying(self._tally, fault) as row:
+        with trying(self._tally, GluedFault.MLFLOW_AWAY) as row:
             port, store = free_port(), self._scratch / "back-server"
             glued = Glued(self._scratch / "back", f"http://127.0.0.1:{port}")
             with server(store, port, proxied=True):
@@ -249,13 +247,13 @@ def trying(tally: Tally, fault: str, checked: str = CHECKED) -> Iterator[Row]:
 
 def cut_journal(tally: Tally, scratch: Path) -> None:
     """Optuna's journal file, cut at every byte of its last record; no process is needed for it."""
-    path, fault = scratch / "journal.log", "Optuna's journal cut at every byte of its last record"
+    path, checked = scratch / "journal.log", "the study opens and takes two more trials"
     for _ in range(3):
         _add_trial(path)
     whole = path.read_bytes()
     begin = whole.rindex(b"\n", 0, -1) + 1
     for cut in range(begin, len(whole)):
-        with trying(tally, fault, "the study opens and takes two more trials"):
+        with trying(tally, GluedFault.JOURNAL_CUT, checked):
             path.write_bytes(whole[:cut])
             try:
                 _add_trial(path)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.fault_names import Fault
 from orchestrator.driver import run
 from tests.faults.acting import AtReport
 from tests.faults.aftermath import Aftermath, Scores, chaos_config
@@ -64,9 +65,8 @@ def test_it_ends_and_goes_on_once_there_is_space(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_url)
     config = chaos_config(f"full-{report}-{left_bytes}")
-    fault = "disk full at a random report, freed, run again"
     checked = "ends with a message; then trials, ends, runs, points exactly once; scores"
-    with tally.trying(fault, checked) as row:
+    with tally.trying(Fault.DISK, checked) as row:
         watcher = AtReport(report, lambda: fill(small_disk, left_bytes))
         with pytest.raises(DiskFullError, match="run the same command again"):
             run(config, home=small_disk / "home", watcher=watcher)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.fault_names import Fault
 from orchestrator.driver import run
 from orchestrator.ledger import read_study
 from orchestrator.tracking import default_uri
@@ -30,6 +31,8 @@ CHECKED = (
     "trials, ends, runs, points exactly once; configurations and scores of a run without faults"
 )
 EARLY_STOPPED = [("before-tell", 3), ("after-tell", 5), ("result", 7), (AT, 1500)]
+CHECKED_DECISIONS = "every recorded decision replayed from the recorded reports"
+CHECKED_BUDGET = "steps at most one report interval over; time not counted twice"
 # How often a search of four trials and three reports comes to an instant, at least.
 OFTEN = {"before-ask": 4, "during-ask": 4, "after-ask": 4, "artifact": 4, "shipping": 1}
 
@@ -55,7 +58,7 @@ def test_what_a_killed_driver_left_is_finished(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_url)
     config = chaos_config(f"killed-{instant}-{count}")
-    with tally.trying("driver: SIGKILL at a random instant, run again", CHECKED) as row:
+    with tally.trying(Fault.DRIVER, CHECKED) as row:
         died = kill_driver(config, tmp_path / "home", instant, count)
         assert died or instant == AT, "the instant never came"
         assert run(config, home=tmp_path / "home").state == "complete"
@@ -80,8 +83,7 @@ def test_decisions_follow_from_the_recorded_order_of_reports(
         stopping={"kind": "asha", "min_steps": 2, "factor": 2, "metric": "val_id/nll"},
         sampler={"kind": "tpe", "startup_trials": 2},
     )  # fmt: skip
-    fault = "driver: SIGKILL under early stopping and TPE, run again"
-    with tally.trying(fault, "every recorded decision replayed from the recorded reports") as row:
+    with tally.trying(Fault.DRIVER_STOPPING, CHECKED_DECISIONS) as row:
         assert kill_driver(config, tmp_path / "home", instant, count) or instant == AT
         assert run(config, home=tmp_path / "home").state == "complete"
         left = Aftermath(tmp_path / "home", config, mlflow_url)
@@ -100,7 +102,7 @@ def test_killed_again_and_again(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_url)
     config = chaos_config("killed-again")
     chance = random.Random(SEED + 1)  # noqa: S311 - faults, no secrets
-    with tally.trying("driver: one search killed five times in a row", CHECKED) as row:
+    with tally.trying(Fault.DRIVER_AGAIN, CHECKED) as row:
         for _ in range(5):
             kill_driver(config, tmp_path / "home", AT, chance.randrange(LONGEST_MS // 2))
         assert run(config, home=tmp_path / "home").state == "complete"
@@ -122,8 +124,7 @@ def test_a_budget_is_spent_once(
     budget = {"trials": 4, "steps": 8, "total_steps": 20}
     config = chaos_config(f"budget-{instant}", budget=budget)
     home = tmp_path / "home"
-    fault = "driver: SIGKILL under a budget of optimiser steps and of time, run again"
-    with tally.trying(fault, "steps at most one report interval over; time not counted twice"):
+    with tally.trying(Fault.DRIVER_BUDGET, CHECKED_BUDGET):
         began = time.monotonic()
         assert kill_driver(config, home, instant, count)
         result = run(config, home=home)
@@ -138,6 +139,8 @@ def test_a_budget_is_spent_once(
         assert sum(trial.step for trial in left.trials()) == spent
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("instant", "count"), [("during-ask", 2), ("before-tell", 3)])
 def test_a_killed_driver_costs_nothing(
     instant: str,

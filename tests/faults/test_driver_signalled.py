@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.fault_names import Fault
 from orchestrator.config import SearchConfig
 from orchestrator.driver import run
 from orchestrator.events import read_events
@@ -94,7 +95,7 @@ def ended(process: subprocess.Popen[str], seconds: float) -> tuple[int, str]:
 
 
 def test_ctrl_c_once(terminal: Terminal, tally: Tally) -> None:
-    with tally.trying("Ctrl-C once", CHECKED) as row:
+    with tally.trying(Fault.CTRL_C, CHECKED) as row:
         process = terminal.start_and_report()
         began = time.monotonic()
         os.killpg(process.pid, signal.SIGINT)
@@ -108,7 +109,7 @@ def test_ctrl_c_once(terminal: Terminal, tally: Tally) -> None:
 
 
 def test_ctrl_c_twice(terminal: Terminal, tally: Tally) -> None:
-    with tally.trying("Ctrl-C twice", CHECKED) as row:
+    with tally.trying(Fault.CTRL_C_TWICE, CHECKED) as row:
         process = terminal.start_and_report()
         began = time.monotonic()
         os.killpg(process.pid, signal.SIGINT)
@@ -121,7 +122,7 @@ def test_ctrl_c_twice(terminal: Terminal, tally: Tally) -> None:
 
 
 def test_sigterm(terminal: Terminal, tally: Tally) -> None:
-    with tally.trying("SIGTERM to the driver", CHECKED):
+    with tally.trying(Fault.SIGTERM, CHECKED):
         process = terminal.start_and_report()
         process.terminate()
         code, said = ended(process, 120)
@@ -130,7 +131,7 @@ def test_sigterm(terminal: Terminal, tally: Tally) -> None:
 
 
 def test_a_second_driver(terminal: Terminal, tally: Tally) -> None:
-    with tally.trying("a second driver while the first runs", "refused, with host and process id"):
+    with tally.trying(Fault.SECOND_DRIVER, "refused, with host and process id"):
         first = terminal.start_and_report()
         code, said = ended(terminal.start(), 120)
         assert code == 2, said
@@ -141,8 +142,7 @@ def test_a_second_driver(terminal: Terminal, tally: Tally) -> None:
 
 
 def test_a_frozen_driver_keeps_its_search(terminal: Terminal, tally: Tally) -> None:
-    fault = "driver: SIGSTOP, a second one started, then SIGCONT"
-    with tally.trying(fault, "the second refused; the first ends as if nothing had been"):
+    with tally.trying(Fault.DRIVER_FROZEN, "the second refused; the first ends unharmed"):
         first = terminal.start_and_report()
         first.send_signal(signal.SIGSTOP)
         try:
@@ -158,7 +158,7 @@ def test_a_frozen_driver_keeps_its_search(terminal: Terminal, tally: Tally) -> N
 def test_two_searches_on_one_cluster(
     terminal: Terminal, tmp_path: Path, mlflow_url: str, tally: Tally
 ) -> None:
-    with tally.trying("two searches on one cluster at once", "both whole, nothing shared"):
+    with tally.trying(Fault.TWO_SEARCHES, "both whole, nothing shared"):
         (tmp_path / "other").mkdir()
         config = chaos_config("beside", budget={"trials": 4, "steps": 512})
         other = Terminal(tmp_path / "other", config, mlflow_url)

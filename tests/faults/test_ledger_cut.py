@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.fault_names import Fault
 from orchestrator.opening import tell_torn_tail
 from tests.faults.tally import Tally
 from tests.unit.ledgers import OBJECTIVE, RUNGS, open_ledger
 
 pytestmark = pytest.mark.faults
 
-CUT = "ledger (SQLite) cut at every byte of its last record"
 CHECKED = "opens with all before it, by SQLite's reading; every 509th through the ledger; said"
 
 
@@ -68,7 +68,7 @@ def check_ledger_cuts(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     for size in sizes:
-        with tally.trying(CUT, CHECKED):
+        with tally.trying(Fault.LEDGER_CUT, CHECKED):
             folder = torn.cut(tmp_path / "cut", size)
             if size % 509 == 0:
                 caplog.clear()

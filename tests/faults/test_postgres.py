@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.fault_names import Fault
 from orchestrator.driver import run
 from tests.faults.acting import AtReport
 from tests.faults.aftermath import Aftermath, Scores, chaos_config
@@ -53,7 +54,7 @@ def test_a_killed_driver(
     tally: Tally,
 ) -> None:
     config = chaos_config(f"pg-{instant}-{count}")
-    with tally.trying("driver: SIGKILL, ledger in Postgres, run again", CHECKED) as row:
+    with tally.trying(Fault.DRIVER_POSTGRES, CHECKED) as row:
         assert kill_driver(config, tmp_path / "home", instant, count)
         assert run(config, home=tmp_path / "home").state == "complete"
         assert not (tmp_path / "home" / "searches" / config.name / "study.db").exists()
@@ -75,8 +76,7 @@ def test_a_crashed_database(
         database.crash()
         back.start()
 
-    fault = f"Postgres: crashed under the ledger, back after {AWAY_S:.0f} s, run again"
-    with tally.trying(fault, CHECKED) as row:
+    with tally.trying(Fault.POSTGRES, CHECKED) as row:
         try:
             state = run(config, home=tmp_path, watcher=AtReport(4, crash)).state
         except LatentuneError:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.fault_names import Fault
 from orchestrator.driver import run
 from orchestrator.ledger import TrialStatus
 from tests.faults.aftermath import Aftermath, Scores, chaos_config
@@ -50,7 +51,7 @@ def test_a_damaged_state_is_never_used(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_url)
     config = chaos_config(f"damaged-{damage.replace(' ', '-')}")
     interrupt = Interrupt()
-    fault = f"saved states of running trials: {damage}"
+    fault = Fault(f"saved states of running trials: {damage}")
     with tally.trying(fault, "said; an earlier state used; scores of a run without faults") as row:
         watcher = Watching(interrupt.press)
         first = run(config, home=tmp_path, watcher=watcher, interrupt=interrupt)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.fault_names import Fault
 from orchestrator.events import EventLog, read_events
 from tests.faults.tally import Tally
 
@@ -23,9 +24,7 @@ def test_an_event_log_cut_at_every_byte_of_its_last_event(
     whole = path.read_bytes()
     begin = whole.rindex(b"\n", 0, -1) + 1
     for cut in range(begin, len(whole)):
-        with tally.trying(
-            "event log cut at every byte of its last event", "at most that event is lost; said"
-        ):
+        with tally.trying(Fault.EVENTS_CUT, "at most that event is lost; said"):
             path.write_bytes(whole[:cut])
             caplog.clear()
             with caplog.at_level(logging.WARNING), EventLog(path) as log:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.fault_names import Fault
 from orchestrator.driver import run
 from orchestrator.events import EventLog
 from orchestrator.tracking import start_shipper
@@ -105,7 +106,7 @@ def test_away_for_a_minute(tmp_path: Path, tally: Tally, monkeypatch: pytest.Mon
             first.close()
             back.start()
 
-        with tally.trying(f"MLflow: killed for {AWAY_S:.0f} s", CHECKED) as row:
+        with tally.trying(Fault.MLFLOW_AWAY, CHECKED) as row:
             with blocked_time() as blocked:
                 began = time.monotonic()
                 result = run(config, home=tmp_path / "home", watcher=AtReport(1, die))
@@ -125,7 +126,7 @@ def test_never_back(tmp_path: Path, tally: Tally, monkeypatch: pytest.MonkeyPatc
     url = f"http://127.0.0.1:{port}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
     config, home = chaos_config("never"), tmp_path / "home"
-    with tally.trying("MLflow: killed, and not back before the search has ended", CHECKED):
+    with tally.trying(Fault.MLFLOW_GONE, CHECKED):
         with ExitStack() as first:
             first.enter_context(server(store, port, proxied=True))
             assert run(config, home=home, watcher=AtReport(2, first.close)).state == "complete"
@@ -142,7 +143,7 @@ def test_it_takes_calls_and_never_answers(
 ) -> None:
     config, home = chaos_config("silent"), tmp_path / "home"
     with (
-        tally.trying("MLflow: takes connections and never answers", CHECKED),
+        tally.trying(Fault.MLFLOW_SILENT, CHECKED),
         socket.create_server(("127.0.0.1", 0)) as silent,
     ):
         port = silent.getsockname()[1]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.fault_names import Fault
 from orchestrator.driver import run
 from tests.faults.acting import AtReport, freeze_own
 from tests.faults.aftermath import Aftermath, Scores, chaos_config
@@ -33,7 +34,8 @@ KILLS = [
     (place, title, _chance.randint(1, REPORTS - 1))
     for place, title in enumerate((THIN,) * 6 + (ENGINE,) * 3)
 ]
-WORDS = {THIN: "thin trials' processes", ENGINE: "engine"}
+KILLED = {THIN: Fault.TRIALS, ENGINE: Fault.ENGINE}
+FROZEN = {THIN: Fault.TRIALS_FROZEN, ENGINE: Fault.ENGINE_FROZEN}
 
 
 @pytest.fixture
@@ -55,7 +57,7 @@ def test_killed_workers(
 ) -> None:
     config = chaos_config(f"lost-{place}")
     killed: list[int] = []
-    with tally.trying(f"{WORDS[title]}: SIGKILL at a random report", CHECKED) as row:
+    with tally.trying(KILLED[title], CHECKED) as row:
         watcher = AtReport(report, lambda: killed.append(kill_own(title)))
         assert run(config, home=tmp_path, watcher=watcher).state == "complete"
         assert killed and killed[0] >= 1
@@ -69,8 +71,7 @@ def test_frozen_workers(
 ) -> None:
     config = chaos_config(f"frozen-{title[5:].lower()}")
     frozen: list[int] = []
-    fault = f"{WORDS[title]}: SIGSTOP for {FROZEN_S:.0f} s, then SIGCONT"
-    with tally.trying(fault, CHECKED) as row:
+    with tally.trying(FROZEN[title], CHECKED) as row:
         watcher = AtReport(3, lambda: frozen.append(freeze_own(title, FROZEN_S)))
         assert run(config, home=tmp_path, watcher=watcher).state == "complete"
         assert frozen and frozen[0] >= 1
@@ -83,9 +84,8 @@ def test_a_node_goes_and_another_comes_late(
     """On a cluster whose head has room for thin trials and none for an engine."""
     config, home = chaos_config("nodes"), tmp_path / "home"
     left = Aftermath(home, config, tracked)
-    fault = f"the engine's node removed, another added {LATE_S:.0f} s later"
     with (
-        tally.trying(fault, CHECKED.partition(";")[0]) as row,
+        tally.trying(Fault.NODE, CHECKED.partition(";")[0]) as row,
         bare_cluster(ray_scratch, head_cpus=0.5) as cluster,
     ):
         node = cluster.add(1)

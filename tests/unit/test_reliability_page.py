@@ -14,7 +14,7 @@ from tests.faults.tally import Tally
 
 def found(**fields: Any) -> dict[str, Any]:
     row = {
-        "fault": "a fault", "checked": "all", "tried": 3, "survived": 3, "steps_again": 0,
+        "fault": "Ctrl-C once", "checked": "all", "tried": 3, "survived": 3, "steps_again": 0,
         "seconds": 1.0, "failures": [], "numbers": {},
     }  # fmt: skip
     return {"machine": {"processor": "a processor", "cores": 2}, "rows": [row | fields]}
@@ -26,11 +26,11 @@ def test_the_page_is_that_of_the_stored_runs() -> None:
 
 def test_a_page_says_what_was_lost_and_what_was_not_run() -> None:
     assert page(None, None).count("Not run yet.") == 2
-    assert "| a fault | 3 | 3 | nothing |" in page(found(), None)
+    assert "| Ctrl-C once | 3 | 3 | nothing |" in page(found(), None)
     text = page(found(survived=2, failures=["a trial | runs"]), None)
-    assert "| a fault | 3 | **2** | a trial \\| runs |" in text
-    text = page(None, found(survived=1, numbers={"runs too many": 2, "none of these": 0}))
-    assert "| a fault | 3 | **1** | runs too many: 2 |" in text
+    assert "| Ctrl-C once | 3 | **2** | a trial \\| runs |" in text
+    text = page(None, found(fault="none", survived=1, numbers={"runs too many": 2, "zero": 0}))
+    assert "| none | 3 | **1** | runs too many: 2 |" in text
 
 
 def test_tries_are_counted_and_replace_earlier_ones_of_the_same_fault(tmp_path: Path) -> None:
