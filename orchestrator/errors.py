@@ -7,6 +7,8 @@
     ├── SearchLockedError (RuntimeError)        a search that another driver holds
     ├── EventLogError (ValueError)              an event log that was damaged
     ├── HomeError (OSError)                     a LATENTUNE_HOME that cannot be written
+    ├── SecretError (PermissionError)           a secret that others can read, or we cannot
+    ├── BackupError (ValueError)                a backup that cannot be made or put back
     ├── ClusterError (ConnectionError)          a Ray that cannot be reached
     ├── LedgerError (RuntimeError)              a study that cannot be read
     ├── TrackingError (RuntimeError)            a tracking store or server that cannot be used
@@ -80,6 +82,14 @@ class TrackingUriError(TrackingError, ValueError):
 
 class HomeError(LatentuneError, OSError):
     """A LATENTUNE_HOME that is no folder or cannot be written."""
+
+
+class SecretError(LatentuneError, PermissionError):
+    """A file with a secret that others can read, or that we cannot read or make."""
+
+
+class BackupError(LatentuneError, ValueError):
+    """A backup that cannot be made or put back as it was asked for."""
 
 
 class ClusterError(LatentuneError, ConnectionError):
