@@ -51,6 +51,7 @@ from orchestrator.errors import (
     TrackingUriError,
 )
 from orchestrator.folders import SearchFolder, all_searches, home_folder
+from orchestrator.service.verbs import backup, restore
 from trainable.errors import LatentuneError, NumericError
 
 _FAILURES = (TrackingError, EventLogError, LedgerError, NumericError)  # nobody's input was wrong
@@ -323,7 +324,7 @@ def spaces(
         print_json(space) if json else print_space(out, space)
 
 
-for verb in (pull, register, generate, evaluate, inspect, export, rerun):
+for verb in (pull, register, generate, evaluate, inspect, export, rerun, backup, restore):
     app.command()(verb)
 app.command(name="import")(import_)
 

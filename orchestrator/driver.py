@@ -59,6 +59,7 @@ from orchestrator.results import (
     spent_record,
 )
 from orchestrator.search_data import SearchData, data_differences, read_data
+from orchestrator.service.on_end import tell_end
 from orchestrator.spending import Meter, Spending
 from orchestrator.tracking import read_cursor, start_shipper, tracking_uri, wait_shipped
 from trainable.artifact import versions
@@ -165,7 +166,9 @@ class _Run:
 
             with ray_session(self.folder.path) as ray_scratch, ExitStack() as leases:
                 result = self._execute(events, interrupt, ray_scratch, leases)
-                return self._confirmed(events, interrupt, result)
+                result = self._confirmed(events, interrupt, result)
+            tell_end(self.config.tracking.on_end, self.folder.path, result.state)
+            return result
 
     def _confirmed(
         self, events: EventLog, interrupt: threading.Event, result: SearchResult

@@ -63,14 +63,15 @@ def read_secret(path: Path) -> str:
         SecretError: where others can read it, or we cannot.
     """
     try:
-        if path.stat().st_mode & 0o077:
-            raise SecretError(f"{path} can be read by others: `chmod 600 {path}`")
-        return path.read_text().strip()
+        mode, text = path.stat().st_mode, path.read_text().strip()
     except OSError as error:
         raise SecretError(
             f"{path} cannot be read ({error.strerror}): run as its owner, or let "
             "`python -m orchestrator.service secrets FOLDER` make it"
         ) from None
+    if mode & 0o077:
+        raise SecretError(f"{path} can be read by others: `chmod 600 {path}`")
+    return text
 
 
 def write_secret(path: Path, text: str) -> None:
