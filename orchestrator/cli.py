@@ -36,6 +36,7 @@ from orchestrator.console import (
     Json,
     Name,
     err,
+    exit_code,
     fail,
     out,
     print_json,
@@ -43,18 +44,13 @@ from orchestrator.console import (
 )
 from orchestrator.errors import (
     ConfirmationHaltedError,
-    EventLogError,
-    LedgerError,
     SearchLockedError,
     SearchNotFoundError,
-    TrackingError,
-    TrackingUriError,
 )
 from orchestrator.folders import SearchFolder, all_searches, home_folder
+from orchestrator.jobs.verbs import jobs, submit
 from orchestrator.service.verbs import backup, restore
-from trainable.errors import LatentuneError, NumericError
-
-_FAILURES = (TrackingError, EventLogError, LedgerError, NumericError)  # nobody's input was wrong
+from trainable.errors import LatentuneError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -69,10 +65,8 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         code = app(standalone_mode=False)
-    except TrackingUriError as error:
-        fail(str(error), BAD_INPUT)
     except LatentuneError as error:
-        fail(str(error), FAILED if isinstance(error, _FAILURES) else BAD_INPUT)
+        fail(str(error), exit_code(error))
     except TyperException as error:  # the command line itself is wrong
         fail(error.format_message(), BAD_INPUT)
     except OSError as error:  # a full disk, a folder without permission
@@ -324,9 +318,12 @@ def spaces(
         print_json(space) if json else print_space(out, space)
 
 
-for verb in (pull, register, generate, evaluate, inspect, export, rerun, backup, restore):
+for verb in (pull, register, generate, evaluate, inspect, export, rerun):
+    app.command()(verb)
+for verb in (submit, backup, restore):
     app.command()(verb)
 app.command(name="import")(import_)
+app.add_typer(jobs, name="jobs")
 
 
 def _tell(line: str) -> None:

@@ -9,6 +9,15 @@ import typer
 from pydantic import BaseModel
 from rich.console import Console
 
+from orchestrator.errors import (
+    EventLogError,
+    JobError,
+    LedgerError,
+    TrackingError,
+    TrackingUriError,
+)
+from trainable.errors import LatentuneError, NumericError
+
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
@@ -18,6 +27,7 @@ Format = Annotated[Literal["peft"], typer.Option("--format", help="The other lib
 TrustCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Let the base model's own code run.")
 ]
+_FAILURES = (TrackingError, EventLogError, LedgerError, NumericError, JobError)  # no bad input
 err = Console(stderr=True)
 out = Console()
 
@@ -30,6 +40,12 @@ def print_json(record: BaseModel) -> None:
 def say(text: str) -> None:
     """Print a line as it is."""
     out.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def exit_code(error: LatentuneError) -> int:
+    """What a process ends with after an error of ours."""
+    failed = isinstance(error, _FAILURES) and not isinstance(error, TrackingUriError)
+    return FAILED if failed else BAD_INPUT
 
 
 def fail(message: str, code: int) -> None:

@@ -10,6 +10,9 @@
     ├── SecretError (PermissionError)           a secret that others can read, or we cannot
     ├── BackupError (ValueError)                a backup that cannot be made or put back
     ├── ClusterError (ConnectionError)          a Ray that cannot be reached
+    │   └── ClusterAccessError                  ... or that may not be used
+    ├── UploadError (ValueError)                files that cannot be sent to a cluster
+    ├── JobError (RuntimeError)                 a job without a result
     ├── LedgerError (RuntimeError)              a study that cannot be read
     ├── TrackingError (RuntimeError)            a tracking store or server that cannot be used
     │   └── TrackingUriError (ValueError)       ... because of what was asked for
@@ -94,6 +97,18 @@ class BackupError(LatentuneError, ValueError):
 
 class ClusterError(LatentuneError, ConnectionError):
     """A Ray cluster that cannot be reached."""
+
+
+class ClusterAccessError(ClusterError):
+    """A Ray cluster that refuses our token, or asks nobody for one."""
+
+
+class UploadError(LatentuneError, ValueError):
+    """Files, or an environment, that cannot be sent with a search."""
+
+
+class JobError(LatentuneError, RuntimeError):
+    """A job that has no result: it runs, was killed, or refused its search."""
 
 
 class LedgerError(LatentuneError, RuntimeError):

@@ -3,6 +3,7 @@
 LATENTUNE_HOME/                  default ./.latentune
   mlflow.db, mlartifacts/        unless a tracking URI says otherwise
   cache/records/                 data files, tokenised; may be deleted at any time
+  uploads/DIGEST/                what came with submitted searches; they need it to go on
   searches/NAME/
     config.yaml  data.json  study.db  events.jsonl  lock  result.json  shipped.json
     reproduce.json               versions, fingerprints, seeds, order of asks

@@ -125,7 +125,7 @@ class Interrupt(threading.Event):
 
 def kill_own(title: str) -> int:
     """SIGKILL our own Ray workers of this title, by id; returns how many there were."""
-    own = [pid for pid in _descendants(os.getpid()) if title in _title(pid)]
+    own = [pid for pid in descendants(os.getpid()) if title in _title(pid)]
     for pid in own:
         os.kill(pid, signal.SIGKILL)
     for pid in own:
@@ -133,7 +133,7 @@ def kill_own(title: str) -> int:
     return len(own)
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):  # it ended meanwhile
