@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 BRIDGE = "10.77.0.1"
-_NEEDS = ("unshare", "nsenter", "ip", "mount", "rsync", "ssh", "ssh-keygen")
+_NEEDS = ("setpriv", "unshare", "nsenter", "ip", "mount", "rsync", "ssh", "ssh-keygen")
 _SSHD = "/usr/sbin/sshd"
 # The first process of a namespace: it takes in and buries what others leave behind.
 _INIT = "while :; do sleep 0.5 & wait $!; done"
@@ -213,7 +213,10 @@ def _first_process(command: list[str], log: Path) -> int:
     """Start namespaces; the pid out here of the process that is 1 in there."""
     mark = f"host-{uuid.uuid4().hex}"
     with log.open("ab") as output:
-        subprocess.Popen([*command, mark], stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        subprocess.Popen(
+            ["setpriv", "--pdeathsig", "KILL", *command, mark],  # it ends with us
+            stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+        )  # fmt: skip
     found: list[int] = []
 
     def look() -> list[int]:

@@ -262,3 +262,10 @@ def test_nobody_is_root() -> None:
         assert service["user"].startswith("${LATENTUNE_UID:-1000}")
         assert service["cap_drop"] == ["ALL"]
         assert "privileged" not in service
+
+
+def test_the_image_copies_what_its_postgres_writes() -> None:
+    image = read(COMPOSE)["services"]["postgres"]["image"]
+    major = re.match(r"postgres:(\d+)\.", image)
+    assert major
+    assert f"postgresql-client-{major[1]}" in (ROOT / "deploy" / "Dockerfile").read_text()
