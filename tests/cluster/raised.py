@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,13 +52,17 @@ class Raised:
         return done.stdout + done.stderr
 
     def latentune(
-        self, *arguments: str, timeout_s: float = 280, check: bool = True, **environment: str
+        self,
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        timeout_s: float = 280,
+        check: bool = True,
     ) -> subprocess.CompletedProcess[str]:
         """`latentune` at the client."""
         code = "from orchestrator.cli import main; main()"
         return self.client.run(
             str(_BIN / "python"), "-c", code, *arguments,
-            env={**self.environment, **environment}, timeout_s=timeout_s, check=check,
+            env={**self.environment, **(env or {})}, timeout_s=timeout_s, check=check,
         )  # fmt: skip
 
     @property

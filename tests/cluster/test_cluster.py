@@ -108,7 +108,7 @@ def test_strangers_stay_out(raised: Raised, tmp_path: Path) -> None:
     wrong.chmod(0o600)
     for path, words in ((tmp_path / "none", "401"), (wrong, "403")):
         told = {"RAY_AUTH_TOKEN_PATH": str(path), "HOME": str(tmp_path)}
-        done = raised.latentune("submit", str(search), "--address", JOBS, check=False, **told)
+        done = raised.latentune("submit", str(search), "--address", JOBS, env=told, check=False)
         assert done.returncode == 2, done.stderr
         assert words in done.stderr
         assert "Traceback" not in done.stderr
@@ -177,7 +177,7 @@ def test_what_was_chosen_is_pulled_from_afar(raised: Raised, tmp_path: Path) -> 
 
     to, elsewhere = tmp_path / "latents", {"MLFLOW_TRACKING_URI": SERVER}
     nobody = {**elsewhere, "HOME": str(tmp_path)}
-    refused = raised.latentune("pull", NAME, "--to", str(to), check=False, **nobody)
+    refused = raised.latentune("pull", NAME, "--to", str(to), env=nobody, check=False)
     assert refused.returncode != 0
     assert not to.exists()
 
@@ -188,7 +188,7 @@ def test_what_was_chosen_is_pulled_from_afar(raised: Raised, tmp_path: Path) -> 
     )
     python = ("python", "-c", choose)
     raised.client.run(*python, env={**raised.environment, **elsewhere})
-    raised.latentune("pull", NAME, "--to", str(to), **elsewhere)
+    raised.latentune("pull", NAME, "--to", str(to), env=elsewhere)
     assert sorted(path.name for path in to.iterdir()) == sorted(ARTIFACT_FILES)
     assert_no_secret_is_shown(raised)
 

@@ -14,7 +14,8 @@ NOTEBOOK = ROOT / "examples" / "cluster.ipynb"
 
 @pytest.fixture(scope="module")
 def notebook() -> nbformat.NotebookNode:
-    return nbformat.read(NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]
+    read: nbformat.NotebookNode = nbformat.read(NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]
+    return read
 
 
 def test_it_is_one(notebook: nbformat.NotebookNode) -> None:
