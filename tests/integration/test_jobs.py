@@ -58,8 +58,8 @@ def config(base: Path, name: str, **changed: Any) -> SearchConfig:
 
 def long_config(base: Path, name: str) -> SearchConfig:
     """One that a test can stop in its midst."""
-    limits = {"budget": {"trials": 4, "steps": 900}, "stopping": {"min_steps": 100, "factor": 3}}
-    return config(base, name, **limits)
+    budget, stopping = {"trials": 3, "steps": 240}, {"min_steps": 20, "factor": 3}
+    return config(base, name, budget=budget, stopping=stopping)
 
 
 def events(head: RayHead, name: str, *kinds: str) -> list[Event]:
@@ -94,7 +94,7 @@ def test_a_stopped_search_goes_on_when_it_is_submitted_again(
     wait_until(lambda: runs(head, "stopped"), WAIT_S)
     running = first.status()
     assert running.state == "running"
-    assert running.progress is not None and running.progress.total == 4
+    assert running.progress is not None and running.progress.total == 3
     with pytest.raises(SearchLockedError, match=r"running .* as latentune-stopped\.1"):
         submit(search)
     stopped = first.stop()
@@ -108,10 +108,10 @@ def test_a_stopped_search_goes_on_when_it_is_submitted_again(
     assert second.submission_id == "latentune-stopped.2"
     told = list(second.follow())
     assert second.wait(WAIT_S).state == "complete"
-    assert any("[4/4]" in line for line in told)
+    assert any("[3/3]" in line for line in told)
     assert not any(line.startswith("latentune:") for line in told)
     result = second.result()
-    check_whole(head, result, trials=4)
+    check_whole(head, result, trials=3)
     for event in events(head, "stopped", "trial_started"):
         if event.attempt > 1:
             assert event.trial_uid is not None
@@ -128,7 +128,7 @@ def test_a_killed_driver_costs_no_trial(head: RayHead, tiny_folder: Path) -> Non
     assert first.wait(WAIT_S).state == "killed"
     second = submit(search)
     assert second.wait(WAIT_S).state == "complete"
-    check_whole(head, second.result(), trials=4)
+    check_whole(head, second.result(), trials=3)
 
 
 def check_whole(head: RayHead, result: SearchResult, trials: int) -> None:
@@ -159,7 +159,7 @@ def test_two_searches_share_an_engine(head: RayHead, tiny_folder: Path) -> None:
     assert engines(head) == 1
     for one in submitted:
         assert one.wait(WAIT_S).state == "complete"
-        check_whole(head, one.result(), trials=4)
+        check_whole(head, one.result(), trials=3)
     spans = {name: [e.time for e in events(head, name, "trial_report")] for name in names}
     assert max(times[0] for times in spans.values()) < min(times[-1] for times in spans.values())
     wait_until(lambda: engines(head) == 0)
