@@ -42,6 +42,7 @@ from orchestrator.console import (
     print_json,
     say,
 )
+from orchestrator.doctor.verb import doctor
 from orchestrator.errors import (
     ConfirmationHaltedError,
     SearchLockedError,
@@ -318,7 +319,7 @@ def spaces(
         print_json(space) if json else print_space(out, space)
 
 
-for verb in (pull, register, generate, evaluate, inspect, export, rerun):
+for verb in (pull, register, generate, evaluate, inspect, export, rerun, doctor):
     app.command()(verb)
 for verb in (submit, backup, restore):
     app.command()(verb)

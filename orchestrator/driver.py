@@ -15,10 +15,10 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.conductor import Conductor, EngineInfo, Quiet, Watcher
 from orchestrator.config import SearchConfig, load_search
@@ -64,6 +64,9 @@ from orchestrator.spending import Meter, Spending
 from orchestrator.tracking import read_cursor, start_shipper, tracking_uri, wait_shipped
 from trainable.artifact import versions
 from trainable.data import SEARCH_SPLITS
+
+if TYPE_CHECKING:
+    from orchestrator.engines.fleet import Fleet
 
 logger = logging.getLogger(__name__)
 
@@ -164,8 +167,8 @@ class _Run:
             # Ray and its parts take a second to import; a search that is over needs none.
             from orchestrator.ray_session import ray_session
 
-            with ray_session(self.folder.path) as ray_scratch, ExitStack() as leases:
-                result = self._execute(events, interrupt, ray_scratch, leases)
+            with ray_session(self.folder.path) as ray_scratch:
+                result = self._execute(events, interrupt, ray_scratch)
                 result = self._confirmed(events, interrupt, result)
             tell_end(self.config.tracking.on_end, self.folder.path, result.state)
             return result
@@ -196,63 +199,60 @@ class _Run:
         return running or self.ledger.has_work()
 
     def _execute(
-        self,
-        events: EventLog,
-        interrupt: threading.Event,
-        ray_scratch: Path,
-        leases: ExitStack,
+        self, events: EventLog, interrupt: threading.Event, ray_scratch: Path
     ) -> SearchResult:
-        import ray
-
-        from orchestrator.engine_actor import ask_engine, gpus_for, leased_engine
-        from orchestrator.ray_session import engine_clock, run_trials
+        from orchestrator.engines.ray_fleet import open_fleet
+        from orchestrator.ray_session import run_trials
         from orchestrator.tune_adapters import LedgerScheduler, LedgerSearcher
 
         config = self.config
-        engine_of_ours = leased_engine(*engine_options(config), config.name)
-        with engine_of_ours as (name, engine, base_model):
-            # A second lease, until the confirmation has its own: the model stays loaded.
-            leases.enter_context(leased_engine(*engine_options(config), f"{config.name}/next"))
-            self._meter.gpus = gpus_for(engine_options(config)[0])
-            record = self.data.checked(ask_engine(engine.check, self.data.source))
+        with open_fleet(
+            config, engine_options(config), self.data.source.task, self.folder.path, self.say
+        ) as fleet:
+            if not fleet.wait(lambda: self._gives_up(interrupt)):
+                return self._finish(events, "interrupted", None, shipper=None)
+            self._meter.gpu_clock = lambda: (fleet.gpu_s, fleet.gpus)
+            record = self.data.checked(fleet.ask("check", self.data.source))
             write_atomic(self.folder.data, record.model_dump_json(indent=1).encode())
             self.watcher.data_read(record)
-            self._plan(engine)
-            events.append("search_started", self._describe(base_model, record))
+            left = self._plan(fleet)
+            events.append("search_started", self._describe(dict(fleet.base_model), record))
             shipper = start_shipper(self.folder.path, self.uri)
             conductor = Conductor(
                 self.config,
                 self.folder,
                 self.ledger,
                 events,
-                EngineInfo(name, base_model),
+                EngineInfo(fleet.plan.pool, fleet.base_model),
                 self.data.source,
                 self.watcher,
                 self._spending,
                 lambda: self._meter.note(self._spending.tokens),
             )
             conductor.settle()
-            ray.get(engine.unpause.remote([self.folder.uid(t.number) for t in self.ledger.all()]))
+            fleet.unpause([self.folder.uid(t.number) for t in self.ledger.all()])
+            fleet.work = lambda: max(left - conductor.ended, conductor.running)
             over = threading.Event()
             halting = threading.Thread(
                 target=self._watch_for_halt,
-                args=(conductor, engine, interrupt, over),
+                args=(conductor, fleet, interrupt, over),
                 daemon=True,
             )
             halting.start()
             try:
                 if self.ledger.has_work() and not interrupt.is_set():
                     run_trials(
-                        LedgerSearcher(conductor),
-                        LedgerScheduler(conductor, lambda uid: engine.leave.remote(uid) and None),
-                        self.config.engine.concurrent_trials,
+                        LedgerSearcher(conductor, lambda: fleet.room),
+                        LedgerScheduler(conductor, fleet.leave),
+                        fleet.plan.most_trials,
                         ray_scratch,
                     )
-                clock = engine_clock(engine)
+                clock = fleet.clock
             finally:
                 over.set()
                 halting.join()
                 Requests(self.folder).clear()
+            fleet.is_kept = config.confirm.enabled and not self._has_work()
         state: SearchState = "interrupted" if self._has_work() else "complete"
         split = TimeSplit(
             total_s=time.monotonic() - self.began,
@@ -263,21 +263,27 @@ class _Run:
         )
         return self._finish(events, state, split, shipper)
 
-    def _plan(self, engine: Any) -> None:
-        """Estimate what is left to do, on the engine at hand, and show it before it is spent."""
-        from orchestrator.engine_actor import ask_engine, gpus_for
+    def _gives_up(self, interrupt: threading.Event) -> bool:
+        """Whether a run that waits for its first engine is to end."""
+        asked = interrupt.is_set() or Requests(self.folder).search()
+        return asked or self._meter.seconds_left() <= 0
 
+    def _plan(self, fleet: Fleet) -> int:
+        """Estimate what is left to do, on the engine at hand, and show it before it is spent.
+
+        Returns:
+            How many trials are not at their end.
+        """
         config = self.config
         sample = sample_trials(config, baseline_configs() * config.space.baselines)
         configs = [trial.to_dict() for trial in sample.all]
         splits, fused = list(SEARCH_SPLITS), config.engine.concurrent_trials
-        asked = self.data.source, configs, splits, fused
-        found = ask_engine(engine.survey, *asked)
+        found = fleet.ask("survey", self.data.source, configs, splits, fused)
         costs = Costs(
             **found["survey"],
             baselines=len(sample.baselines),
             calibration=found["calibration"],
-            gpus=gpus_for(config.base_model.model_dump(mode="json")),
+            gpus=fleet.plan.gpus,
         )
         left_out = (TrialStatus.RUNNING, TrialStatus.INFEASIBLE)
         ended = [t for t in self.ledger.all() if t.status not in left_out]
@@ -293,11 +299,12 @@ class _Run:
         thought_s = time.monotonic() - asked_at  # while a person thinks, nothing is spent
         self.began += thought_s
         self._meter.skip(thought_s)
+        return work.baselines + work.trials
 
     def _watch_for_halt(
         self,
         conductor: Conductor,
-        engine: Any,
+        fleet: Fleet,
         interrupt: threading.Event,
         over: threading.Event,
     ) -> None:
@@ -317,9 +324,10 @@ class _Run:
                 )  # fmt: skip
                 if reason is not None:
                     to_pause += conductor.halt(reason)
+                    fleet.halt()
             uids = [uid for uid in to_pause if uid is not None]
             if uids:
-                engine.pause.remote(uids)
+                fleet.pause(uids)
 
     def _describe(self, base_model: dict[str, Any], data: DataRecord) -> dict[str, Any]:
         return {

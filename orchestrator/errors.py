@@ -10,7 +10,10 @@
     ├── SecretError (PermissionError)           a secret that others can read, or we cannot
     ├── BackupError (ValueError)                a backup that cannot be made or put back
     ├── ClusterError (ConnectionError)          a Ray that cannot be reached
-    │   └── ClusterAccessError                  ... or that may not be used
+    │   ├── ClusterAccessError                  ... or that may not be used
+    │   ├── EngineLostError                     an engine that died, with its trials in it
+    │   ├── EngineFullError                     an engine without room for another trial
+    │   └── ParcelError                         files that did not reach an engine's machine whole
     ├── UploadError (ValueError)                files that cannot be sent to a cluster
     ├── JobError (RuntimeError)                 a job without a result
     ├── LedgerError (RuntimeError)              a study that cannot be read
@@ -109,6 +112,18 @@ class UploadError(LatentuneError, ValueError):
 
 class JobError(LatentuneError, RuntimeError):
     """A job that has no result: it runs, was killed, or refused its search."""
+
+
+class EngineLostError(ClusterError):
+    """An engine that died, or that was ended because it hung."""
+
+
+class EngineFullError(ClusterError):
+    """An engine that has as many trials of a search as it takes."""
+
+
+class ParcelError(ClusterError):
+    """Files of the driver's machine that did not reach an engine's machine whole."""
 
 
 class LedgerError(LatentuneError, RuntimeError):

@@ -12,8 +12,8 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.exceptions import RayActorError
 
+from orchestrator.engines.cluster import own_node_resource
 from orchestrator.errors import ClusterError
 from orchestrator.thin_trial import ThinTrial
 from orchestrator.tune_adapters import LedgerScheduler, LedgerSearcher
@@ -64,11 +64,14 @@ def ray_session(folder: Path) -> Iterator[Path]:
 def run_trials(
     searcher: LedgerSearcher, scheduler: LedgerScheduler, concurrent: int, scratch: Path
 ) -> None:
-    """Let Tune run thin trials, `concurrent` at a time, until the searcher has no more."""
+    """Let Tune run thin trials, `concurrent` at a time, until the searcher has no more.
+
+    They run on this machine alone: their states are saved in the search's folder.
+    """
     # Tune misses the result files that it was told not to write.
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     tune.Tuner(
-        tune.with_resources(ThinTrial, {"cpu": 0.01}),
+        tune.with_resources(ThinTrial, own_node_resource() or {"cpu": 0.01}),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=scheduler,
@@ -83,12 +86,3 @@ def run_trials(
             failure_config=tune.FailureConfig(max_failures=_LOST_PROCESS_RETRIES),
         ),
     ).fit()
-
-
-def engine_clock(engine: Any) -> dict[str, float]:
-    """Where the engine's time went; zeros if it died after its last trial ended."""
-    try:
-        clock: dict[str, float] = ray.get(engine.clock.remote())
-        return clock
-    except RayActorError:
-        return {"train_s": 0.0, "evaluate_s": 0.0, "trial_steps": 0}

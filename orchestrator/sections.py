@@ -270,7 +270,22 @@ class StoppingConfig(Section):
 class EngineConfig(Section):
     """How many trials share the frozen model, and how much goes through it at once."""
 
-    concurrent_trials: Count = Field(default=8, description="the number of trials trained together")
+    concurrent_trials: Count = Field(
+        default=8, description="the number of trials that an engine trains together"
+    )
+    count: Count | None = Field(
+        default=None,
+        description="the most engines; null for as many as there are places and trials for",
+    )
+    gpus: Count | None = Field(
+        default=None,
+        description="the GPUs of an engine; of several, the model is spread over them",
+    )
+    step_timeout_s: Seconds | None = Field(
+        default=None,
+        description="the seconds after which a step hangs and its engine is replaced; null "
+        "derives them from measured steps, 300 at least",
+    )
     micro_batch_tokens: Annotated[
         Count | Literal["auto"] | None, BeforeValidator(_tokens_or_auto)
     ] = Field(

@@ -1,26 +1,20 @@
 """The Tune trainable: it holds nothing but an assignment, and asks an engine to train it.
 
 A trial process imports no torch. One `step()` is one rung: train, save the state, report.
-An engine that died or has forgotten the trial is joined again with the last saved state.
+Its berth finds it an engine, and another one where that is lost.
 """
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
-from ray.exceptions import RayActorError
 
 from orchestrator.assignment import Assignment, TrialReport
-from orchestrator.checkpoints import load_state, save_state
-from orchestrator.engine_actor import NAMESPACE
-from trainable.errors import LatentuneError, UnknownTrialError
-
-_ENGINE_WAIT_S = 120.0
-_RETRY_S = 1.0
+from orchestrator.checkpoints import save_state
+from orchestrator.engines.berth import Berth
+from trainable.errors import LatentuneError
 
 
 class ThinTrial(tune.Trainable):
@@ -30,8 +24,12 @@ class ThinTrial(tune.Trainable):
         """Take an assignment."""
         self._assignment = Assignment(**config)
         self._step = self._assignment.start_step
-        self._joined = False
+        self._berth = self._find_berth()
         self._resumed = self._step > 0  # the driver may have died before it judged this step
+
+    def _find_berth(self) -> Berth:
+        """Where this trial is trained: the roster of engines is in the search's folder."""
+        return Berth(self._assignment, Path(self._assignment.folder).parents[1])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next assignment in the same process."""
@@ -50,7 +48,9 @@ class ThinTrial(tune.Trainable):
             reason = str(getattr(error, "cause", error))  # without the engine's traceback
             return {"report": TrialReport(*identity, self._step, failed=reason)}
         self._step, self._resumed = answer["step"], False
-        save_state(Path(assignment.folder), self._step, answer.pop("state"))
+        state = answer.pop("state")
+        if state is not None:  # it waited for an engine, and the last one stands
+            save_state(Path(assignment.folder), self._step, state)
         return {"report": TrialReport(*identity, **answer)}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -60,33 +60,4 @@ class ThinTrial(tune.Trainable):
         """Nothing, as above."""
 
     def _train(self, goal: int) -> dict[str, Any]:
-        lost_since: float | None = None
-        while True:
-            try:
-                return self._ask_engine(goal)
-            except (_EngineMissingError, RayActorError, UnknownTrialError):
-                now = time.monotonic()
-                # An engine that answered between two losses is another loss, with its own wait.
-                lost_since = now if lost_since is None or self._joined else lost_since
-                if now - lost_since > _ENGINE_WAIT_S:
-                    raise
-                self._joined = False
-                time.sleep(_RETRY_S)
-
-    def _ask_engine(self, goal: int) -> dict[str, Any]:
-        assignment = self._assignment
-        try:
-            engine = ray.get_actor(assignment.engine, namespace=NAMESPACE)
-        except ValueError as error:
-            raise _EngineMissingError(assignment.engine) from error
-        if not self._joined:
-            state = load_state(Path(assignment.folder), self._step)
-            ray.get(engine.join.remote(assignment, state))
-            self._joined = True
-        train: Any = engine.train
-        report: dict[str, Any] = ray.get(train.remote(assignment.uid, goal, assignment.splits))
-        return report
-
-
-class _EngineMissingError(Exception):
-    """No engine of this name at the moment; Ray may be restarting it."""
+        return self._berth.train(self._step, goal)

@@ -25,15 +25,23 @@ if TYPE_CHECKING:
 class LedgerSearcher(Searcher):
     """Tune asks which trial to run next; the ledger answers."""
 
-    def __init__(self, conductor: Conductor) -> None:
+    def __init__(self, conductor: Conductor, room: Callable[[], int]) -> None:
+        """Pass questions on.
+
+        Args:
+            room: how many trials the engines of this moment take.
+        """
         super().__init__()
         self._conductor = conductor
+        self._room = room
         self._numbers: dict[str, int] = {}
 
-    def suggest(  # type: ignore[override]  # Tune takes FINISHED too
+    def suggest(  # type: ignore[override]  # Tune takes FINISHED and None too
         self, trial_id: str
-    ) -> dict[str, Any] | str:
-        """An assignment as plain data, or FINISHED."""
+    ) -> dict[str, Any] | str | None:
+        """An assignment as plain data, FINISHED, or None while the engines are full."""
+        if self._conductor.halted is None and self._conductor.running >= self._room():
+            return None
         assignment = self._conductor.assign()
         if assignment is None:
             finished: str = Searcher.FINISHED

@@ -8,21 +8,48 @@ from typing import Any
 import pytest
 from ray.exceptions import RayActorError
 
-from orchestrator import thin_trial
 from orchestrator.assignment import TrialReport
 from orchestrator.checkpoints import load_state
+from orchestrator.engines import berth
+from orchestrator.engines.berth import MOST_LOSSES, Berth, by_load
+from orchestrator.engines.roster import EngineRecord, Roster, write_roster
+from orchestrator.engines.watchdog import Pulse
+from orchestrator.errors import EngineLostError
 from orchestrator.thin_trial import ThinTrial
-from trainable.errors import NumericError, UnknownTrialError
+from trainable.errors import NumericError
 
 RUNGS = [2, 4, 8]
 
 
-class FakeTrial(ThinTrial):
-    """A thin trial whose engine is a list of answers: an exception, or None for success."""
+class FakeBerth(Berth):
+    """A berth whose engines are a list of answers: an exception, a step, or None for success.
 
-    def __init__(self, folder: Path, start_step: int = 0, answers: tuple[Any, ...] = ()) -> None:
-        self.answers = list(answers)
+    "full" is no room anywhere, "forgotten" an engine that does not know the trial.
+    """
+
+    def script(self, answers: list[Any]) -> FakeBerth:
+        self.answers = answers
         self.goals: list[int] = []
+        return self
+
+    def _try(self, roster: Roster, step: int, goal: int) -> dict[str, Any] | None:
+        self.goals.append(goal)
+        answer = self.answers.pop(0) if self.answers else None
+        if isinstance(answer, Exception):
+            raise answer
+        if isinstance(answer, str):
+            self._engine = None if answer == "forgotten" else self._engine
+            return None
+        self._engine = "engine"
+        at = goal if answer is None else answer
+        metrics = {"m": 0.5} if answer is None else {}
+        told = {"curve": [(at, 1.0)], "metrics": metrics, "paused": answer is not None}
+        return {"step": at, "state": str(at).encode(), **told}
+
+
+class FakeTrial(ThinTrial):
+    def __init__(self, search: Path, start_step: int = 0, answers: tuple[Any, ...] = ()) -> None:
+        self.answers = list(answers)
         self.setup(
             {
                 "uid": "tiny-0",
@@ -34,43 +61,41 @@ class FakeTrial(ThinTrial):
                 "rungs": RUNGS,
                 "splits": ["val_id"],
                 "engine": "e",
-                "folder": str(folder),
+                "folder": str(search / "trials" / "tiny-0"),
             }
         )
 
-    def _ask_engine(self, goal: int) -> dict[str, Any]:
-        self.goals.append(goal)
-        answer = self.answers.pop(0) if self.answers else None
-        if isinstance(answer, Exception):
-            raise answer
-        self._joined = True
-        step = goal if answer is None else answer
-        metrics = {"m": 0.5} if answer is None else {}
-        told = {"curve": [(step, 1.0)], "metrics": metrics, "paused": answer is not None}
-        return {"step": step, "state": str(step).encode(), **told}
+    def _find_berth(self) -> Berth:
+        found = super()._find_berth()
+        self.berth = FakeBerth(found._assignment, found._search).script(self.answers)
+        return self.berth
 
     def told(self) -> TrialReport:
         report: TrialReport = self.step()["report"]
         return report
 
+    def saved(self, step: int) -> bytes | None:
+        return load_state(Path(self._assignment.folder), step)
+
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(thin_trial, "_RETRY_S", 0.0)
+    monkeypatch.setattr(berth, "_RETRY_S", 0.0)
 
 
 def test_each_step_is_a_rung_and_saves_its_state(tmp_path: Path) -> None:
     trial = FakeTrial(tmp_path)
     for rung in RUNGS:
         assert trial.told() == TrialReport("tiny-0", 0, 1, rung, {"m": 0.5}, [(rung, 1.0)])
-        assert load_state(tmp_path, rung) == str(rung).encode()
-    assert trial.goals == RUNGS
+        assert trial.saved(rung) == str(rung).encode()
+    assert trial.berth.goals == RUNGS
 
 
 def test_a_pause_is_reported_where_it_stands(tmp_path: Path) -> None:
-    report = FakeTrial(tmp_path, answers=(3,)).told()
+    trial = FakeTrial(tmp_path, answers=(3,))
+    report = trial.told()
     assert (report.step, report.paused, report.metrics) == (3, True, {})
-    assert load_state(tmp_path, 3) == b"3"
+    assert trial.saved(3) == b"3"
 
 
 @pytest.mark.parametrize(
@@ -84,44 +109,42 @@ def test_it_goes_on_from_its_step_and_repeats_a_rung(
     trial = FakeTrial(tmp_path, start)
     for _ in goals:
         trial.told()
-    assert trial.goals == goals
+    assert trial.berth.goals == goals
 
 
-def test_it_waits_for_a_lost_engine(tmp_path: Path) -> None:
-    lost = (RayActorError(), UnknownTrialError("forgotten"), RayActorError())
-    trial = FakeTrial(tmp_path, answers=lost)
+def test_it_goes_on_past_lost_engines_and_full_ones(tmp_path: Path) -> None:
+    trial = FakeTrial(tmp_path, answers=(RayActorError(), "full", "forgotten", RayActorError()))
     assert trial.told().step == RUNGS[0]
-    assert trial.goals == [RUNGS[0]] * 4
+    assert trial.berth.goals == [RUNGS[0]] * 5
 
 
-def test_it_gives_up_when_no_engine_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(thin_trial, "_ENGINE_WAIT_S", 0.05)
-    with pytest.raises(RayActorError):
-        FakeTrial(tmp_path, answers=(RayActorError(),) * 100_000).told()
-
-
-def test_the_wait_begins_with_the_loss_not_with_the_rung(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A rung of a large model takes longer than an engine needs to restart."""
-    clock = [0.0]
-    monkeypatch.setattr("orchestrator.thin_trial.time.monotonic", lambda: clock[0])
-    trial = FakeTrial(tmp_path, answers=(RayActorError(),))
-    answer = trial._ask_engine
-
-    def slow(goal: int) -> dict[str, Any]:
-        clock[0] += 1000.0
-        return answer(goal)
-
-    trial._ask_engine = slow  # type: ignore[method-assign]
+def test_it_waits_as_long_as_it_takes_for_room(tmp_path: Path) -> None:
+    trial = FakeTrial(tmp_path, answers=("full",) * 1000)
     assert trial.told().step == RUNGS[0]
+
+
+def test_one_lost_engine_after_another_is_its_end(tmp_path: Path) -> None:
+    trial = FakeTrial(tmp_path, answers=(RayActorError(),) * (MOST_LOSSES - 1))
+    assert trial.told().step == RUNGS[0]
+    given_up = FakeBerth(trial._assignment, tmp_path).script([RayActorError()] * 100)
+    with pytest.raises(EngineLostError, match=f"lost machine: {MOST_LOSSES} engines"):
+        given_up.train(0, 2)
+
+
+def test_a_trial_that_waits_gives_up_when_the_driver_halts(tmp_path: Path) -> None:
+    for roster in (Roster(halting=True), Roster(paused=["tiny-0"])):
+        write_roster(tmp_path, roster)
+        report = FakeTrial(tmp_path, 2).told()
+        assert (report.step, report.paused) == (2, True)
+    write_roster(tmp_path, Roster(paused=["tiny-1"]))
+    assert not FakeTrial(tmp_path, 2).told().paused
 
 
 def test_its_own_fault_is_reported_not_tried_again(tmp_path: Path) -> None:
     trial = FakeTrial(tmp_path, 2, answers=(NumericError("lower optim.lr"),))
     report = trial.told()
     assert (report.step, report.failed) == (2, "lower optim.lr")
-    assert trial.goals == [2]
+    assert trial.berth.goals == [2]
 
 
 def test_a_bug_is_raised_for_ray_to_see(tmp_path: Path) -> None:
@@ -136,3 +159,16 @@ def test_a_process_takes_the_next_trial(tmp_path: Path) -> None:
     assert trial.reset_config(config)
     report = trial.told()
     assert (report.uid, report.number, report.step) == ("tiny-1", 1, 4)
+
+
+def test_the_engine_that_is_through_first_is_asked_first() -> None:
+    def record(name: str) -> EngineRecord:
+        return EngineRecord(name=name, node="n", state="ready", room=8)
+
+    def pulse(trials: int, speed: float | None) -> Pulse:
+        return Pulse(trials={str(n): "s" for n in range(trials)}, slots_per_s=speed)
+
+    records = [record("slow"), record("fast"), record("new")]
+    order = by_load(records, [pulse(2, 100.0), pulse(5, 400.0), pulse(3, None)])
+    assert [one.name for one in order] == ["fast", "new", "slow"]
+    assert by_load([], []) == []
