@@ -26,7 +26,7 @@ lint: .venv/ready
 	$(BIN)/lint-imports
 dist: .venv/ready                   # what a cluster's nodes install: package, lock, their scripts
 	rm -rf dist && $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
-	cp constraints.txt deploy/install.sh deploy/environment.sh dist
+	cp constraints.txt $(wildcard requirements.lock) deploy/install.sh deploy/environment.sh dist
 bench: .venv/ready                  # the rows of a CPU; writes docs/performance.md
 	$(BIN)/python -m benchmarks
 bench-glue: .venv/ready             # against Ray Tune and PEFT glued by hand

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import SecretError
+from orchestrator.errors import SecretError, TrackingError
+from orchestrator.service import mlflow_server
 from orchestrator.service.mlflow_server import (
     ADMIN_VARIABLE,
     ServerOptions,
@@ -111,3 +113,30 @@ def test_a_persons_own_credentials_stay(tmp_path: Path, caplog: pytest.LogCaptur
     keep_credentials(as_credentials(SERVICE_USER, "another-password"))
     assert credentials(own_credentials().read_text())[0] == "ann"
     assert "holds another user" in caplog.text
+
+
+class Server:
+    """A process that never ends by itself."""
+
+    returncode = -15
+
+    def __init__(self, ends_after: int | None = None) -> None:
+        self.polls, self.ends_after = 0, ends_after
+
+    def poll(self) -> int | None:
+        self.polls += 1
+        return self.returncode if self.ends_after == self.polls else None
+
+
+def test_it_ends_some_time_after_its_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mlflow_server, "PEER_GONE_S", 0.2)
+    monkeypatch.setattr(mlflow_server, "_POLL_S", 0.01)
+    with socket.socket() as peer:
+        peer.bind(("127.0.0.1", 0))
+        peer.listen(100)
+        address = f"127.0.0.1:{peer.getsockname()[1]}"
+        with pytest.raises(TrackingError, match="ended with -15"):  # its own end comes first
+            mlflow_server._wait(Server(ends_after=30), address)  # type: ignore[arg-type]
+    server = Server()
+    mlflow_server._wait(server, address)  # type: ignore[arg-type]
+    assert server.polls > 3, "not at the first silence: Ray may be starting again"
