@@ -167,7 +167,8 @@ def postgres(tmp_path: Path) -> Iterator[str]:
     options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
 
     def run(*command: str) -> None:
-        subprocess.run(command, check=True, capture_output=True, timeout=60, **as_whom)  # type: ignore[call-overload]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=150, **as_whom)  # type: ignore[call-overload]
+        assert done.returncode == 0, f"{command}: {done.stdout} {done.stderr}"
 
     run("initdb", "-D", str(data), "-U", "latentune", "--auth=trust", "--no-sync")
     run("pg_ctl", "-D", str(data), "-l", str(data / "log"), "-w", "-o", options, "start")
@@ -177,7 +178,7 @@ def postgres(tmp_path: Path) -> Iterator[str]:
             run("createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "latentune", name)
         yield uri
     finally:
-        run("pg_ctl", "-D", str(data), "-m", "immediate", "stop")
+        run("pg_ctl", "-D", str(data), "-m", "immediate", "-t", "120", "stop")
 
 
 def test_a_backup_of_a_postgres_comes_back(
