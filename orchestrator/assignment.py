@@ -37,6 +37,7 @@ class Assignment:
         config: `TrialConfig.to_dict()`.
         data: a `DataSource` as plain data.
         start_step: where it goes on from.
+        reported: whether its report at that step is known, so that the next rung comes.
         rungs: the steps at which it reports, ascending; the last is the full budget.
         splits: what it is scored on.
         engine: the engine's name.
@@ -56,6 +57,7 @@ class Assignment:
     engine: str
     folder: str
     stream_seed: int | None = None
+    reported: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class TrialReport:
         curve: (step, training loss) since the report before.
         paused: whether it was halted short of its rung.
         failed: why it cannot go on, or None.
+        failure: what kind of failure that is, a `FailureKind`.
     """
 
     uid: str
@@ -81,3 +84,4 @@ class TrialReport:
     curve: list[tuple[int, float]] = field(default_factory=list)
     paused: bool = False
     failed: str | None = None
+    failure: str = "bug"

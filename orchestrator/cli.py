@@ -91,6 +91,7 @@ def run(
     """Run a search, or go on with one that was interrupted."""
     from orchestrator.config import load_search
     from orchestrator.driver import run
+    from orchestrator.failures import first_cause
     from orchestrator.opening import baseline_configs
     from orchestrator.progress import SearchProgress
     from orchestrator.tables import print_result
@@ -109,7 +110,7 @@ def run(
         message = f"stopped before its end; the same command goes on with it{hint}"
         fail(message, INTERRUPTED if interrupt.is_set() else 0)
     if result.state == "failed":
-        raise typer.Exit(FAILED)
+        fail(first_cause(result.name, result.trials), FAILED)
 
 
 @app.command()
@@ -294,12 +295,14 @@ def rm(
 ) -> None:
     """Remove a search's folder; what is in MLflow stays there."""
     from orchestrator.driver_lock import is_held
+    from orchestrator.study.owner import forget_study
 
     folder = SearchFolder.existing(home_folder(), name)
     if is_held(folder):
         raise SearchLockedError(f"search {name!r} is running: `latentune stop {name}` first")
     if not yes and not typer.confirm(f"Remove {folder.path} and all its trials?"):
         raise typer.Exit(FAILED)
+    forget_study(folder.path, name)
     shutil.rmtree(folder.path)
     say(f"removed {folder.path}; its runs and registered latents are still in MLflow")
 
@@ -339,17 +342,22 @@ def _ask() -> None:
 
 @contextmanager
 def _interruptible() -> Iterator[threading.Event]:
-    """Ctrl-C once sets the event; twice ends the process as usual."""
+    """Ctrl-C, or SIGTERM, once sets the event; twice ends the process as usual."""
     event = threading.Event()
-    before = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
     def on_interrupt(_: int, __: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, before)
+        restore()
         err.print("stopping: running trials save their state; Ctrl-C again ends at once")
         event.set()
 
-    signal.signal(signal.SIGINT, on_interrupt)
+    for number in before:
+        signal.signal(number, on_interrupt)
     try:
         yield event
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()

@@ -2,6 +2,7 @@
 
     Ray Tune ── assign() ─►  ledger.ask   ── event trial_started
              ── on_report ─► ledger.report ── event trial_report, trial_ended + artifact
+             ── on_lost ───► ledger.lost   ── event trial_lost
 
 Tune calls in through two thin adapters (`tune_adapters`); everything it must remember is in
 the ledger and on disk.
@@ -19,6 +20,7 @@ from typing import Any, Protocol
 from orchestrator.assignment import Assignment, DataSource, TrialReport
 from orchestrator.checkpoints import state_path
 from orchestrator.events import EventLog
+from orchestrator.failures import FailureKind
 from orchestrator.folders import SearchFolder
 from orchestrator.ledger import Ledger, LedgerTrial, TrialStatus
 from orchestrator.manifest import manifest_sha256
@@ -142,7 +144,8 @@ class Conductor:
                 return None
             uid = self._folder.uid(trial.number)
             self._running[trial.number] = uid
-        self._spending.commit(trial.number, trial.config, self._goal(trial.step))
+        reported = trial.step in trial.reports
+        self._spending.commit(trial.number, trial.config, self._goal(trial.step, reported))
         self._events.append(
             "trial_started",
             {
@@ -168,14 +171,18 @@ class Conductor:
             splits=[s for s in SEARCH_SPLITS if s in self._config.task.splits()],
             engine=self._engine.name,
             folder=str(self._folder.trial(uid)),
+            reported=reported,
         )
 
     def on_report(self, report: TrialReport) -> bool:
         """Take in what a thin trial reports; returns whether the trial goes on."""
         number = report.number
         self._note()
+        if report.attempt < self.ledger.trial(number).attempts:
+            return self._keep_orphan(report)
         if report.failed is not None:
-            return self._ended(number, self.ledger.fail(number, report.failed))
+            kind = FailureKind(report.failure)
+            return self._failed(number, self.ledger.fail(number, report.failed, kind))
         self._events.append(
             "trial_report",
             {"step": report.step, "metrics": report.metrics, "curve": report.curve},
@@ -193,15 +200,35 @@ class Conductor:
             return self._goes_on(trial)
         return self._ended(number, status)
 
-    def on_error(self, number: int, reason: str) -> None:
+    def on_error(
+        self, number: int, reason: str, kind: FailureKind = FailureKind.LOST_MACHINE
+    ) -> None:
         """A trial's process died for good."""
-        self._ended(number, self.ledger.fail(number, reason))
+        self._failed(number, self.ledger.fail(number, reason, kind))
+
+    def on_lost(self, number: int) -> int | None:
+        """A trial's process was lost, and another begins where it last reported.
+
+        Returns:
+            The number of the new attempt; None for a trial that has ended.
+        """
+        trial = self.ledger.lost(number)
+        if trial.status is not TrialStatus.RUNNING:
+            return None
+        self._events.append(
+            "trial_lost",
+            {"step": trial.step, "attempt": trial.attempts},
+            trial_uid=self._folder.uid(number),
+            attempt=trial.attempts - 1,
+        )
+        return trial.attempts
 
     def settle(self) -> None:
         """Tell the ends that the ledger knows, but that a driver died before it told."""
         told = {event.trial_uid for event in self._events.read() if event.type == "trial_ended"}
         for trial in self.ledger.all():
-            ended = trial.status not in (TrialStatus.RUNNING, TrialStatus.INFEASIBLE)
+            never = trial.status is TrialStatus.INFEASIBLE and trial.failure is None
+            ended = trial.status is not TrialStatus.RUNNING and not never
             if ended and self._folder.uid(trial.number) not in told:
                 self._tell_end(trial)
 
@@ -217,6 +244,22 @@ class Conductor:
         with self._lock:
             return self._running.get(number)
 
+    def _keep_orphan(self, report: TrialReport) -> bool:
+        """Write down what a lost attempt reports late; nothing is told of it, nothing decided."""
+        self._events.append(
+            "trial_orphan",
+            {"step": report.step, "metrics": report.metrics, "failed": report.failed},
+            trial_uid=report.uid,
+            attempt=report.attempt,
+        )
+        return False
+
+    def _failed(self, number: int, status: TrialStatus) -> bool:
+        """Close a trial that failed, and let the watcher know."""
+        if number in self._running:
+            self._watcher.trial_reported(self.ledger.trial(number), status)
+        return self._ended(number, status)
+
     def _goes_on(self, trial: LedgerTrial) -> bool:
         """Whether the budget lets a trial begin another report interval; else it is paused."""
         if self._spending.is_open:
@@ -227,9 +270,9 @@ class Conductor:
             self._running.pop(trial.number, None)
         return False
 
-    def _goal(self, step: int) -> int:
+    def _goal(self, step: int, reported: bool) -> int:
         """Where a trial that begins, or goes on, at a step reports next."""
-        return next(rung for rung in self._rungs if rung >= max(step, 1))
+        return next(rung for rung in self._rungs if rung > step - (step > 0 and not reported))
 
     def _on_pause(self, number: int, step: int) -> bool:
         self.ledger.pause(number, step)
@@ -254,8 +297,8 @@ class Conductor:
         return False
 
     def _tell_end(self, trial: LedgerTrial) -> None:
-        uid, failed = self._folder.uid(trial.number), trial.status is TrialStatus.FAILED
-        artifact = None if failed else self._save_artifact(trial, uid)
+        uid = self._folder.uid(trial.number)
+        artifact = None if trial.failure is not None else self._save_artifact(trial, uid)
         self._events.append(
             "trial_ended",
             {
@@ -263,6 +306,7 @@ class Conductor:
                 "step": trial.step,
                 "metrics": dict(trial.metrics),
                 "reason": trial.reason,
+                "failure": trial.failure,
                 "artifact": artifact,
                 "manifest_sha256": artifact and manifest_sha256(self._folder.artifact(uid)),
             },

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import logging
 import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,14 +27,15 @@ from orchestrator.driver_lock import driver_lock
 from orchestrator.errors import (
     ConfirmationError,
     ConfirmationHaltedError,
+    LedgerError,
 )
 from orchestrator.estimate import Costs, Work, budget_warnings, estimate, sample_trials
 from orchestrator.events import EventLog
 from orchestrator.files import write_atomic
 from orchestrator.first_trials import learn_from_earlier
 from orchestrator.folders import SearchFolder, home_folder
+from orchestrator.halting import Watch
 from orchestrator.ledger import Ledger, Role, TrialStatus
-from orchestrator.manifest import manifest_sha256
 from orchestrator.opening import (
     baseline_configs,
     check_base_model,
@@ -46,22 +46,13 @@ from orchestrator.opening import (
     open_ledger,
     refuse_differences,
 )
-from orchestrator.report.telling import tell_report
-from orchestrator.reproduction import describe_search
-from orchestrator.results import (
-    DataRecord,
-    Estimate,
-    SearchResult,
-    SearchState,
-    TimeSplit,
-    best_trial,
-    build_result,
-    spent_record,
-)
+from orchestrator.results import DataRecord, Estimate, SearchResult, SearchState, TimeSplit
 from orchestrator.search_data import SearchData, data_differences, read_data
+from orchestrator.search_end import SearchEnd
 from orchestrator.service.on_end import tell_end
 from orchestrator.spending import Meter, Spending
-from orchestrator.tracking import read_cursor, start_shipper, tracking_uri, wait_shipped
+from orchestrator.study.owner import forget_study
+from orchestrator.tracking import start_shipper, tracking_uri
 from trainable.artifact import versions
 from trainable.data import SEARCH_SPLITS
 
@@ -69,10 +60,6 @@ if TYPE_CHECKING:
     from orchestrator.engines.fleet import Fleet
 
 logger = logging.getLogger(__name__)
-
-SHIPPING_WAIT_S = 60.0
-_SHIPPER_LEAVES_S = 5.0
-_POLL_S = 0.25
 
 
 def run(
@@ -102,6 +89,7 @@ def run(
         ConfigError: for a file that cannot be used.
         SearchExistsError: if the search exists with another configuration.
         SearchLockedError: if another driver runs it.
+        LedgerError: for a ledger that cannot be used, or that a newer version wrote.
         BaseModelError, TaskError: for a base model or task that cannot be used; nothing has
             been written then.
     """
@@ -116,18 +104,21 @@ def run(
     uri = tracking_uri(home_folder(home), config.tracking.uri)
     new = not folder.path.exists()
     try:
-        with driver_lock(folder):
+        with driver_lock(folder) as fence, ExitStack() as opened:
             Requests(folder).forget_search()
             write_atomic(folder.config, config.to_yaml().encode())
             if not folder.data.exists():
                 write_atomic(folder.data, data.record.model_dump_json(indent=1).encode())
             costs = open_costs(config, home_folder(home))
-            ledger = open_ledger(config, folder, costs)
+            ledger = open_ledger(config, folder, costs, fence)
+            opened.callback(ledger.close)
             learn_from_earlier(ledger.study, config, home_folder(home))
             run = _Run(config, folder, data, ledger, costs, uri, watcher or Quiet(), began, say)
             return run.go(interrupt)
     except BaseException:
         if new and not has_begun(folder):  # a corrected file of the same name must not be refused
+            with suppress(LedgerError):  # what was wrong is to be said
+                forget_study(folder.path, config.name)
             shutil.rmtree(folder.path, ignore_errors=True)
         raise
 
@@ -158,17 +149,24 @@ class _Run:
         interrupt = interrupt or threading.Event()
         self.watcher.search_opened(self.ledger.all())
         with EventLog(self.folder.events) as events:
+            end = SearchEnd(
+                config=self.config,
+                folder=self.folder,
+                data=self.data,
+                ledger=self.ledger,
+                events=events,
+                uri=self.uri,
+            )
             spent = self._meter.seconds_left() <= 0 or not self._spending.is_open
             if spent and self._has_work():
-                return self._finish(events, "interrupted", None, shipper=None)
+                return end.finish("interrupted")
             if not self._has_work() and is_over(events):
-                result = self._finish(events, "complete", None, shipper=None)
-                return self._confirmed(events, interrupt, result)
+                return self._confirmed(events, interrupt, end.finish("complete"))
             # Ray and its parts take a second to import; a search that is over needs none.
             from orchestrator.ray_session import ray_session
 
             with ray_session(self.folder.path) as ray_scratch:
-                result = self._execute(events, interrupt, ray_scratch)
+                result = self._execute(end, interrupt, ray_scratch)
                 result = self._confirmed(events, interrupt, result)
             tell_end(self.config.tracking.on_end, self.folder.path, result.state)
             return result
@@ -198,75 +196,93 @@ class _Run:
         running = any(t.status is TrialStatus.RUNNING for t in self.ledger.all())
         return running or self.ledger.has_work()
 
-    def _execute(
-        self, events: EventLog, interrupt: threading.Event, ray_scratch: Path
-    ) -> SearchResult:
+    def _execute(self, end: SearchEnd, interrupt: threading.Event, scratch: Path) -> SearchResult:
+        """Train what is left, on the engines of this search."""
         from orchestrator.engines.ray_fleet import open_fleet
-        from orchestrator.ray_session import run_trials
-        from orchestrator.tune_adapters import LedgerScheduler, LedgerSearcher
 
-        config = self.config
-        with open_fleet(
-            config, engine_options(config), self.data.source.task, self.folder.path, self.say
-        ) as fleet:
+        config, engine = self.config, engine_options(self.config)
+        task, folder = self.data.source.task, self.folder.path
+        with open_fleet(config, engine, task, folder, self.say) as fleet:
             if not fleet.wait(lambda: self._gives_up(interrupt)):
-                return self._finish(events, "interrupted", None, shipper=None)
+                return end.finish("interrupted")
             self._meter.gpu_clock = lambda: (fleet.gpu_s, fleet.gpus)
-            record = self.data.checked(fleet.ask("check", self.data.source))
-            write_atomic(self.folder.data, record.model_dump_json(indent=1).encode())
-            self.watcher.data_read(record)
-            left = self._plan(fleet)
-            events.append("search_started", self._describe(dict(fleet.base_model), record))
+            left = self._announce(end.events, fleet)
             shipper = start_shipper(self.folder.path, self.uri)
-            conductor = Conductor(
-                self.config,
-                self.folder,
-                self.ledger,
-                events,
-                EngineInfo(fleet.plan.pool, fleet.base_model),
-                self.data.source,
-                self.watcher,
-                self._spending,
-                lambda: self._meter.note(self._spending.tokens),
-            )
+            conductor = self._conductor(end.events, EngineInfo(fleet.plan.pool, fleet.base_model))
             conductor.settle()
-            fleet.unpause([self.folder.uid(t.number) for t in self.ledger.all()])
             fleet.work = lambda: max(left - conductor.ended, conductor.running)
-            over = threading.Event()
-            halting = threading.Thread(
-                target=self._watch_for_halt,
-                args=(conductor, fleet, interrupt, over),
-                daemon=True,
-            )
-            halting.start()
-            try:
-                if self.ledger.has_work() and not interrupt.is_set():
-                    run_trials(
-                        LedgerSearcher(conductor, lambda: fleet.room),
-                        LedgerScheduler(conductor, fleet.leave),
-                        fleet.plan.most_trials,
-                        ray_scratch,
-                    )
-                clock = fleet.clock
-            finally:
-                over.set()
-                halting.join()
-                Requests(self.folder).clear()
+            self._train(conductor, fleet, interrupt, scratch)
+            clock = fleet.clock
             fleet.is_kept = config.confirm.enabled and not self._has_work()
         state: SearchState = "interrupted" if self._has_work() else "complete"
-        split = TimeSplit(
+        self._meter.note(self._spending.tokens)
+        return end.finish(state, self._split(clock), shipper, self.estimate)
+
+    def _gives_up(self, interrupt: threading.Event) -> bool:
+        """Whether a run that waits for its first engine is to end."""
+        asked = interrupt.is_set() or Requests(self.folder).search()
+        return asked or self._meter.seconds_left() <= 0
+
+    def _announce(self, events: EventLog, fleet: Fleet) -> int:
+        """Check the rows against the model, show what the search will cost, and tell its start.
+
+        Returns:
+            How many trials are not at their end.
+        """
+        record = self.data.checked(fleet.ask("check", self.data.source))
+        write_atomic(self.folder.data, record.model_dump_json(indent=1).encode())
+        self.watcher.data_read(record)
+        left = self._plan(fleet)
+        events.append("search_started", self._describe(dict(fleet.base_model), record))
+        return left
+
+    def _conductor(self, events: EventLog, engine: EngineInfo) -> Conductor:
+        return Conductor(
+            self.config,
+            self.folder,
+            self.ledger,
+            events,
+            engine,
+            self.data.source,
+            self.watcher,
+            self._spending,
+            lambda: self._meter.note(self._spending.tokens, last=False),
+        )
+
+    def _train(
+        self, conductor: Conductor, fleet: Fleet, interrupt: threading.Event, scratch: Path
+    ) -> None:
+        """Let Tune run the trials, until there are none or something ends the run early."""
+        from orchestrator.ray_session import run_trials
+        from orchestrator.tune_adapters import LedgerScheduler, LedgerSearcher, LostTrials
+
+        fleet.unpause([self.folder.uid(t.number) for t in self.ledger.all()])
+        watch = Watch(
+            conductor=conductor,
+            requests=Requests(self.folder),
+            interrupt=interrupt,
+            seconds_left=self._meter.seconds_left,
+            pause=fleet.pause,
+            halt=fleet.halt,
+        )
+        with watch.kept():
+            if self.ledger.has_work() and not interrupt.is_set():
+                run_trials(
+                    LedgerSearcher(conductor, lambda: fleet.room),
+                    LedgerScheduler(conductor, fleet.leave),
+                    LostTrials(conductor),
+                    fleet.plan.most_trials,
+                    scratch,
+                )
+
+    def _split(self, clock: dict[str, float]) -> TimeSplit:
+        return TimeSplit(
             total_s=time.monotonic() - self.began,
             train_s=clock["train_s"],
             evaluate_s=clock["evaluate_s"],
             trial_steps=int(clock["trial_steps"]),
             ask_s=self.ledger.ask_s,
         )
-        return self._finish(events, state, split, shipper)
-
-    def _gives_up(self, interrupt: threading.Event) -> bool:
-        """Whether a run that waits for its first engine is to end."""
-        asked = interrupt.is_set() or Requests(self.folder).search()
-        return asked or self._meter.seconds_left() <= 0
 
     def _plan(self, fleet: Fleet) -> int:
         """Estimate what is left to do, on the engine at hand, and show it before it is spent.
@@ -301,34 +317,6 @@ class _Run:
         self._meter.skip(thought_s)
         return work.baselines + work.trials
 
-    def _watch_for_halt(
-        self,
-        conductor: Conductor,
-        fleet: Fleet,
-        interrupt: threading.Event,
-        over: threading.Event,
-    ) -> None:
-        """Pause trials when a person or the time budget says so; runs in a thread of its own."""
-        requests, asked = Requests(self.folder), set[int]()
-        deadline = time.monotonic() + self._meter.seconds_left()
-        while not over.wait(_POLL_S):
-            new = [number for number in requests.trials() if number not in asked]
-            asked |= set(new)
-            to_pause = [conductor.stop_trial(number) for number in new]
-            if conductor.halted is None:
-                reason = (
-                    "interrupt" if interrupt.is_set()
-                    else "stop" if requests.search()
-                    else "time" if time.monotonic() > deadline
-                    else None
-                )  # fmt: skip
-                if reason is not None:
-                    to_pause += conductor.halt(reason)
-                    fleet.halt()
-            uids = [uid for uid in to_pause if uid is not None]
-            if uids:
-                fleet.pause(uids)
-
     def _describe(self, base_model: dict[str, Any], data: DataRecord) -> dict[str, Any]:
         return {
             "search": self.config.name,
@@ -339,76 +327,3 @@ class _Run:
             "base_model": base_model,
             "data": data.model_dump(mode="json", include={"rows", "dropped", "overlap", "sha256"}),
         }
-
-    def _finish(
-        self,
-        events: EventLog,
-        state: SearchState,
-        split: TimeSplit | None,
-        shipper: subprocess.Popen[bytes] | None,
-    ) -> SearchResult:
-        """Name the candidate, write the result, and wait until tracking has all of it."""
-        trials = self.ledger.all()
-        trained = [t for t in trials if t.status is not TrialStatus.INFEASIBLE]
-        if state == "complete" and all(t.status is TrialStatus.FAILED for t in trained):
-            state = "failed"
-        if split is not None:
-            self._meter.note(self._spending.tokens)
-        result = build_result(
-            self.config,
-            self.folder,
-            trials,
-            state=state,
-            tracking_uri=self.uri,
-            time=split,
-            spent=spent_record(self.config, trials, self.ledger.study),
-        ).model_copy(update={"estimate": self.estimate})
-        if split is not None:
-            self._append_candidate(events)
-            if self.config.tracking.report and state != "interrupted":
-                tell_report(events, self.folder, result)
-            outcome = {"best": result.best, "summary": result.summary}
-            ended = {"state": state, "trials": result.counts, "result": outcome}
-            ended["reproduce"] = self._save_reproduction(events)
-            events.append("search_ended", ended)
-        write_atomic(self.folder.result, result.model_dump_json(indent=1).encode())
-        self._wait_for_tracking(events.next_seq - 1, shipper)
-        return result
-
-    def _save_reproduction(self, events: EventLog) -> dict[str, Any]:
-        """Write all that the search's numbers depend on; the same as plain data."""
-        threads = engine_options(self.config)[1]["threads"]
-        found = describe_search(events.read(), self.data.digests, threads)
-        write_atomic(self.folder.reproduction, found.model_dump_json(indent=1).encode())
-        return found.model_dump(mode="json")
-
-    def _wait_for_tracking(self, seq: int, shipper: subprocess.Popen[bytes] | None) -> None:
-        if shipper is None and read_cursor(self.folder.path).next_seq > seq:
-            return
-        shipper = shipper or start_shipper(self.folder.path, self.uri)
-        if wait_shipped(self.folder.path, seq, SHIPPING_WAIT_S, shipper=shipper):
-            with suppress(subprocess.TimeoutExpired):
-                shipper.wait(_SHIPPER_LEAVES_S)  # it has nothing left to do: no zombie stays
-        else:
-            logger.warning(
-                "tracking at %s does not have everything yet; run the search again to send the "
-                "rest (see %s)", self.uri, self.folder.path / "shipper.log",
-            )  # fmt: skip
-
-    def _append_candidate(self, events: EventLog) -> None:
-        best = best_trial(self.ledger.all(), self.config.objective)
-        if best is None:
-            return
-        uid = self.folder.uid(best.number)
-        artifact = self.folder.artifact(uid)
-        events.append(
-            "candidate",
-            {
-                "artifact": str(artifact.relative_to(self.folder.path)),
-                "manifest_sha256": manifest_sha256(artifact),
-                "metrics": dict(best.metrics),
-                "name": best.config.strategy.short_name,
-            },
-            trial_uid=uid,
-            attempt=best.attempts,
-        )

@@ -1,4 +1,8 @@
-"""One driver per search: a file lock, with a note beside it of who holds it."""
+"""One driver per search: a file lock, with a note beside it of who holds it.
+
+Where the ledger is in a database, the lock is a lease there (`study.lease`): machines that
+share a folder need not share its locks.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +17,24 @@ from filelock import FileLock, Timeout
 
 from orchestrator.errors import HomeError, SearchLockedError
 from orchestrator.folders import SearchFolder
+from orchestrator.study.lease import Lease, is_leased
+from orchestrator.study.place import claim_place, read_place, storage_url
+from orchestrator.study.storage import Fence, no_fence
 
 _READER_HOLDS_S = 1.0  # `is_held` takes the lock for an instant; that is no driver
 
 
 @contextmanager
-def driver_lock(folder: SearchFolder) -> Iterator[None]:
+def driver_lock(folder: SearchFolder) -> Iterator[Fence]:
     """Hold a search.
+
+    Yields:
+        What each write of the ledger is to ask first.
 
     Raises:
         SearchLockedError: if another driver holds it, with its host and process id.
         HomeError: if the folder cannot be made.
+        LedgerError: if the ledger is in a database that cannot be used.
     """
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
@@ -32,6 +43,17 @@ def driver_lock(folder: SearchFolder) -> Iterator[None]:
             f"LATENTUNE_HOME: {folder.path} cannot be made ({error.strerror}): set it to a folder "
             "that you may write"
         ) from None
+    url = claim_place(folder.path)
+    if read_place(folder.path) is None:
+        with _file_lock(folder):
+            yield no_fence
+    else:
+        with Lease(url, folder.name) as lease:
+            yield lease.fence
+
+
+@contextmanager
+def _file_lock(folder: SearchFolder) -> Iterator[None]:
     lock = FileLock(folder.lock)
     try:
         lock.acquire(timeout=_READER_HOLDS_S)
@@ -50,6 +72,8 @@ def driver_lock(folder: SearchFolder) -> Iterator[None]:
 
 def is_held(folder: SearchFolder) -> bool:
     """Whether a driver runs this search now."""
+    if read_place(folder.path) is not None:
+        return is_leased(storage_url(folder.path), folder.name)
     if not folder.lock.exists():
         return False
     probe = FileLock(folder.lock)

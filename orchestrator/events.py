@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 EventType = Literal[
     "search_started", "trial_started", "trial_report", "trial_ended", "candidate", "report",
-    "search_ended", "confirm_started", "champion", "confirm_ended",
+    "search_ended", "confirm_started", "champion", "confirm_ended", "trial_lost", "trial_orphan",
 ]  # fmt: skip
 
 

@@ -6,6 +6,7 @@ LATENTUNE_HOME/                  default ./.latentune
   uploads/DIGEST/                what came with submitted searches; they need it to go on
   searches/NAME/
     config.yaml  data.json  study.db  events.jsonl  lock  result.json  shipped.json
+    storage.json                 in place of study.db and lock where the ledger is in a database
     reproduce.json               versions, fingerprints, seeds, order of asks
     control/                     requests that the driver polls
     reruns/UID/                  a trial trained again by `latentune rerun`
@@ -67,7 +68,7 @@ class SearchFolder:
     def existing(cls, home: Path, name: str) -> SearchFolder:
         """The folder of a search that was begun. Raises SearchNotFoundError if there is none."""
         folder = cls.of(home, name)
-        if not folder.study.exists():
+        if not folder.has_ledger:
             known = ", ".join(f.name for f in all_searches(home)) or "none"
             raise SearchNotFoundError(
                 f"there is no search {name!r} under {home}; known: {known}. Start one with "
@@ -94,6 +95,16 @@ class SearchFolder:
     def study(self) -> Path:
         """The ledger's default SQLite file."""
         return self.path / "study.db"
+
+    @property
+    def place(self) -> Path:
+        """Names the database that holds the ledger, where it is not that file."""
+        return self.path / "storage.json"
+
+    @property
+    def has_ledger(self) -> bool:
+        """Whether a search was begun here."""
+        return self.study.exists() or self.place.exists()
 
     @property
     def events(self) -> Path:
@@ -145,5 +156,5 @@ class SearchFolder:
 
 def all_searches(home: Path) -> list[SearchFolder]:
     """The searches under LATENTUNE_HOME, by name."""
-    found = sorted((home / "searches").glob("*/study.db"))
-    return [SearchFolder(path.parent) for path in found]
+    found = [SearchFolder(path) for path in sorted((home / "searches").glob("*"))]
+    return [folder for folder in found if folder.has_ledger]

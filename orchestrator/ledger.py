@@ -1,44 +1,51 @@
 """The one ledger: an Optuna study is the truth about a search's trials.
 
     asked ──► running, reported at each rung ──► complete | pruned | failed | stopped
-      └─────► infeasible: it breaks a limit, and is never trained
+      │           └─► infeasible: it does not fit into the memory
+      └─────────────► infeasible: it breaks a limit, and is never trained
 
-Ray only executes; whatever it forgets, the study knows. A trial left running by a driver
-that died goes on from its last report when the same search runs again, so nothing is told
-twice and nothing is spent twice. Early stopping (`stopping.Ranking`) decides from what is
-recorded here, and therefore survives a restart too.
+Each arrow is one transaction, and safe to repeat. Ray only executes; whatever it forgets, the
+study knows. A trial left running by a driver that died goes on from its last report when the
+same search runs again, so nothing is told twice and nothing is spent twice. Early stopping
+(`stopping.Ranking`) decides from what is recorded here, in the order in which it was recorded,
+and therefore survives a restart too.
 
 Knows Optuna; knows no Ray, no MLflow and no torch.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
-from orchestrator.errors import LedgerError, SearchNotFoundError
+from orchestrator.failures import FailureKind
+from orchestrator.ledger_reading import read_ledger, read_study
 from orchestrator.ledger_trials import (
     LedgerTrial,
     Role,
     TrialStatus,
     config_of,
+    order_of,
     read_trial,
     read_trials,
     reports_of,
     status_of,
 )
-from orchestrator.sampling import SamplerOf, random_sampler
+from orchestrator.sampling import SamplerOf
 from orchestrator.stopping import Ranking
-from search_spaces import ConstraintError, Space
-from trainable.errors import StrategyError, TrialError
+from orchestrator.study.draws import CostsOf, Draws, Wanted, no_limits
+from orchestrator.study.owner import check_owner
+from orchestrator.study.place import storage_url
+from orchestrator.study.storage import Fence, LedgerStorage, no_fence
+from orchestrator.study.store import StudyStore, finite
+from orchestrator.study.version import check_version, mark_version
+from search_spaces import Space
+from trainable.errors import TrialError
 from trainable.metrics import direction, goodness
 from trainable.trial import TrialConfig
 
@@ -47,6 +54,7 @@ __all__ = [
     "LedgerTrial",
     "Role",
     "TrialStatus",
+    "no_limits",
     "read_ledger",
     "read_study",
     "read_trials",
@@ -54,17 +62,6 @@ __all__ = [
 ]
 
 MAX_ILLEGAL_DRAWS = 1_000
-_MODELLED_DRAWS = 4  # in a row that cannot be trained; then chance takes over from the sampler
-STUDY_FILE = "study.db"
-
-
-# A configuration to what it costs, and by how much that is above each limit (below: negative).
-CostsOf: TypeAlias = Callable[[TrialConfig], tuple[Mapping[str, float], Mapping[str, float]]]
-
-
-def no_limits(_: TrialConfig) -> tuple[Mapping[str, float], Mapping[str, float]]:
-    """A search without limits."""
-    return {}, {}
 
 
 class Ledger:
@@ -86,6 +83,12 @@ class Ledger:
         tradeoffs: further metrics to improve; the study then has several objectives.
         start: what is tried before the sampler draws, in order: params, those left out drawn.
         costs: what breaks a limit.
+        fence: asked in every transaction; refuses where another driver took over.
+        owner: the id of the search's folder, where its study is in a database of many.
+
+    Raises:
+        LedgerError: for a study that cannot be opened, that a newer version wrote, or that is
+            another folder's.
     """
 
     def __init__(
@@ -105,6 +108,8 @@ class Ledger:
         tradeoffs: Sequence[str] = (),
         start: Sequence[Mapping[str, Any]] = (),
         costs: CostsOf = no_limits,
+        fence: Fence = no_fence,
+        owner: str | None = None,
     ) -> None:
         self.space = space
         self.objective = objective
@@ -112,39 +117,42 @@ class Ledger:
         self.trials = trials
         self.steps = steps
         self._rank_sign = 1 if direction(objective) == direction(stopping_metric) else -1
-        self._baselines = list(baselines)
-        self._grid = list(grid)
-        self._start = list(start)
         self._objectives = (objective, *tradeoffs)
-        self._costs = costs
-        self._sampler = sampler
-        self._study = optuna.create_study(
-            storage=storage,
-            study_name=name,
-            sampler=sampler(0),
-            pruner=optuna.pruners.NopPruner(),  # the ranking decides
-            directions=[direction(metric) for metric in self._objectives],
-            load_if_exists=True,
+        self._store = StudyStore(LedgerStorage(storage, fence), name, self._objectives, sampler)
+        check_version(self.study)
+        check_owner(self.study, owner)
+        mark_version(self.study)
+        wanted = Wanted(
+            space=space,
+            baselines=list(baselines),
+            sampler=sampler,
+            trials=trials,
+            grid=list(grid),
+            start=list(start),
+            costs=costs,
         )
         self.ask_s = 0.0
+        self._spent: dict[str, Any] = dict(self.study.user_attrs)
         self._unfinished = self._reconcile()
+        self._draws = Draws(self._store, wanted)
         self._ranking = Ranking(name, pruner)
-        self._fill_ranking()
+        self._reports = self._fill_ranking()
+        self._judge_unfinished()
 
     @property
     def study(self) -> optuna.Study:
         """The Optuna study, for reading."""
-        return self._study
+        return self._store.study
 
     @property
     def spent_s(self) -> float:
         """Seconds that earlier runs of this search took."""
-        return float(self._study.user_attrs.get("spent_s", 0.0))
+        return float(self._spent.get("spent_s", 0.0))
 
     @property
     def spent_gpu_s(self) -> float:
         """GPU-seconds that earlier runs of this search took."""
-        return float(self._study.user_attrs.get("spent_gpu_s", 0.0))
+        return float(self._spent.get("spent_gpu_s", 0.0))
 
     def add_spent(self, seconds: float, *, gpu_s: float = 0.0, tokens: int | None = None) -> None:
         """Count what a run has taken against the budget.
@@ -152,40 +160,40 @@ class Ledger:
         Args:
             tokens: all that were trained on so far, in all runs; None where nobody counts them.
         """
-        self._study.set_user_attr("spent_s", self.spent_s + seconds)
-        if gpu_s:
-            self._study.set_user_attr("spent_gpu_s", self.spent_gpu_s + gpu_s)
-        if tokens is not None:
-            self._study.set_user_attr("tokens", tokens)
+        spent: dict[str, Any] = {"spent_s": self.spent_s + seconds}
+        spent |= {"spent_gpu_s": self.spent_gpu_s + gpu_s} if gpu_s else {}
+        spent |= {"tokens": tokens} if tokens is not None else {}
+        with self._transition():
+            for key, value in spent.items():
+                self.study.set_user_attr(key, value)
+        self._spent |= spent
 
     def has_work(self) -> bool:
         """Whether `ask` has a trial to give."""
-        return bool(
-            self._unfinished
-            or self._entered(Role.BASELINE) < len(self._baselines)
-            or self._has_draws()
-        )
+        return bool(self._unfinished) or self._draws.has_more
 
     def ask(self) -> LedgerTrial | None:
         """The next trial: one that was cut off, a baseline, or a new draw; None at the end.
 
-        What breaks a limit is told as infeasible and passed over.
+        What breaks a limit is told as infeasible and passed over, and what means nothing as
+        failed.
 
         Raises:
             TrialError: where the space gives nothing that can be trained.
         """
-        began, in_a_row = time.monotonic(), 0
-        while (number := self._next(in_a_row)) is not None:
-            if self._keeps_limits(number):
-                self.ask_s += time.monotonic() - began
-                return self._attempt(number)
-            in_a_row += 1
-            if in_a_row >= MAX_ILLEGAL_DRAWS:
-                raise TrialError(
-                    f"limits: {in_a_row} configurations in a row broke one, the last because "
-                    f"{self._frozen(number).user_attrs['reason']}: raise the limit"
-                )
-        return None
+        began = time.monotonic()
+        number = self._next_unfinished()
+        if number is None:
+            number = self._next_draw()
+        self.ask_s += time.monotonic() - began
+        return None if number is None else self.trial(number)
+
+    def lost(self, number: int) -> LedgerTrial:
+        """Count another attempt of a trial whose process was lost; the earlier one is fenced off.
+
+        What the lost attempt still reports is known by its number, and is not told.
+        """
+        return self._attempt(number)
 
     def report(self, number: int, step: int, metrics: Mapping[str, float]) -> TrialStatus:
         """Record what a trial reached and decide what becomes of it.
@@ -195,225 +203,189 @@ class Ledger:
         Returns:
             `RUNNING` if the trial goes on, else how it ended.
         """
-        frozen = self._frozen(number)
+        frozen = self._store.trial(number)
         if frozen.state.is_finished():
             return status_of(frozen)
+        if step in reports_of(frozen):
+            return self._decide(number, step)
         for metric in (*self._objectives, self.stopping_metric):
-            if not math.isfinite(metrics.get(metric, math.nan)):
+            if not finite(metrics.get(metric)):
                 reason = f"the metric {metric} is missing or not finite at step {step}"
-                return self.fail(number, reason)
-        trial, rank = self._live(number), self._rank_sign * metrics[self.stopping_metric]
-        if step not in reports_of(frozen):
-            trial.set_user_attr("metrics", dict(metrics))
-            trial.set_user_attr("step", step)
-            self._record(trial, step, rank)
+                return self.fail(number, reason, FailureKind.NUMERIC)
+        rank = self._rank_sign * metrics[self.stopping_metric]
+        with self._transition():
+            order = order_of(frozen) | {step: self._reports}
+            self._store.set(number, metrics=dict(metrics), step=step, order=_keys_as_text(order))
+            self._store.report(number, step, rank)
             self._rank(frozen, step, rank)
-        if step >= self.steps:
-            self._study.tell(trial, [metrics[metric] for metric in self._objectives])
-            self._rank_complete(frozen, rank)
-            return TrialStatus.COMPLETE
-        if not self._is_search(frozen) or step <= frozen.user_attrs.get("judged", 0):
-            return TrialStatus.RUNNING
-        if self._ranking.stops(number):
-            return self._end(number, TrialStatus.PRUNED)
-        trial.set_user_attr("judged", step)
-        return TrialStatus.RUNNING
+            self._reports += 1
+            return self._decide(number, step)
 
     def pause(self, number: int, step: int) -> None:
         """Record that a trial was halted, with its state saved, at `step`."""
-        if not self._frozen(number).state.is_finished():
-            self._live(number).set_user_attr("step", step)
+        if not self._store.trial(number).state.is_finished():
+            with self._transition():
+                self._store.set(number, step=step)
 
     def stop(self, number: int, reason: str) -> TrialStatus:
         """End a running trial at a person's wish; its reports stay."""
         return self._end(number, TrialStatus.STOPPED, reason)
 
-    def fail(self, number: int, reason: str) -> TrialStatus:
-        """End a trial that cannot go on."""
-        return self._end(number, TrialStatus.FAILED, reason)
+    def fail(self, number: int, reason: str, kind: FailureKind = FailureKind.BUG) -> TrialStatus:
+        """End a trial that cannot go on; one that memory is too small for is infeasible."""
+        too_big = kind is FailureKind.OUT_OF_MEMORY
+        status = TrialStatus.INFEASIBLE if too_big else TrialStatus.FAILED
+        return self._end(number, status, reason, kind)
 
     def trial(self, number: int) -> LedgerTrial:
         """One trial as it stands."""
-        return read_trial(self._frozen(number))
+        return read_trial(self._store.trial(number))
 
     def all(self) -> list[LedgerTrial]:
         """All trials, in the order in which they were asked."""
-        return list(read_trials(self._study))
+        return list(read_trials(self.study))
 
-    def _next(self, refused: int) -> int | None:
-        """The number of the next trial, entered; None at the end."""
-        if self._unfinished:
-            return self._unfinished.pop(0)
-        baselines = self._entered(Role.BASELINE)
-        if baselines < len(self._baselines):
-            return self._enter(self._baselines[baselines], Role.BASELINE)
-        return self._draw(refused) if self._has_draws() else None
+    def close(self) -> None:
+        """Give the database back."""
+        self._store.close()
 
-    def _draw(self, refused: int) -> int:
-        """Ask the sampler until a draw is legal; illegal ones are told as failed.
+    @contextmanager
+    def _transition(self) -> Iterator[None]:
+        """All of it in the study, or none of it."""
+        try:
+            with self._store.write():
+                yield
+        except BaseException:
+            self._store.forget()
+            raise
 
-        Args:
-            refused: draws just before this one that could not be trained either.
-        """
-        for illegal in range(MAX_ILLEGAL_DRAWS):
-            trial = self._ask(refused + illegal)
-            try:
-                config = TrialConfig.from_dict(self.space.sample(trial))
-            except (StrategyError, TrialError, ConstraintError) as error:
-                trial.set_user_attr("reason", f"illegal configuration: {error}")
-                self._study.tell(trial, state=TrialState.FAIL)
-                continue
-            return self._enter(config, Role.SEARCH, trial)
-        raise TrialError(
-            f"the space gave no legal configuration in {MAX_ILLEGAL_DRAWS} draws: see "
-            "`latentune spaces` and its constraints"
-        )
+    def _next_unfinished(self) -> int | None:
+        while self._unfinished:
+            number = self._unfinished.pop(0)
+            with self._transition():
+                config = config_of(self._store.trial(number))
+                if self._draws.check_limits(number, config) is None:
+                    self._attempt(number)
+                    return number
+        return None
 
-    def _ask(self, refused: int) -> optuna.Trial:
-        waiting = (TrialState.WAITING,)  # one that a driver put there and died before it asked
-        planned, place = self._grid or self._start, self._entered(Role.SEARCH)
-        if place < len(planned) and not self._study.get_trials(deepcopy=False, states=waiting):
-            self._study.enqueue_trial(dict(planned[place]))
-        number = len(self._study.get_trials(deepcopy=False))
-        modelled = refused < _MODELLED_DRAWS
-        self._study.sampler = (self._sampler if modelled else random_sampler)(number)
-        return self._study.ask()
+    def _next_draw(self) -> int | None:
+        """Ask until a configuration can be trained; None at the end."""
+        refused = illegal = 0
+        while self._draws.has_more:
+            draw = self._draws.next(refused)
+            if draw.illegal is None and draw.beyond is None:
+                return draw.number
+            refused, illegal = refused + 1, illegal + (draw.illegal is not None)
+            if illegal >= MAX_ILLEGAL_DRAWS:
+                raise TrialError(
+                    f"the space gave no legal configuration in {illegal} draws: see "
+                    "`latentune spaces` and its constraints"
+                )
+            if refused - illegal >= MAX_ILLEGAL_DRAWS:
+                raise TrialError(
+                    f"limits: {refused - illegal} configurations in a row broke one, the last "
+                    f"because {draw.beyond}: raise the limit"
+                )
+        return None
 
-    def _has_draws(self) -> bool:
-        """Whether the budget, and the grid, have another trial."""
-        drawn = self._entered(Role.SEARCH)
-        trained = drawn - self._entered(Role.SEARCH, TrialStatus.INFEASIBLE)
-        return trained < self.trials and not (self._grid and drawn >= len(self._grid))
+    def _attempt(self, number: int) -> LedgerTrial:
+        if not self._store.trial(number).state.is_finished():
+            with self._transition():
+                self._store.set(number, attempts=self.trial(number).attempts + 1)
+        return self.trial(number)
 
-    def _entered(self, role: Role, status: TrialStatus | None = None) -> int:
-        """Trials of a role so far, infeasible ones included."""
-        attrs = [trial.user_attrs for trial in self._study.get_trials(deepcopy=False)]
-        return sum(
-            "config" in one
-            and one["role"] == role
-            and (status is None or one.get("status") == status)
-            for one in attrs
-        )
+    def _decide(self, number: int, step: int) -> TrialStatus:
+        """What becomes of a trial that stands at a step; decided once."""
+        frozen = self._store.trial(number)
+        if step >= self.steps:
+            metrics = frozen.user_attrs["metrics"]
+            with self._transition():
+                self._store.tell(number, values=[metrics[metric] for metric in self._objectives])
+            self._rank_complete(frozen)
+            return TrialStatus.COMPLETE
+        if not self._is_search(frozen) or step <= frozen.user_attrs.get("judged", 0):
+            return TrialStatus.RUNNING
+        if self._ranking.stops(number):
+            return self._end(number, TrialStatus.PRUNED)
+        with self._transition():
+            self._store.set(number, judged=step)
+        return TrialStatus.RUNNING
 
-    def _keeps_limits(self, number: int) -> bool:
-        """Whether a trial may be trained; one that may not is told with its constraints."""
-        frozen = self._frozen(number)
-        costs, excess = self._costs(config_of(frozen))
-        trial = self._live(number)
-        for limit in [limit for limit in excess if limit not in frozen.constraints]:
-            trial.set_constraint(limit, excess[limit])
-        broken = [limit for limit in excess if excess[limit] > 0]
-        if not broken:
-            return True
-        trial.set_user_attr("metrics", dict(costs))
-        above = ", ".join(f"{name}={costs[name]:g} is above {costs[name] - excess[name]:g}"
-                          for name in broken)  # fmt: skip
-        self._end(number, TrialStatus.INFEASIBLE, above)
-        return False
-
-    def _enter(self, config: TrialConfig, role: Role, trial: optuna.Trial | None = None) -> int:
-        trial = trial or self._study.ask()
-        trial.set_user_attr("role", str(role))
-        trial.set_user_attr("strategy", config.strategy.short_name)
-        trial.set_user_attr("config", json.dumps(config.to_dict()))
-        return trial.number
-
-    def _record(self, trial: optuna.Trial, step: int, rank: float) -> None:
-        """Keep a report. Optuna takes none for several objectives: it is an attribute then."""
-        if len(self._objectives) == 1:
-            trial.report(rank, step)
-        else:
-            reports = reports_of(self._frozen(trial.number)) | {step: rank}
-            trial.set_user_attr("reports", {str(s): value for s, value in reports.items()})
+    def _end(
+        self,
+        number: int,
+        status: TrialStatus,
+        reason: str | None = None,
+        kind: FailureKind | None = None,
+    ) -> TrialStatus:
+        frozen = self._store.trial(number)
+        if frozen.state.is_finished():
+            return status_of(frozen)
+        failure = None if kind is None else str(kind)
+        with self._transition():
+            self._store.end(number, status, reason=reason, failure=failure)
+        return status
 
     def _rank(self, frozen: FrozenTrial, step: int, rank: float) -> None:
         if self._is_search(frozen):
             self._ranking.report(frozen.number, step, goodness(self.objective, rank))
 
-    def _rank_complete(self, frozen: FrozenTrial, rank: float) -> None:
+    def _rank_complete(self, frozen: FrozenTrial) -> None:
         if self._is_search(frozen):
+            rank = reports_of(frozen)[self.steps]
             self._ranking.complete(frozen.number, goodness(self.objective, rank))
-
-    def _fill_ranking(self) -> None:
-        """Bring the ranking to where an uninterrupted one would be."""
-        for frozen in self._study.get_trials(deepcopy=False):
-            if "config" not in frozen.user_attrs or not self._is_search(frozen):
-                continue
-            judged = frozen.user_attrs.get("judged", 0)
-            if status_of(frozen) in (TrialStatus.PRUNED, TrialStatus.COMPLETE):
-                judged = self.steps - 1
-            for step, rank in sorted(reports_of(frozen).items()):
-                self._rank(frozen, step, rank)
-                if step <= judged:
-                    self._ranking.stops(frozen.number)
-            if frozen.state is TrialState.COMPLETE:
-                self._rank_complete(frozen, reports_of(frozen)[self.steps])
-
-    def _attempt(self, number: int) -> LedgerTrial:
-        attempts = self.trial(number).attempts + 1
-        self._live(number).set_user_attr("attempts", attempts)
-        return self.trial(number)
-
-    def _end(self, number: int, status: TrialStatus, reason: str | None = None) -> TrialStatus:
-        frozen = self._frozen(number)
-        if frozen.state.is_finished():
-            return status_of(frozen)
-        trial = self._live(number)
-        trial.set_user_attr("status", str(status))
-        if reason is not None:
-            trial.set_user_attr("reason", reason)
-        told = TrialState.FAIL if status is TrialStatus.FAILED else TrialState.PRUNED
-        if told is TrialState.PRUNED and not reports_of(frozen) and not trial.params:
-            told = TrialState.FAIL
-        self._study.tell(trial, state=told)
-        return status
 
     def _reconcile(self) -> list[int]:
         """Find trials that an earlier driver left running; close those it never began."""
         unfinished = []
-        for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        for frozen in self._store.trials(TrialState.RUNNING):
             if "config" in frozen.user_attrs:
                 unfinished.append(frozen.number)
             else:
-                self._study.tell(frozen.number, state=TrialState.FAIL)
+                with self._transition():
+                    self._store.tell(frozen.number, state=TrialState.FAIL)
         return unfinished
 
-    def _live(self, number: int) -> optuna.Trial:
-        return optuna.Trial(self._study, self._frozen(number)._trial_id)
+    def _fill_ranking(self) -> int:
+        """Bring the ranking to where an uninterrupted one would be; returns the next order."""
+        reports = sorted(recorded_reports(self._store.trials()), key=lambda one: one[0])
+        for _, frozen, step, rank in reports:
+            self._rank(frozen, step, rank)
+            judged = frozen.user_attrs.get("judged", 0)
+            if status_of(frozen) in (TrialStatus.PRUNED, TrialStatus.COMPLETE):
+                judged = self.steps - 1
+            if self._is_search(frozen) and step <= judged:
+                self._ranking.stops(frozen.number)
+            if frozen.state is TrialState.COMPLETE and step == self.steps:
+                self._rank_complete(frozen)
+        return 1 + max((order for (order, *_), *_ in reports), default=-1)
 
-    def _frozen(self, number: int) -> FrozenTrial:
-        return self._study.get_trials(deepcopy=False)[number]
+    def _judge_unfinished(self) -> None:
+        """Decide what a driver of version 1 reported and died before it decided."""
+        for number in list(self._unfinished):
+            frozen = self._store.trial(number)
+            step = frozen.user_attrs.get("step", 0)
+            if step in reports_of(frozen):
+                if self._decide(number, step) is not TrialStatus.RUNNING:
+                    self._unfinished.remove(number)
 
     @staticmethod
     def _is_search(frozen: FrozenTrial) -> bool:
         return bool(frozen.user_attrs["role"] == Role.SEARCH)
 
 
-def storage_url(search_dir: Path) -> str:
-    """The search's own SQLite file, for which the driver is the only writer."""
-    return f"sqlite:///{search_dir / STUDY_FILE}"
+def recorded_reports(
+    trials: Sequence[FrozenTrial],
+) -> Iterator[tuple[tuple[int, int, int], FrozenTrial, int, float]]:
+    """Every report with its place: the order in which it was recorded, else trial and step."""
+    for frozen in trials:
+        if "config" in frozen.user_attrs:
+            order = order_of(frozen)
+            for step, rank in reports_of(frozen).items():
+                place = order.get(step, -1), frozen.number, step
+                yield place, frozen, step, rank
 
 
-def read_ledger(search_dir: Path, name: str) -> list[LedgerTrial]:
-    """The trials of a search that another process may be running. Raises as `read_study`."""
-    return list(read_trials(read_study(search_dir, name)))
-
-
-def read_study(search_dir: Path, name: str) -> optuna.Study:
-    """The study of a search that another process may be running, for reading.
-
-    Raises:
-        SearchNotFoundError: if its study does not exist yet.
-        LedgerError: if it is damaged.
-    """
-    try:
-        return optuna.load_study(study_name=name, storage=storage_url(search_dir))
-    except KeyError:
-        raise SearchNotFoundError(
-            f"search {name!r} is only just being created: try again in a moment"
-        ) from None
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        raise LedgerError(
-            f"the study of search {name!r} in {search_dir / STUDY_FILE} cannot be read: "
-            f"{str(error).splitlines()[0]}"
-        ) from None
+def _keys_as_text(order: Mapping[int, int]) -> dict[str, int]:
+    return {str(step): place for step, place in order.items()}

@@ -40,6 +40,7 @@ class LedgerTrial:
         step: optimiser steps at its last report or pause.
         metrics: of its last report.
         reports: step to what early stopping ranks by.
+        failure: a `FailureKind`; None for one that did not fail.
     """
 
     number: int
@@ -52,6 +53,7 @@ class LedgerTrial:
     reports: Mapping[int, float]
     attempts: int
     reason: str | None
+    failure: str | None = None
 
 
 def read_trials(study: optuna.Study) -> Iterator[LedgerTrial]:
@@ -75,6 +77,7 @@ def read_trial(frozen: FrozenTrial) -> LedgerTrial:
         reports=reports_of(frozen),
         attempts=int(attrs.get("attempts", 0)),
         reason=attrs.get("reason"),
+        failure=failure_of(frozen),
     )
 
 
@@ -87,6 +90,18 @@ def reports_of(frozen: FrozenTrial) -> dict[int, float]:
     """Step to what early stopping ranks by."""
     kept = {int(step): rank for step, rank in frozen.user_attrs.get("reports", {}).items()}
     return kept or dict(frozen.intermediate_values)
+
+
+def order_of(frozen: FrozenTrial) -> dict[int, int]:
+    """Step to the place of its report among all of the search; empty in a ledger of version 1."""
+    return {int(step): place for step, place in frozen.user_attrs.get("order", {}).items()}
+
+
+def failure_of(frozen: FrozenTrial) -> str | None:
+    """Why it failed; a ledger of version 1 does not say."""
+    unknown = "unknown" if status_of(frozen) is TrialStatus.FAILED else None
+    found: str | None = frozen.user_attrs.get("failure", unknown)
+    return found
 
 
 def status_of(frozen: FrozenTrial) -> TrialStatus:

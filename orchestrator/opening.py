@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -16,17 +18,34 @@ from orchestrator.folders import SearchFolder
 from orchestrator.ledger import Ledger, no_limits, storage_url
 from orchestrator.sampling import sampler_of
 from orchestrator.stopping import pruner_of
+from orchestrator.study.place import read_place
+from orchestrator.study.storage import Fence, no_fence
+from orchestrator.study.wal_tail import read_wal_tail
 from search_spaces import PRESETS, enumerate_configs
 from trainable.trial import TrialConfig
+
+logger = logging.getLogger(__name__)
 
 _NOT_OF_ONE_ENGINE = ("concurrent_trials", "count", "gpus", "step_timeout_s")
 
 
 def open_ledger(
-    config: SearchConfig, folder: SearchFolder, costs: LayoutCosts | None = None
+    config: SearchConfig,
+    folder: SearchFolder,
+    costs: LayoutCosts | None = None,
+    fence: Fence = no_fence,
 ) -> Ledger:
-    """Open or create a search's study."""
+    """Open or create a search's study.
+
+    Args:
+        fence: as `driver_lock` gave it.
+
+    Raises:
+        LedgerError: for a study that cannot be opened or is another search's.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    tell_torn_tail(folder.study)
+    place = read_place(folder.path)
     return Ledger(
         storage=storage_url(folder.path),
         name=config.name,
@@ -42,7 +61,19 @@ def open_ledger(
         tradeoffs=config.tradeoffs,
         start=start_points(config),
         costs=no_limits if costs is None else costs.against_limits,
+        fence=fence,
+        owner=None if place is None else place.id,
     )
+
+
+def tell_torn_tail(study: Path) -> None:
+    """Say what a crash left unfinished in a SQLite ledger, before SQLite drops it."""
+    torn = read_wal_tail(study).torn
+    if torn:
+        logger.warning(
+            "%s ended in %d bytes of a write that was never finished: the ledger goes on from the "
+            "last whole one; what was reported since is trained again", study, torn,
+        )  # fmt: skip
 
 
 def baseline_configs() -> list[TrialConfig]:

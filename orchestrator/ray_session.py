@@ -16,7 +16,7 @@ from ray import tune
 from orchestrator.engines.cluster import own_node_resource
 from orchestrator.errors import ClusterError
 from orchestrator.thin_trial import ThinTrial
-from orchestrator.tune_adapters import LedgerScheduler, LedgerSearcher
+from orchestrator.tune_adapters import LedgerScheduler, LedgerSearcher, LostTrials
 
 _OBJECT_STORE_BYTES = 256 * 2**20  # reports are kilobytes
 _LOST_PROCESS_RETRIES = 3
@@ -62,7 +62,12 @@ def ray_session(folder: Path) -> Iterator[Path]:
 
 
 def run_trials(
-    searcher: LedgerSearcher, scheduler: LedgerScheduler, concurrent: int, scratch: Path
+    searcher: LedgerSearcher,
+    scheduler: LedgerScheduler,
+    lost: LostTrials,
+    concurrent: int,
+    scratch: Path,
+    trainable: type[ThinTrial] = ThinTrial,
 ) -> None:
     """Let Tune run thin trials, `concurrent` at a time, until the searcher has no more.
 
@@ -71,7 +76,7 @@ def run_trials(
     # Tune misses the result files that it was told not to write.
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     tune.Tuner(
-        tune.with_resources(ThinTrial, own_node_resource() or {"cpu": 0.01}),
+        tune.with_resources(trainable, own_node_resource() or {"cpu": 0.01}),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=scheduler,
@@ -83,6 +88,7 @@ def run_trials(
             name="trials",
             storage_path=str(scratch),
             verbose=0,
+            callbacks=[lost],
             failure_config=tune.FailureConfig(max_failures=_LOST_PROCESS_RETRIES),
         ),
     ).fit()

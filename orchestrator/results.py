@@ -40,6 +40,7 @@ class TrialRecord(Record):
     params: dict[str, Any]
     attempts: int
     reason: str | None
+    failure: str | None = None
 
 
 class TimeSplit(Record):
@@ -321,6 +322,7 @@ def _record(folder: SearchFolder, trial: LedgerTrial) -> TrialRecord:
         params=dict(trial.params),
         attempts=trial.attempts,
         reason=trial.reason,
+        failure=trial.failure,
     )
 
 

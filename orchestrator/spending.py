@@ -23,6 +23,7 @@ from trainable.trial import TrialConfig
 # A trial, and from which optimiser step to which: the tokens that it is trained on.
 TokensOf: TypeAlias = Callable[[TrialConfig, int, int], int]
 _HOUR_S = 3600.0
+_NOTE_S = 1.0
 
 
 class Spending:
@@ -42,20 +43,20 @@ class Spending:
     ) -> None:
         self._budget = budget
         self._tokens_of = tokens
-        self._steps: dict[int, int] = {}
-        self._tokens: dict[int, int] = {}
+        self._steps_of: dict[int, int] = {}
+        self._steps = self._tokens = 0  # sums, so that the last trial costs what the first did
         for trial in trials:
             self.commit(trial.number, trial.config, trial.step)
 
     @property
     def steps(self) -> int:
         """Optimiser steps of all trials."""
-        return sum(self._steps.values())
+        return self._steps
 
     @property
     def tokens(self) -> int | None:
         """Tokens trained on; None where they are not counted."""
-        return None if self._tokens_of is None else sum(self._tokens.values())
+        return None if self._tokens_of is None else self._tokens
 
     @property
     def is_open(self) -> bool:
@@ -68,12 +69,13 @@ class Spending:
 
     def commit(self, number: int, config: TrialConfig, step: int) -> None:
         """Note that a trial goes to `step`, or that it ended there."""
-        before = self._steps.get(number, 0)
+        before = self._steps_of.get(number, 0)
         if self._tokens_of is not None and step != before:
             low, high = sorted((before, step))
             more = self._tokens_of(config, low, high) * (1 if step > before else -1)
-            self._tokens[number] = self._tokens.get(number, 0) + more
-        self._steps[number] = step
+            self._tokens += more
+        self._steps += step - before
+        self._steps_of[number] = step
 
 
 class Meter:
@@ -94,10 +96,17 @@ class Meter:
         self._budget = budget
         self._noted = began
 
-    def note(self, tokens: int | None = None) -> None:
-        """Write down the time since the last note, and the tokens so far."""
-        now, (gpu_s, _) = time.monotonic(), self.gpu_clock()
+    def note(self, tokens: int | None = None, *, last: bool = True) -> None:
+        """Write down the time since the last note, and the tokens so far.
+
+        Args:
+            last: whether it must not wait; others are written once a second.
+        """
+        now = time.monotonic()
+        if not last and now - self._noted < _NOTE_S:
+            return
         seconds, self._noted = now - self._noted, now
+        gpu_s = self.gpu_clock()[0]
         more, self._gpu_s_noted = max(0.0, gpu_s - self._gpu_s_noted), gpu_s
         self._ledger.add_spent(seconds, gpu_s=more, tokens=tokens)
 

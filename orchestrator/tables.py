@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.confirmation_tables import print_confirmation
+from orchestrator.failures import failure_lines
 from orchestrator.ledger import Role, TrialStatus
 from orchestrator.results import (
     EXTRA_TOKENS,
@@ -37,9 +38,8 @@ def print_result(console: Console, result: SearchResult) -> None:
     for line in _front_lines(result):
         _say(console, line)
     _say(console, _cut_early(result))
-    failed = [trial for trial in result.trials if trial.status is TrialStatus.FAILED]
-    if failed:
-        _say(console, f"{len(failed)} failed, the first one ({failed[0].uid}): {failed[0].reason}")
+    for line in failure_lines(result.trials):
+        _say(console, line)
     if result.time is not None:
         _say(console, _time_split(result))
         _say(console, _against_estimate(result))
@@ -57,6 +57,8 @@ def print_status(console: Console, result: SearchResult) -> None:
     for line in engine_lines(result):
         _say(console, line)
     console.print(_trials_table("trials", result, result.trials))
+    for line in failure_lines(result.trials):
+        _say(console, line)
     _say(console, _winner(result))
     for line in _front_lines(result):
         _say(console, line)
@@ -92,9 +94,13 @@ def _trials_table(title: str, result: SearchResult, trials: Sequence[TrialRecord
             *(_score(trial, metric) for metric in metrics.values()),
             _score(trial, EXTRA_TOKENS, "{:.0f} %"),
             str(trial.step),
-            str(trial.status),
+            _state(trial),
         )
     return table
+
+
+def _state(trial: TrialRecord) -> str:
+    return str(trial.status) if trial.failure is None else f"{trial.status}: {trial.failure}"
 
 
 def _metric_columns(result: SearchResult) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """The Tune trainable: it holds nothing but an assignment, and asks an engine to train it.
 
 A trial process imports no torch. One `step()` is one rung: train, save the state, report.
-Its berth finds it an engine, and another one where that is lost.
+Its berth finds it an engine, and another one where that is lost. What an engine raises is
+reported with its kind (`failures`), and its traceback kept beside the trial's states.
 """
 
 from __future__ import annotations
@@ -10,11 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.exceptions import RayTaskError
 
 from orchestrator.assignment import Assignment, TrialReport
 from orchestrator.checkpoints import save_state
 from orchestrator.engines.berth import Berth
+from orchestrator.failures import Failure, classify
+from orchestrator.files import write_atomic
 from trainable.errors import LatentuneError
+
+ERROR_FILE = "error.txt"
 
 
 class ThinTrial(tune.Trainable):
@@ -25,7 +31,8 @@ class ThinTrial(tune.Trainable):
         self._assignment = Assignment(**config)
         self._step = self._assignment.start_step
         self._berth = self._find_berth()
-        self._resumed = self._step > 0  # the driver may have died before it judged this step
+        # Where it was paused, or its report was lost, that step is still to be reported.
+        self._repeats = self._step > 0 and not self._assignment.reported
 
     def _find_berth(self) -> Berth:
         """Where this trial is trained: the roster of engines is in the search's folder."""
@@ -39,15 +46,15 @@ class ThinTrial(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Train to the next rung; the answer's `report` is a `TrialReport`."""
         assignment = self._assignment
-        reached = self._step - self._resumed  # a rung where it goes on from is reported again
+        reached = self._step - self._repeats  # it may stand on a rung that nobody knows of
         goal = next(rung for rung in assignment.rungs if rung > reached)
         identity = (assignment.uid, assignment.number, assignment.attempt)
-        try:
-            answer = self._train(goal)
-        except LatentuneError as error:  # this trial's own fault: trying again cannot help
-            reason = str(getattr(error, "cause", error))  # without the engine's traceback
-            return {"report": TrialReport(*identity, self._step, failed=reason)}
-        self._step, self._resumed = answer["step"], False
+        answer = self._try(goal)
+        if isinstance(answer, Failure):
+            kind = str(answer.kind)
+            failed = TrialReport(*identity, self._step, failed=answer.reason, failure=kind)
+            return {"report": failed}
+        self._step, self._repeats = answer["step"], False
         state = answer.pop("state")
         if state is not None:  # it waited for an engine, and the last one stands
             save_state(Path(assignment.folder), self._step, state)
@@ -59,5 +66,21 @@ class ThinTrial(tune.Trainable):
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
         """Nothing, as above."""
 
-    def _train(self, goal: int) -> dict[str, Any]:
-        return self._berth.train(self._step, goal)
+    def _try(self, goal: int) -> dict[str, Any] | Failure:
+        """Train, as often as that can help; what does not is returned."""
+        tries = 0
+        while True:
+            try:
+                return self._berth.train(self._step, goal)
+            except (LatentuneError, RayTaskError) as error:
+                failure, tries = classify(error), tries + 1
+                if tries >= failure.tries:
+                    self._keep(error)
+                    return failure
+                self._berth = self._find_berth()
+
+    def _keep(self, error: Exception) -> None:
+        """The engine's whole traceback, for whoever looks into one trial."""
+        folder = Path(self._assignment.folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / ERROR_FILE, f"{error}\n".encode())

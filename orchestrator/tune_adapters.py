@@ -1,4 +1,4 @@
-"""Ray Tune's two questions, passed on to the conductor.
+"""Ray Tune's questions, and its news of lost processes, passed on to the conductor.
 
 Tune's own searcher over an RDB study keeps a second ledger, which drifts from the first
 when a driver dies. These adapters keep nothing: a trial's assignment is in its config. Tune
@@ -11,12 +11,14 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from ray.tune import Callback
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from orchestrator.assignment import TrialReport
 from orchestrator.conductor import Conductor
+from orchestrator.failures import FailureKind
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
@@ -55,7 +57,9 @@ class LedgerSearcher(Searcher):
         """Tune has given a trial up; one that ended by itself is closed already."""
         if error and trial_id in self._numbers:
             self._conductor.on_error(
-                self._numbers[trial_id], "its process died or raised; see the log of the run"
+                self._numbers[trial_id],
+                "its process was lost as often as it was started",
+                FailureKind.LOST_MACHINE,
             )
 
     def save(self, checkpoint_path: str) -> None:
@@ -63,6 +67,24 @@ class LedgerSearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing, as above."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class LostTrials(Callback):
+    """Tune starts a trial again whose process was lost; the ledger counts the attempt."""
+
+    def __init__(self, conductor: Conductor) -> None:
+        self._conductor = conductor
+
+    def on_trial_recover(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        """The new process gets the new attempt's number; the lost one keeps its own."""
+        attempt = self._conductor.on_lost(trial.config["number"])
+        if attempt is not None:
+            trial.config["attempt"] = attempt
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -86,7 +108,8 @@ class LedgerScheduler(FIFOScheduler):
     ) -> str:
         """CONTINUE or STOP."""
         report: TrialReport = result["report"]
-        trial.config["start_step"] = report.step  # where a lost process is started again
+        # Where a lost process is started again.
+        trial.config.update(start_step=report.step, reported=not report.paused)
         if self._conductor.on_report(report):
             return str(FIFOScheduler.CONTINUE)
         self._release(report.uid)

@@ -23,6 +23,7 @@ from orchestrator.engines.actor import NAMESPACE
 from orchestrator.engines.roster import EngineRecord, Roster, read_roster
 from orchestrator.engines.watchdog import Pulse
 from orchestrator.errors import EngineFullError, EngineLostError
+from orchestrator.failures import FailureKind, classify
 from trainable.errors import UnknownTrialError
 
 MOST_LOSSES = 5  # of engines, between two reports of a trial
@@ -57,7 +58,9 @@ class Berth:
                 return {"step": step, "metrics": {}, "curve": [], "state": None, "paused": True}
             try:
                 answer = self._try(roster, step, goal)
-            except RayActorError as error:
+            except (RayActorError, RayTaskError) as error:
+                if not self._is_lost(error):
+                    raise
                 self._engine = None
                 losses += 1
                 if losses >= MOST_LOSSES:
@@ -69,6 +72,15 @@ class Berth:
                 if answer is not None:
                     return answer
             time.sleep(_RETRY_S)
+
+    def _is_lost(self, error: Exception) -> bool:
+        """Whether an engine died, or is of no use any more: its device broke. That one is ended."""
+        if isinstance(error, RayActorError):
+            return True
+        broken = classify(error).kind is FailureKind.LOST_MACHINE
+        if broken and self._engine is not None:
+            ray.kill(self._engine, no_restart=True)
+        return broken
 
     def _try(self, roster: Roster, step: int, goal: int) -> dict[str, Any] | None:
         """One try; None where it is worth another."""

@@ -170,9 +170,9 @@ def _no_step_is_lost_or_repeated(left: Left) -> None:
 
 DIE = """
 import os, sys
-from orchestrator import cli, driver
+from orchestrator import cli, driver, search_end
 from orchestrator.config import load_search
-driver._Run._finish = lambda *_, **__: os._exit(9)  # after the last trial was told
+search_end.SearchEnd.finish = lambda *_, **__: os._exit(9)  # after the last trial was told
 driver.run(load_search(sys.argv[1]), home=sys.argv[2])
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import threading
 from collections.abc import Iterator, Sequence
@@ -138,6 +139,7 @@ def test_a_trial_s_story_is_told_in_events(search: Search) -> None:
         "step": 8,
         "metrics": {OBJECTIVE: 0.8},
         "reason": None,
+        "failure": None,
         "artifact": f"artifacts/{NAME}-0",
         "manifest_sha256": manifest_sha256(search.folder.artifact(f"{NAME}-0")),
     }
@@ -191,6 +193,7 @@ def test_a_failed_trial_tells_why_and_hands_nothing_over(search: Search) -> None
         "step": 0,
         "metrics": {},
         "reason": "lower optim.lr",
+        "failure": "bug",
         "artifact": None,
         "manifest_sha256": None,
     }
@@ -219,6 +222,57 @@ def test_a_process_that_died_for_good_fails_its_trial(search: Search) -> None:
     ended = search.ended()[given.uid]
     assert (ended["state"], ended["reason"], ended["step"]) == ("failed", "its process died", 2)
     assert search.conductor.halt("interrupt") == []
+
+
+def test_a_lost_process_begins_another_attempt_and_its_late_report_is_an_orphan(
+    search: Search,
+) -> None:
+    given = search.assign()
+    assert search.report(given, RUNGS[0])
+    assert search.conductor.on_lost(given.number) == 2
+    again = dataclasses.replace(given, attempt=2, start_step=RUNGS[0], reported=True)
+    for late in ({"score": 0.9}, {"failed": "it burned"}):
+        assert not search.report(given, RUNGS[1], **late)
+    assert search.ledger.trial(0).status is TrialStatus.RUNNING
+    assert search.ledger.trial(0).reports == {RUNGS[0]: 0.5}
+    assert search.report(again, RUNGS[1], 0.7)
+    assert not search.report(again, RUNGS[-1], 0.8)
+    assert search.conductor.on_lost(given.number) is None, "it has ended"
+    told = [(e.type, e.attempt) for e in search.log.read() if e.type != "trial_report"]
+    assert told == [
+        ("trial_started", 1),
+        ("trial_lost", 1),
+        ("trial_orphan", 1),
+        ("trial_orphan", 1),
+        ("trial_ended", 2),
+    ]
+    assert [e.payload["step"] for e in search.events("trial_report")] == list(RUNGS)
+
+
+def test_what_does_not_fit_into_the_memory_is_infeasible_and_counts_as_a_trial(
+    tmp_path: Path,
+) -> None:
+    search = Search(tmp_path, trials=1)
+    with search.log:
+        given = search.assign()
+        assert not search.report(given, 0, failed="a row of 9", failure="out_of_memory")
+        trial = search.ledger.trial(0)
+        assert (trial.status, trial.failure) == (TrialStatus.INFEASIBLE, "out_of_memory")
+        assert (trial.reason, trial.attempts) == ("a row of 9", 1)
+        assert search.ended()[given.uid]["failure"] == "out_of_memory"
+        assert search.conductor.assign() is None, "nothing would ever fit, and nothing end"
+
+
+def test_a_rung_that_was_told_is_not_asked_for_again(tmp_path: Path) -> None:
+    first = Search(tmp_path)
+    with first.log:
+        one, two = first.assign(), first.assign()
+        first.report(one, RUNGS[0])
+        first.report(two, RUNGS[0], metrics={}, paused=True)  # on the rung, and not scored
+    second = Search(tmp_path)
+    with second.log:
+        given = [second.assign(), second.assign()]
+        assert [(g.start_step, g.reported) for g in given] == [(2, True), (2, False)]
 
 
 def test_halting_begins_nothing_and_pauses_what_runs(search: Search) -> None:
@@ -333,6 +387,7 @@ def test_what_a_dead_driver_had_not_told_is_told(tmp_path: Path) -> None:
                 "step": RUNGS[-1],
                 "metrics": {OBJECTIVE: 0.5},
                 "reason": None,
+                "failure": None,
                 "artifact": f"artifacts/{NAME}-0",
                 "manifest_sha256": manifest_sha256(second.folder.artifact(f"{NAME}-0")),
             }

@@ -6,7 +6,6 @@ import itertools
 import math
 from pathlib import Path
 
-import optuna
 import pytest
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
@@ -263,6 +262,15 @@ def test_a_metric_that_is_missing_or_not_finite_fails_the_trial(
     assert optuna_state(ledger, number) is TrialState.FAIL
 
 
+@pytest.mark.parametrize("value", ["0.5", [0.5], True, math.nan])
+def test_a_metric_that_is_no_number_fails_as_numeric(tmp_path: Path, value: object) -> None:
+    ledger = open_ledger(tmp_path)
+    number = ask(ledger).number
+    status = ledger.report(number, RUNGS[0], {OBJECTIVE: value})  # type: ignore[dict-item]
+    assert (status, ledger.trial(number).failure) == (TrialStatus.FAILED, "numeric")
+    assert ledger.trial(number).reports == {}
+
+
 def test_without_stopping_nobody_is_cut(tmp_path: Path) -> None:
     ledger = open_ledger(tmp_path, stopping="none")
     for score in (0.9, 0.1, 0.0):
@@ -403,21 +411,40 @@ def test_however_often_it_is_killed_a_search_has_exactly_its_trials(
     assert not open_ledger(tmp_path, baselines=1, trials=3).has_work()
 
 
-def test_a_driver_that_died_before_a_full_trial_was_told_tells_it(tmp_path: Path) -> None:
-    """A report is several writes: the last step can be known while the end is not."""
+def test_a_report_that_was_cut_short_never_was(tmp_path: Path) -> None:
+    """A report is several writes and one transaction: nothing of it, or the end as well."""
     ledger = open_ledger(tmp_path, trials=1)
     number = ask(ledger).number
-    ledger._study.tell = _die  # type: ignore[method-assign]
+    ledger._store.tell = _die  # type: ignore[method-assign]
     with pytest.raises(Killed):
         report(ledger, number, FULL, 0.5)
     again = open_ledger(tmp_path, trials=1)
-    assert ask(again).step == FULL
+    asked = ask(again)
+    assert (asked.number, asked.step, asked.metrics, asked.reports) == (number, 0, {}, {})
     assert report(again, number, FULL, 0.5) is TrialStatus.COMPLETE
     assert again.trial(number).metrics[OBJECTIVE] == 0.5
 
 
-def _die(*_: object, **__: object) -> optuna.trial.FrozenTrial:
+def _die(*_: object, **__: object) -> None:
     raise Killed
+
+
+def test_a_random_draw_follows_from_the_seed_and_its_number_alone(tmp_path: Path) -> None:
+    """Drivers that die while they ask, and scores that differ, change no configuration."""
+    whole = open_ledger(tmp_path / "whole", trials=5)
+    expected = [ask(whole).params for _ in range(5)]
+    assert len({str(params) for params in expected}) == 5
+    drawn = []
+    for place in range(5):
+        dying = open_ledger(tmp_path / "killed", trials=5)
+        dying._store.set = _die  # type: ignore[method-assign]
+        with pytest.raises(Killed):
+            dying._next_draw()
+        ledger = open_ledger(tmp_path / "killed", trials=5)
+        drawn.append(ask(ledger).params)
+        report(ledger, place, FULL, place / 10)
+    assert drawn == expected
+    assert [trial.number for trial in ledger.all()] == list(range(5))
 
 
 def test_spent_time_adds_up_over_runs(tmp_path: Path) -> None:

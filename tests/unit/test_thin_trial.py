@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 
 from orchestrator.assignment import TrialReport
 from orchestrator.checkpoints import load_state
@@ -27,9 +27,8 @@ class FakeBerth(Berth):
     "full" is no room anywhere, "forgotten" an engine that does not know the trial.
     """
 
-    def script(self, answers: list[Any]) -> FakeBerth:
-        self.answers = answers
-        self.goals: list[int] = []
+    def script(self, answers: list[Any], goals: list[int]) -> FakeBerth:
+        self.answers, self.goals = answers, goals
         return self
 
     def _try(self, roster: Roster, step: int, goal: int) -> dict[str, Any] | None:
@@ -48,8 +47,15 @@ class FakeBerth(Berth):
 
 
 class FakeTrial(ThinTrial):
-    def __init__(self, search: Path, start_step: int = 0, answers: tuple[Any, ...] = ()) -> None:
+    def __init__(
+        self,
+        search: Path,
+        start_step: int = 0,
+        answers: tuple[Any, ...] = (),
+        reported: bool = False,
+    ) -> None:
         self.answers = list(answers)
+        self.goals: list[int] = []
         self.setup(
             {
                 "uid": "tiny-0",
@@ -62,13 +68,14 @@ class FakeTrial(ThinTrial):
                 "splits": ["val_id"],
                 "engine": "e",
                 "folder": str(search / "trials" / "tiny-0"),
+                "reported": reported,
             }
         )
 
     def _find_berth(self) -> Berth:
         found = super()._find_berth()
-        self.berth = FakeBerth(found._assignment, found._search).script(self.answers)
-        return self.berth
+        berth = FakeBerth(found._assignment, found._search)
+        return berth.script(self.answers, self.goals)
 
     def told(self) -> TrialReport:
         report: TrialReport = self.step()["report"]
@@ -88,7 +95,7 @@ def test_each_step_is_a_rung_and_saves_its_state(tmp_path: Path) -> None:
     for rung in RUNGS:
         assert trial.told() == TrialReport("tiny-0", 0, 1, rung, {"m": 0.5}, [(rung, 1.0)])
         assert trial.saved(rung) == str(rung).encode()
-    assert trial.berth.goals == RUNGS
+    assert trial.goals == RUNGS
 
 
 def test_a_pause_is_reported_where_it_stands(tmp_path: Path) -> None:
@@ -109,13 +116,23 @@ def test_it_goes_on_from_its_step_and_repeats_a_rung(
     trial = FakeTrial(tmp_path, start)
     for _ in goals:
         trial.told()
-    assert trial.berth.goals == goals
+    assert trial.goals == goals
+
+
+@pytest.mark.parametrize(("start", "goals"), [(2, [4, 8]), (4, [8])])
+def test_a_rung_that_the_ledger_knows_is_not_paid_again(
+    tmp_path: Path, start: int, goals: list[int]
+) -> None:
+    trial = FakeTrial(tmp_path, start, reported=True)
+    for _ in goals:
+        trial.told()
+    assert trial.goals == goals
 
 
 def test_it_goes_on_past_lost_engines_and_full_ones(tmp_path: Path) -> None:
     trial = FakeTrial(tmp_path, answers=(RayActorError(), "full", "forgotten", RayActorError()))
     assert trial.told().step == RUNGS[0]
-    assert trial.berth.goals == [RUNGS[0]] * 5
+    assert trial.goals == [RUNGS[0]] * 5
 
 
 def test_it_waits_as_long_as_it_takes_for_room(tmp_path: Path) -> None:
@@ -126,7 +143,7 @@ def test_it_waits_as_long_as_it_takes_for_room(tmp_path: Path) -> None:
 def test_one_lost_engine_after_another_is_its_end(tmp_path: Path) -> None:
     trial = FakeTrial(tmp_path, answers=(RayActorError(),) * (MOST_LOSSES - 1))
     assert trial.told().step == RUNGS[0]
-    given_up = FakeBerth(trial._assignment, tmp_path).script([RayActorError()] * 100)
+    given_up = FakeBerth(trial._assignment, tmp_path).script([RayActorError()] * 100, [])
     with pytest.raises(EngineLostError, match=f"lost machine: {MOST_LOSSES} engines"):
         given_up.train(0, 2)
 
@@ -143,11 +160,44 @@ def test_a_trial_that_waits_gives_up_when_the_driver_halts(tmp_path: Path) -> No
 def test_its_own_fault_is_reported_not_tried_again(tmp_path: Path) -> None:
     trial = FakeTrial(tmp_path, 2, answers=(NumericError("lower optim.lr"),))
     report = trial.told()
-    assert (report.step, report.failed) == (2, "lower optim.lr")
-    assert trial.berth.goals == [2]
+    assert (report.step, report.failed, report.failure) == (2, "lower optim.lr", "numeric")
+    assert trial.goals == [2]
 
 
-def test_a_bug_is_raised_for_ray_to_see(tmp_path: Path) -> None:
+def raised_in_engine(error: Exception) -> Exception:
+    """As it comes out of an actor's method."""
+    raised: Exception = RayTaskError("train", "its traceback", error).as_instanceof_cause()
+    return raised
+
+
+def test_a_bug_in_the_engine_is_reported_once_and_its_traceback_kept(tmp_path: Path) -> None:
+    trial = FakeTrial(tmp_path, answers=(raised_in_engine(ZeroDivisionError("by zero")),))
+    report = trial.told()
+    assert (report.failed, report.failure) == ("ZeroDivisionError: by zero", "bug")
+    assert trial.goals == [2]
+    assert "its traceback" in (tmp_path / "trials" / "tiny-0" / "error.txt").read_text()
+
+
+def test_memory_that_ran_out_is_tried_once_more(tmp_path: Path) -> None:
+    out = raised_in_engine(MemoryError("no room"))
+    trial = FakeTrial(tmp_path, answers=(out,))
+    assert (trial.told().step, trial.goals) == (2, [2, 2])
+    trial = FakeTrial(tmp_path, answers=(out, out))
+    report = trial.told()
+    assert (report.failed, report.failure) == ("MemoryError: no room", "out_of_memory")
+    assert trial.goals == [2, 2]
+
+
+def test_a_broken_device_is_a_lost_engine(tmp_path: Path) -> None:
+    broken = raised_in_engine(RuntimeError("CUDA error: ECC"))
+    trial = FakeTrial(tmp_path, answers=(broken,))
+    assert (trial.told().step, trial.goals) == (2, [2, 2])
+    report = FakeTrial(tmp_path, answers=(broken,) * 100).told()
+    assert report.failure == "lost_machine"
+    assert report.failed is not None and report.failed.startswith("lost machine: ")
+
+
+def test_a_bug_of_the_trial_s_own_is_raised_for_tune_to_see(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         FakeTrial(tmp_path, answers=(ZeroDivisionError(),)).told()
 

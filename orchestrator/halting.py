@@ -1,0 +1,73 @@
+"""Watch for what ends a run early: a person, a request under control/, the time budget.
+
+Running trials are paused: each saves its state where it stands, and goes on in a later run. The
+watching thread asks the conductor and the engine, and touches no ledger: that has one writer.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from orchestrator.conductor import Conductor
+from orchestrator.control import Requests
+
+_POLL_S = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch:
+    """What a run is watched for.
+
+    Args:
+        conductor: begins no trial any more once it is halted.
+        requests: of other processes.
+        interrupt: set by a person.
+        seconds_left: of the time budgets; they go the faster, the more GPUs there are.
+        pause: tells the engines to pause trials, by uid.
+        halt: tells trials that wait for an engine to give up.
+    """
+
+    conductor: Conductor
+    requests: Requests
+    interrupt: threading.Event
+    seconds_left: Callable[[], float]
+    pause: Callable[[Sequence[str]], object]
+    halt: Callable[[], object] = lambda: None
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Watch for as long as this lasts; what was asked for by then has been answered."""
+        over = threading.Event()
+        thread = threading.Thread(target=self._watch, args=(over,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+            self.requests.clear()
+
+    def _watch(self, over: threading.Event) -> None:
+        asked = set[int]()
+        while not over.wait(_POLL_S):
+            new = [number for number in self.requests.trials() if number not in asked]
+            asked |= set(new)
+            to_pause = [self.conductor.stop_trial(number) for number in new]
+            reason = self._reason() if self.conductor.halted is None else None
+            if reason is not None:
+                to_pause += self.conductor.halt(reason)
+                self.halt()
+            uids = [uid for uid in to_pause if uid is not None]
+            if uids:
+                self.pause(uids)
+
+    def _reason(self) -> str | None:
+        """Why the run is to end early, or None."""
+        if self.interrupt.is_set():
+            return "interrupt"
+        if self.requests.search():
+            return "stop"
+        return "time" if self.seconds_left() <= 0 else None

@@ -1,0 +1,39 @@
+"""Read the ledger of a search that another process may be running."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+
+from orchestrator.errors import LedgerError, SearchNotFoundError
+from orchestrator.ledger_trials import LedgerTrial, read_trials
+from orchestrator.study.place import storage_url
+from orchestrator.study.storage import LedgerStorage
+from orchestrator.study.version import check_version
+
+
+def read_ledger(search_dir: Path, name: str) -> list[LedgerTrial]:
+    """The trials of a search that another process may be running. Raises as `read_study`."""
+    return list(read_trials(read_study(search_dir, name)))
+
+
+def read_study(search_dir: Path, name: str) -> optuna.Study:
+    """The study of a search that another process may be running, for reading.
+
+    Raises:
+        SearchNotFoundError: if its study does not exist yet.
+        LedgerError: if it is damaged, or a newer version wrote it.
+    """
+    try:
+        storage = LedgerStorage(storage_url(search_dir))
+        with storage.said():
+            study = optuna.load_study(study_name=name, storage=storage)
+            check_version(study)
+    except KeyError:
+        raise SearchNotFoundError(
+            f"search {name!r} is only just being created: try again in a moment"
+        ) from None
+    except LedgerError as error:
+        raise LedgerError(f"the study of search {name!r} cannot be read: {error}") from None
+    return study

@@ -1,0 +1,128 @@
+"""Where a search's ledger is: a file in the search's folder, or a database that is named there.
+
+    LATENTUNE_STORAGE unset    study.db in the folder, SQLite, guarded by a file lock
+    LATENTUNE_STORAGE=URL      any SQLAlchemy URL, Postgres above all, guarded by a lease
+
+The variable says where *new* searches keep their ledgers. One that exists stays where it began:
+`storage.json` in its folder names its database, without the password, which comes from the
+variable where that names the same server, else from what the database's own client reads
+(PGPASSWORD, ~/.pgpass).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from orchestrator.errors import LedgerError
+from orchestrator.files import write_atomic
+
+STORAGE_VARIABLE = "LATENTUNE_STORAGE"
+STUDY_FILE = "study.db"
+PLACE_FILE = "storage.json"
+_SECRETS = ("password", "passwd", "sslpassword")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A database that holds a search's ledger.
+
+    Args:
+        url: SQLAlchemy's, without the password.
+        id: the search folder's own: another folder's search of the same name is another search.
+    """
+
+    url: str
+    id: str
+
+
+def storage_url(search_dir: Path) -> str:
+    """The SQLAlchemy URL of a search's ledger, password included.
+
+    Raises:
+        LedgerError: for a LATENTUNE_STORAGE that is no URL.
+    """
+    place = read_place(search_dir)
+    if place is None:
+        wanted = None if (search_dir / STUDY_FILE).exists() else _wanted()
+        return _own_file(search_dir) if wanted is None else _rendered(wanted)
+    recorded, wanted = make_url(place.url), _wanted()
+    if wanted is not None and _server(wanted) == _server(recorded):
+        secrets = {key: value for key, value in wanted.query.items() if key in _SECRETS}
+        recorded = recorded.set(password=wanted.password).update_query_dict(secrets)
+    return _rendered(recorded)
+
+
+def claim_place(search_dir: Path) -> str:
+    """As `storage_url`; a search that is new notes where its ledger will be."""
+    url = storage_url(search_dir)
+    if url != _own_file(search_dir) and read_place(search_dir) is None:
+        place = Place(url=_rendered(without_password(make_url(url))), id=uuid.uuid4().hex)
+        write_atomic(search_dir / PLACE_FILE, json.dumps(asdict(place), indent=1).encode())
+    return url
+
+
+def read_place(search_dir: Path) -> Place | None:
+    """The database that a search's folder names; None for one with a file of its own."""
+    path = search_dir / PLACE_FILE
+    if not path.exists():
+        return None
+    try:
+        place = Place(**json.loads(path.read_text()))
+        make_url(place.url)
+    except (ValueError, TypeError, ArgumentError) as error:
+        raise LedgerError(
+            f"{path} does not say where the search's ledger is ({error}): restore it from a copy, "
+            "or remove the search's folder"
+        ) from None
+    return place
+
+
+def shown_url(url: str) -> str:
+    """A URL without its password, for messages."""
+    return without_password(make_url(url)).render_as_string(hide_password=True)
+
+
+def without_password(url: URL) -> URL:
+    """A URL that may be written down."""
+    # `URL.set` takes None for "as it was".
+    kept = URL.create(
+        url.drivername,
+        username=url.username,
+        host=url.host,
+        port=url.port,
+        database=url.database,
+        query=url.query,
+    )
+    return kept.difference_update_query(_SECRETS)
+
+
+def _own_file(search_dir: Path) -> str:
+    return f"sqlite:///{search_dir / STUDY_FILE}"
+
+
+def _wanted() -> URL | None:
+    text = os.environ.get(STORAGE_VARIABLE)
+    if not text:
+        return None
+    try:
+        return make_url(text)
+    except ArgumentError:  # its message would repeat the password
+        raise LedgerError(
+            f"{STORAGE_VARIABLE} is no SQLAlchemy URL: expected for example "
+            "postgresql+psycopg://user@host/database"
+        ) from None
+
+
+def _server(url: URL) -> tuple[object, ...]:
+    return url.drivername, url.username, url.host, url.port, url.database
+
+
+def _rendered(url: URL) -> str:
+    return url.render_as_string(hide_password=False)

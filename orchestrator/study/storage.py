@@ -1,0 +1,156 @@
+"""Optuna's storage, with whole transitions as transactions and the database's own safety on.
+
+    with storage.transaction():      BEGIN, and the fence: is the search still ours?
+        set_trial_user_attr(...)     Optuna commits each write by itself, which in here writes
+        set_trial_state_values(...)  and ends nothing
+                                     COMMIT: all of it, or, whatever happens, none of it
+
+A SQLite file is in WAL mode, so that readers neither wait nor make the writer wait, with a sync
+at each commit; a commit that a crash cut short is rolled back when the file is opened again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from optuna.storages._rdb.models import TrialUserAttributeModel
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
+
+from orchestrator.errors import LedgerError
+from orchestrator.study.place import shown_url
+
+# Called in each transaction before anything is written; raises where another driver took over.
+Fence: TypeAlias = Callable[[Connection], None]
+_BUSY_S = 30.0
+_UPSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
+
+def no_fence(_: Connection) -> None:
+    """A file lock guards the ledger."""
+
+
+class LedgerStorage(RDBStorage):
+    """The tables of a ledger, for its one writer or for a reader.
+
+    Args:
+        url: SQLAlchemy's.
+        fence: asked at the beginning of every transaction.
+
+    Raises:
+        LedgerError: if it cannot be opened.
+    """
+
+    def __init__(self, url: str, fence: Fence = no_fence) -> None:
+        self._fence = fence
+        self._joined = sessionmaker(join_transaction_mode="rollback_only")
+        self._apart: scoped_session[Session] | None = None  # what stands aside in a transaction
+        self._shown = shown_url(url)
+        with self.said():
+            # Optuna fills a template in: braces, as in a password, are to stay.
+            super().__init__(
+                url.replace("{", "{{").replace("}", "}}"), engine_kwargs=_engine_options(url)
+            )
+            if self.engine.dialect.name == "sqlite":
+                make_safe(self.engine)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All that is written inside is committed at its end, or none of it.
+
+        Raises:
+            LedgerError: where the database refuses; nothing was written then.
+            SearchLockedError: where another driver took the search over.
+        """
+        if self._apart is not None:  # part of a transition that goes on
+            yield
+            return
+        with self.said(), self.engine.begin() as connection:
+            self._fence(connection)
+            joined = scoped_session(lambda: self._joined(bind=connection))  # type: ignore[arg-type]
+            self._apart, self.scoped_session = self.scoped_session, joined
+            try:
+                yield
+            finally:
+                self.scoped_session.remove()
+                self.scoped_session, self._apart = self._apart, None
+
+    def set_trial_user_attrs(self, trial_id: int, attrs: Mapping[str, Any]) -> None:
+        """Several attributes of a running trial in one statement."""
+        table = TrialUserAttributeModel
+        rows = [
+            {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
+            for key, value in attrs.items()
+        ]
+        insert = _UPSERTS.get(self.engine.dialect.name)
+        with self.scoped_session() as session:
+            if insert is None:
+                for key, value in attrs.items():
+                    self._set_trial_attr_without_commit(session, table, trial_id, key, value)
+            else:
+                new = insert(table).values(rows)
+                same = [table.trial_id, table.key]
+                session.execute(
+                    new.on_conflict_do_update(
+                        index_elements=same, set_={"value_json": new.excluded.value_json}
+                    )
+                )
+            session.commit()
+
+    @contextmanager
+    def said(self) -> Iterator[None]:
+        """The database's errors in our words."""
+        try:
+            yield
+        except (SQLAlchemyError, StorageInternalError) as error:
+            cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+            raise LedgerError(
+                f"the ledger in {self._shown} cannot be used: {first_line(cause)}: make sure that "
+                "it can be reached and written, then run the search again, it goes on"
+            ) from None
+        except ImportError as error:
+            raise LedgerError(
+                f"the ledger in {self._shown} needs a driver that is not installed: "
+                f"{first_line(error.__cause__ or error)}: pip install 'latentune[postgres]'"
+            ) from None
+        except RuntimeError as error:
+            if "schema" not in str(error):
+                raise
+            raise LedgerError(
+                f"the ledger in {self._shown} was written by another Optuna: {first_line(error)}: "
+                "install that version, or copy the database and run `optuna storage upgrade`"
+            ) from None
+
+
+def first_line(error: BaseException | None) -> str:
+    """What an error says, without the statement and the background that SQLAlchemy adds."""
+    return (str(error).strip() or repr(error)).splitlines()[0]
+
+
+def make_safe(engine: Engine) -> None:
+    """WAL, a sync at each commit, and transactions that hold reads as well."""
+
+    @event.listens_for(engine, "connect")
+    def _on_connect(connection: Any, _: object) -> None:
+        connection.isolation_level = None  # SQLAlchemy begins, and the module does not
+        for setting in ("journal_mode=WAL", "synchronous=FULL"):
+            connection.execute(f"PRAGMA {setting}").close()
+
+    @event.listens_for(engine, "begin")
+    def _on_begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    engine.dispose()  # what was opened before has none of it
+
+
+def _engine_options(url: str) -> dict[str, Any]:
+    if url.startswith("sqlite"):
+        return {"connect_args": {"timeout": _BUSY_S}}
+    return {"pool_pre_ping": True, "pool_size": 2}

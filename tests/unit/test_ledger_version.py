@@ -1,0 +1,72 @@
+"""Ledgers of other versions: the first one's is gone on with, a newer one's is refused."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import LedgerError
+from orchestrator.ledger import TrialStatus, read_ledger
+from orchestrator.study.version import LEDGER_VERSION
+from tests.unit.ledgers import NAME, OBJECTIVE, RUNGS, open_ledger
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "ledger_v1.sql"
+
+
+@pytest.fixture
+def first(tmp_path: Path) -> Path:
+    """A folder with a ledger of version 1, whose driver died in the middle of a report."""
+    with sqlite3.connect(tmp_path / "study.db") as connection:
+        connection.executescript(FIXTURE.read_text())
+    connection.close()
+    return tmp_path
+
+
+def test_a_ledger_of_version_1_can_be_read(first: Path) -> None:
+    trials = read_ledger(first, NAME)
+    assert [(str(t.status), t.step) for t in trials] == [
+        ("complete", 8),
+        ("running", 4),
+        ("pruned", 2),
+        ("complete", 8),
+        ("failed", 0),
+        ("stopped", 0),
+        ("running", 2),
+    ]
+    assert [trial.failure for trial in trials] == [None] * 4 + ["unknown", None, None]
+
+
+def test_a_ledger_of_version_1_is_gone_on_with(first: Path) -> None:
+    ledger = open_ledger(first, baselines=1, trials=6)
+    assert ledger.study.user_attrs["ledger_version"] == LEDGER_VERSION
+    # What its driver had reported, and not decided, is decided: the worst of all at its rung.
+    assert ledger.trial(6).status is TrialStatus.PRUNED
+    assert (ledger.spent_s, ledger.spent_gpu_s) == (12.5, 3.0)
+    asked = ledger.ask()
+    assert asked is not None
+    assert (asked.number, asked.step, asked.attempts) == (1, 4, 2)
+    assert ledger.ask() is None
+    assert ledger.report(1, RUNGS[-1], {OBJECTIVE: 0.9}) is TrialStatus.COMPLETE
+    assert not open_ledger(first, baselines=1, trials=6).has_work()
+
+
+@pytest.mark.parametrize("version", [LEDGER_VERSION + 1, 0, "new", None])
+def test_a_version_that_is_not_known_is_refused(tmp_path: Path, version: object) -> None:
+    ledger = open_ledger(tmp_path)
+    ledger.ask()
+    ledger.study.set_user_attr("ledger_version", version)
+    for opened in (lambda: open_ledger(tmp_path), lambda: read_ledger(tmp_path, NAME)):
+        with pytest.raises(LedgerError) as caught:
+            opened()
+        message = str(caught.value)
+        assert f"has version {version!r}, and this latentune knows 1 to" in message
+        assert "install the version that wrote it" in message
+
+
+def test_what_is_no_database_is_said(tmp_path: Path) -> None:
+    (tmp_path / "study.db").write_bytes(b"no database, " * 1000)
+    for opened in (lambda: open_ledger(tmp_path), lambda: read_ledger(tmp_path, NAME)):
+        with pytest.raises(LedgerError, match=r"study\.db.*not a database"):
+            opened()
