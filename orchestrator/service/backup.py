@@ -2,7 +2,7 @@
 
     TO/backup.json     what is in there, by digest, and what is not
        home/           LATENTUNE_HOME: searches, MLflow's SQLite files and artifacts, secrets
-       postgres/       the tracking store, where it is a Postgres
+       postgres/       MLflow's store and the ledgers, where they are in one
 
 A driver writes a trial's state, then the ledger, then the event, then MLflow hears of it. A copy
 that reads in the other direction holds, for each thing, all that it rests on: a search goes on
@@ -18,7 +18,7 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -34,7 +34,13 @@ from orchestrator.tracking import without_credentials
 from trainable.artifact import versions
 
 MANIFEST = "backup.json"
-_HOME, _DUMP = "home", Path("postgres") / "tracking.dump"
+_HOME, _DUMPS = "home", "postgres"
+# Databases that may be a Postgres, by the stage at which they are copied.
+TRACKING, STUDIES = "mlflow", "study.db"
+_HOW_TO_NAME = {
+    TRACKING: "--store postgresql://USER@HOST/DATABASE",
+    STUDIES: "LATENTUNE_STORAGE=postgresql+psycopg://USER@HOST/DATABASE",
+}
 _SQLITE = b"SQLite format 3\0"
 # Made again at need, or about processes that will be gone.
 _LEFT_OUT_FOLDERS = frozenset({"cache", "pulled", "control"})
@@ -59,30 +65,37 @@ class BackupRecord(Record):
     home: str
     searches: list[str]
     running: list[str]
-    store: str | None
+    databases: dict[str, str]
     left_out: list[str]
     versions: dict[str, str]
     files: dict[str, str]
 
 
 def backup(
-    home: Path, to: Path, *, store: str | None = None, artifacts: str | None = None,
+    home: Path,
+    to: Path,
+    *,
+    databases: Mapping[str, str] | None = None,
+    artifacts: str | None = None,
     password: str | None = None,
-) -> BackupRecord:  # fmt: skip
+) -> BackupRecord:
     """Copy LATENTUNE_HOME and the tracking store into a new folder.
 
     Args:
         home: LATENTUNE_HOME.
         to: a folder that does not exist; it appears whole or not at all.
-        store: the MLflow server's database, where that is a Postgres.
+        databases: URIs of `TRACKING`, the MLflow server's, and of `STUDIES`; what is no Postgres
+            lies in `home`.
         artifacts: where that server keeps artifacts, if not in `home`.
-        password: of the Postgres, unless its URI has it.
+        password: of a Postgres, unless its URI has it.
 
     Raises:
         BackupError: where `to` exists or lies in `home`, or nothing is there to copy.
         TrackingError: where the database cannot be copied.
     """
     home, to = home.resolve(), to.absolute()
+    kept = {name: uri for name, uri in (databases or {}).items() if is_postgres(uri)}
+    servers = dict(kept)
     _refuse_target(home, to)
     to.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}.") as made:
@@ -90,15 +103,15 @@ def backup(
         (scratch / _HOME).mkdir(mode=0o700, parents=True)
         began, running = time.time(), [f.name for f in all_searches(home) if is_held(f)]
         for stage in _ORDER:
-            if stage == "mlflow" and is_postgres(store):
-                dump(str(store), scratch / _DUMP, password)
+            if stage in servers:
+                dump(servers.pop(stage), _dump_of(scratch, stage), password)
             _copy(home, _members(home, stage), scratch / _HOME)
         record = BackupRecord(
             made=began,
             home=str(home),
             searches=[folder.name for folder in all_searches(scratch / _HOME)],
             running=running,
-            store=without_credentials(store, store) if store and is_postgres(store) else None,
+            databases={name: without_credentials(uri, uri) for name, uri in kept.items()},
             left_out=[artifacts] if artifacts and "://" in artifacts else [],
             versions=versions(),
             files=_digests(scratch),
@@ -109,15 +122,19 @@ def backup(
 
 
 def restore(
-    source: Path, home: Path, *, store: str | None = None, password: str | None = None
+    source: Path,
+    home: Path,
+    *,
+    databases: Mapping[str, str] | None = None,
+    password: str | None = None,
 ) -> BackupRecord:
     """Put a backup back where nothing is.
 
     Args:
         source: what `backup` made.
         home: LATENTUNE_HOME; empty, or not there.
-        store: an empty Postgres, for a backup that has one's contents.
-        password: of the Postgres, unless its URI has it.
+        databases: URIs of empty ones, for those that the backup holds.
+        password: of a Postgres, unless its URI has it.
 
     Raises:
         BackupError: for a folder that is no backup or was changed, or a target that has anything.
@@ -127,8 +144,9 @@ def restore(
     record = _checked(source)
     if home.exists() and any(home.iterdir()):
         raise BackupError(f"{home} is not empty: nothing is overwritten; set LATENTUNE_HOME")
-    if (source / _DUMP).exists():
-        _fill(store, source / _DUMP, password)
+    targets = {name: _empty(name, databases or {}, password) for name in record.databases}
+    for name, uri in targets.items():
+        load(uri, _dump_of(source, name), password)
     home.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home.parent, prefix=f".{home.name}.") as made:
         scratch = Path(made) / "home"
@@ -231,17 +249,23 @@ def _checked(source: Path) -> BackupRecord:
     return record
 
 
-def _fill(store: str | None, source: Path, password: str | None) -> None:
-    if not is_postgres(store):
+def _dump_of(folder: Path, name: str) -> Path:
+    return folder / _DUMPS / f"{name.removesuffix('.db')}.dump"
+
+
+def _empty(name: str, databases: Mapping[str, str], password: str | None) -> str:
+    """The URI of an empty database for this dump. Raises BackupError where there is none."""
+    uri = databases.get(name)
+    if uri is None or not is_postgres(uri):
         raise BackupError(
-            "the backup holds a Postgres: give an empty one with --store "
-            "postgresql://USER@HOST/DATABASE"
+            f"the backup holds a Postgres of {name.removesuffix('.db')}: name an empty one with "
+            f"{_HOW_TO_NAME[name]}"
         )
-    count = tables(str(store), password)
+    count = tables(uri, password)
     if count:
-        shown = without_credentials(str(store), str(store))
-        raise BackupError(f"{shown} has {count} tables: nothing is overwritten; give an empty one")
-    load(str(store), source, password)
+        shown = without_credentials(uri, uri)
+        raise BackupError(f"{shown} has {count} tables: nothing is overwritten; name an empty one")
+    return uri
 
 
 def _move_artifacts(database: Path, old: Path, new: Path) -> None:

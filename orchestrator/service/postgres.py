@@ -12,9 +12,9 @@ from orchestrator.errors import TrackingError
 _COUNT_TABLES = "select count(*) from information_schema.tables where table_schema = 'public'"
 
 
-def is_postgres(uri: str | None) -> bool:
+def is_postgres(uri: str) -> bool:
     """Whether a database URI is Postgres's."""
-    return uri is not None and urlsplit(uri).scheme.split("+")[0] in ("postgresql", "postgres")
+    return urlsplit(uri).scheme.split("+")[0] in ("postgresql", "postgres")
 
 
 def dump(uri: str, to: Path, password: str | None = None) -> None:

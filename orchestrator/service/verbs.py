@@ -29,9 +29,13 @@ def backup(
     """Copy all searches, the MLflow store, its artifacts and its secrets; searches may run."""
     from orchestrator.service.backup import backup
 
-    store = store or os.environ.get("MLFLOW_TRACKING_URI")
-    artifacts = os.environ.get("MLFLOW_ARTIFACTS_DESTINATION")
-    found = backup(home_folder(), to, store=store, artifacts=artifacts, password=_password())
+    found = backup(
+        home_folder(),
+        to,
+        databases=_databases(store),
+        artifacts=os.environ.get("MLFLOW_ARTIFACTS_DESTINATION"),
+        password=_password(),
+    )
     if json:
         print_json(found)
         return
@@ -48,11 +52,23 @@ def restore(
     """Put a backup back under LATENTUNE_HOME, where nothing may be yet."""
     from orchestrator.service.backup import restore
 
-    found = restore(source, home_folder(), store=store, password=_password())
+    found = restore(source, home_folder(), databases=_databases(store), password=_password())
     if json:
         print_json(found)
     else:
         say(f"{home_folder()}: {len(found.searches)} searches; `latentune list` shows them")
+
+
+def _databases(store: str | None) -> dict[str, str]:
+    """Where MLflow's store and the ledgers are, if not under LATENTUNE_HOME."""
+    from orchestrator.service.backup import STUDIES, TRACKING
+    from orchestrator.study.place import STORAGE_VARIABLE
+
+    named = {
+        TRACKING: store or os.environ.get("MLFLOW_TRACKING_URI"),
+        STUDIES: os.environ.get(STORAGE_VARIABLE),
+    }
+    return {name: uri for name, uri in named.items() if uri}
 
 
 def _password() -> str | None:

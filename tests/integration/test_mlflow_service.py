@@ -21,7 +21,7 @@ from mlflow.exceptions import MlflowException
 
 from orchestrator.errors import BackupError, TrackingError
 from orchestrator.registry import download
-from orchestrator.service.backup import backup, restore
+from orchestrator.service.backup import TRACKING, backup, restore
 from orchestrator.service.postgres import tables
 from orchestrator.service.secret_files import credentials, read_secret
 from orchestrator.shipper import Watch, ship
@@ -189,14 +189,15 @@ def test_a_backup_of_a_postgres_comes_back(
     with service(first, f"{store}/mlflow") as running:
         tell(running, monkeypatch)
         reader = running.person("reader")
-        before = backup(first, tmp_path / "copy", store=f"{store}/mlflow")
-    assert before.store == f"{store}/mlflow".replace("latentune@", "")
-    assert "postgres/tracking.dump" in before.files
+        before = backup(first, tmp_path / "copy", databases={TRACKING: f"{store}/mlflow"})
+    assert before.databases == {TRACKING: f"{store}/mlflow".replace("latentune@", "")}
+    assert "postgres/mlflow.dump" in before.files
 
+    before_uri, empty = ({TRACKING: f"{store}/{name}"} for name in ("mlflow", "again"))
     with pytest.raises(BackupError, match=r"has \d+ tables"):
-        restore(tmp_path / "copy", tmp_path / "new" / "home", store=f"{store}/mlflow")
+        restore(tmp_path / "copy", tmp_path / "new" / "home", databases=before_uri)
     assert tables(f"{postgres}/again") == 0
-    restore(tmp_path / "copy", tmp_path / "new" / "home", store=f"{store}/again")
+    restore(tmp_path / "copy", tmp_path / "new" / "home", databases=empty)
     with service(tmp_path / "new" / "home", f"{store}/again") as running:
         with logged_in(monkeypatch, reader):  # people and passwords came back, too
             found = download(NAME, to=tmp_path / "to", home=tmp_path, tracking_uri=running.url)

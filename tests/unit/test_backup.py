@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import BackupError, TrackingError
-from orchestrator.service.backup import MANIFEST, backup, restore
+from orchestrator.service.backup import MANIFEST, STUDIES, TRACKING, backup, restore
 from orchestrator.service.postgres import is_postgres, tables
 from tests.unit.ledgers import empty_study
 
@@ -147,7 +147,7 @@ def test_one_that_breaks_off_leaves_nothing(
     monkeypatch.setenv("PATH", str(tmp_path))  # where no pg_dump is
     before = sorted(tmp_path.iterdir())
     with pytest.raises(TrackingError, match="pg_dump is not installed"):
-        backup(home, tmp_path / "copy", store="postgresql://ann:hidden@host/mlflow")
+        backup(home, tmp_path / "copy", databases={TRACKING: "postgresql://ann:hidden@host/db"})
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -157,17 +157,26 @@ def test_a_bucket_is_named_and_not_copied(home: Path, tmp_path: Path) -> None:
     assert told["left_out"] == ["s3://bucket/x"]
 
 
-def test_a_postgres_needs_a_postgres(home: Path, tmp_path: Path) -> None:
-    backup(home, tmp_path / "copy")
-    dump = tmp_path / "copy" / "postgres" / "tracking.dump"
-    write(dump, "dump")
-    record = json.loads((tmp_path / "copy" / MANIFEST).read_text())
-    import hashlib
-
-    record["files"]["postgres/tracking.dump"] = hashlib.sha256(b"dump").hexdigest()
-    (tmp_path / "copy" / MANIFEST).write_text(json.dumps(record))
-    with pytest.raises(BackupError, match="--store"):
-        restore(tmp_path / "copy", tmp_path / "new")
+@pytest.mark.parametrize(
+    ("name", "remedy"), [(TRACKING, "--store"), (STUDIES, "LATENTUNE_STORAGE")]
+)
+def test_a_postgres_needs_a_postgres(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, remedy: str
+) -> None:
+    """pg_dump here writes whatever; the name stands in the record, the password does not."""
+    tool = tmp_path / "bin" / "pg_dump"
+    write(
+        tool, '#!/bin/sh\nfor word; do case $word in --file=*) echo x > "${word#*=}";; esac; done'
+    )
+    tool.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tool.parent}:/usr/bin:/bin")
+    uri = "postgresql+psycopg://ann:hidden@host/db"
+    record = backup(home, tmp_path / "copy", databases={name: uri})
+    assert list(record.databases) == [name]
+    assert "hidden" not in record.model_dump_json()
+    for databases in ({}, {name: "sqlite:///x.db"}):
+        with pytest.raises(BackupError, match=remedy):
+            restore(tmp_path / "copy", tmp_path / "new", databases=databases)
     assert not (tmp_path / "new").exists()
 
 
@@ -178,10 +187,9 @@ def test_a_postgres_needs_a_postgres(home: Path, tmp_path: Path) -> None:
         ("postgresql+psycopg://host/db", True),
         ("sqlite:////x/mlflow.db", False),
         ("http://host:5000", False),
-        (None, False),
     ],
 )
-def test_which_stores_are_postgres(uri: str | None, expected: bool) -> None:
+def test_which_stores_are_postgres(uri: str, expected: bool) -> None:
     assert is_postgres(uri) is expected
 
 
