@@ -154,6 +154,8 @@ def measure(trials: int, *, tune: bool = False) -> dict[str, Any]:
         ends.append(time.process_time())
         if len(ends) % max(1, trials // 10) == 0:
             memory.append(resident_mib())
+            sys.stdout.write(f"{len(ends)} trials, {ends[-1]:.0f} s, {memory[-1]} MiB\n")
+            sys.stdout.flush()
 
     with tempfile.TemporaryDirectory() as home:
         loop = Loop(Path(home), trials, note)

@@ -18,7 +18,7 @@ from ray.tune.search import Searcher
 
 from orchestrator.assignment import TrialReport
 from orchestrator.conductor import Conductor
-from orchestrator.failures import FailureKind
+from orchestrator.failures import FailureKind, classify
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
@@ -114,6 +114,13 @@ class LedgerScheduler(FIFOScheduler):
             return str(FIFOScheduler.CONTINUE)
         self._release(report.uid)
         return str(FIFOScheduler.STOP)
+
+    def on_trial_error(self, tune_controller: TuneController, trial: Trial) -> None:
+        """A process was lost or raised; one that Tune does not start again has failed of that."""
+        error = trial.get_pickled_error()
+        if error is not None and not trial.should_recover():
+            failure = classify(error)
+            self._conductor.on_error(trial.config["number"], failure.reason, failure.kind)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}

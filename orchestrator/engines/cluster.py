@@ -34,7 +34,7 @@ class Autoscaler:
 def alive_nodes() -> list[Node]:
     """The machines of the cluster."""
     found: list[Mapping[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    free: Mapping[str, Mapping[str, float]] = state.available_resources_per_node()
+    free: Mapping[str, Any] = state.available_resources_per_node()  # type: ignore[no-untyped-call]
     return [as_node(node, free.get(node["NodeID"])) for node in found if node["Alive"]]
 
 
@@ -119,7 +119,7 @@ def _second_kind() -> Autoscaler | None:
     for request in found.pending_launches:
         launching[request.ray_node_type_name] += request.count
     pending = [
-        (node.ray_node_type_name, str(node.details or node.instance_status or "pending"))
+        (node.ray_node_type_name, str(node.details or node.node_status or "pending"))
         for node in found.pending_nodes
     ]
     groups = [group for group in config.node_group_configs if group.max_count]

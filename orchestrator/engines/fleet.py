@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ray.exceptions import RayError
+
 from orchestrator.engines.cluster import Autoscaler
 from orchestrator.engines.crew import Crew, CrewMember
 from orchestrator.engines.host import CallFailedError, EngineHost
@@ -228,9 +230,21 @@ class Fleet:
             self._crew.tell("leave", uid)
 
     def run(self) -> None:
-        """Beat until closed; a thread's work."""
-        while not self._over.wait(BEAT_S):
-            self.beat()
+        """Beat until closed; a thread's work.
+
+        Where Ray or the disk fails it for a moment, the next beat tries again. What nobody foresaw
+        halts the search: trials that wait give up, and whoever asks is told.
+        """
+        try:
+            while not self._over.wait(BEAT_S):
+                try:
+                    self.beat()
+                except (RayError, OSError) as error:
+                    logger.warning("the engines could not be looked after: %s", error)
+        except BaseException:
+            self.halt()
+            self._over.set()
+            raise
 
     def beat(self) -> None:
         """Tend, look, publish."""

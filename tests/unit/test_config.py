@@ -118,6 +118,9 @@ def test_a_minimal_file_gets_every_default(file: Path) -> None:
         },
         "engine": {
             "concurrent_trials": 8,
+            "count": None,
+            "gpus": None,
+            "step_timeout_s": None,
             "micro_batch_tokens": None,
             "threads": None,
             "share_prefixes": "auto",
