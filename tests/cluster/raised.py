@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +77,10 @@ class Raised:
         return self.head.run(
             "bash", "--login", "-i", "-c", command, timeout_s=timeout_s, check=check
         ).stdout
+
+    def up(self) -> None:
+        """Raise the cluster. Who does not tear it down loses it with the hosts."""
+        self.ray("up", "-y", "--no-config-cache", str(self.file), timeout_s=290)
 
     def tunnel(self) -> None:
         """Forward the dashboard's and MLflow's ports, as `ray attach -p` does."""
@@ -162,23 +164,8 @@ def _install(host: Host) -> None:
     )
 
 
-@contextmanager
-def cluster(raised: Raised) -> Iterator[None]:
-    """`ray up`, and `ray down` whatever happens; the hosts end later in any case."""
-    raised.ray("up", "-y", "--no-config-cache", str(raised.file), timeout_s=240)
-    try:
-        yield
-    finally:
-        raised.ray("down", "-y", str(raised.file), check=False)
-
-
 def tokens(raised: Raised) -> list[str]:
     """Every secret of this cluster."""
     token = raised.client.run("cat", f"{HOME}/.ray/auth_token").stdout.strip()
     kept = raised.head.run("bash", "-c", f"cat {HOME}/latentune/home/secrets/*").stdout.split()
     return [token, *(word for word in kept if len(word) >= 40)]
-
-
-def python(raised: Raised) -> str:
-    """The interpreter that every host has."""
-    return os.fspath(_BIN / "python")

@@ -24,7 +24,6 @@ from tests.cluster.raised import (
     MLFLOW,
     WORKER_IPS,
     Raised,
-    cluster,
     raise_hosts,
     tokens,
 )
@@ -52,9 +51,9 @@ SEARCH: dict[str, Any] = {
         },
         "baselines": False,
     },
-    "budget": {"trials": 6, "steps": 60},
+    "budget": {"trials": 16, "steps": 120},
     "sampler": {"kind": "random"},
-    "stopping": {"min_steps": 20, "factor": 3},
+    "stopping": {"min_steps": 40, "factor": 3},
     "engine": {"concurrent_trials": 2, "threads": 1, "count": 2},
     "confirm": {"enabled": False},
     "tracking": {"experiment": "far", "report": False, "on_end": ["touch", "ended-at-the-head"]},
@@ -67,10 +66,10 @@ def raised(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Raised]:
     folder = tmp_path_factory.mktemp("hosts")
     with a_world(folder) as world:
         hosts = raise_hosts(world, folder)
-        with cluster(hosts):
-            wait_for(lambda: len(hosts.alive()) == 3, "both workers", 120)
-            hosts.tunnel()
-            yield hosts
+        hosts.up()
+        wait_for(lambda: len(hosts.alive()) == 3, "both workers", 120)
+        hosts.tunnel()
+        yield hosts
 
 
 def test_hosts_see_none_but_their_own(raised: Raised) -> None:
@@ -146,7 +145,7 @@ def test_a_search_outlives_one_worker_and_uses_another(raised: Raised, tmp_path:
     search = tmp_path / "search.yaml"
     search.write_text(dump_yaml(SEARCH))
     raised.latentune("submit", str(search), "--address", JOBS)
-    wait_for(lambda: len(engines(raised)) == 2 and ended_trials(raised), "two engines at work", 150)
+    wait_for(lambda: len(engines(raised)) == 2 and ended_trials(raised), "two engines at work", 240)
     at_work = engines(raised)
     assert len(set(at_work.values())) == 2, at_work
     assert_no_secret_is_shown(raised)
