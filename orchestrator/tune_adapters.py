@@ -118,7 +118,7 @@ class LedgerScheduler(FIFOScheduler):
     def on_trial_error(self, tune_controller: TuneController, trial: Trial) -> None:
         """A process was lost or raised; one that Tune does not start again has failed of that."""
         error = trial.get_pickled_error()
-        if error is not None and not trial.should_recover():
+        if error is not None and not trial.should_recover():  # type: ignore[no-untyped-call]
             failure = classify(error)
             self._conductor.on_error(trial.config["number"], failure.reason, failure.kind)
 

@@ -98,18 +98,22 @@ def wait_for_nodes(
 
 def _ask(node: Node, model: str) -> Any:
     """Begin to look at a node; its GPU is tried where one is free."""
-    try_gpu = not _in_use(node)
-    remote: Any = ray.remote(facts_of)
-    return remote.options(
-        num_cpus=0,
-        num_gpus=int(node.gpus > 0 and try_gpu),
-        max_retries=0,
-        scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
-    ).remote(
-        node.name,
-        NODE_FOLDERS,
-        None if _is_sent(model) else model,
-        try_gpu=try_gpu,
+    try_gpu = node.gpus > 0 and not _in_use(node)
+    look: Any = facts_of  # ray's types know only what takes nothing
+    return (
+        ray.remote(look)
+        .options(
+            num_cpus=0,
+            num_gpus=int(try_gpu),
+            max_retries=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
+        )
+        .remote(
+            node.name,
+            NODE_FOLDERS,
+            None if _is_sent(model) else model,
+            try_gpu=try_gpu,
+        )
     )
 
 

@@ -48,7 +48,7 @@ class Facts:
 def facts_of(
     name: str,
     folders: list[str],
-    model: str,
+    model: str | None,
     *,
     try_gpu: bool,
     now: Callable[[], float] = time.time,

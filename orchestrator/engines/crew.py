@@ -73,7 +73,7 @@ class CrewMember:
         """Where its time went, up to its last pulse."""
         pulse = self.pulse
         spent = {"train_s": pulse.train_s, "evaluate_s": pulse.evaluate_s}
-        return Counter({**spent, "trial_steps": pulse.trial_steps})  # type: ignore[dict-item]
+        return Counter({**spent, "trial_steps": pulse.trial_steps})
 
 
 class Crew:

@@ -53,8 +53,8 @@ class Demand:
         self._asking = waiting[:count]
         quiet = self._now() < self._quiet_until
         for _ in range(0 if quiet else count - len(self._asking)):
-            actor = ray.remote(Asking).options(num_cpus=1, num_gpus=self._gpus).remote()
-            self._asking.append((actor, actor.here.remote()))
+            asking: Any = ray.remote(Asking).options(num_cpus=1, num_gpus=self._gpus).remote()
+            self._asking.append((asking, asking.here.remote()))
 
 
 class Asking:

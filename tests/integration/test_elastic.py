@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 
 from orchestrator.config import SearchConfig
+from orchestrator.doctor.cluster_checks import cluster_findings
+from orchestrator.doctor.facts import facts_of
 from orchestrator.driver import run
 from orchestrator.engines.roster import Roster, read_roster
 from orchestrator.folders import SearchFolder
@@ -31,7 +34,7 @@ pytestmark = [
 TRIALS = 8
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster(ray_scratch: Path) -> Iterator[Any]:
     """A head without a CPU to spare, and two workers with a CPU each: two places."""
     with pytest.MonkeyPatch.context() as patch:
@@ -42,7 +45,7 @@ def cluster(ray_scratch: Path) -> Iterator[Any]:
         import ray
         from ray.cluster_utils import Cluster
 
-        made = Cluster(
+        made: Any = Cluster(
             initialize_head=True,
             head_node_args={"num_cpus": 0, "include_dashboard": False},
         )
@@ -102,6 +105,14 @@ def watched(
     finally:
         rosters.over.set()
         rosters.join()
+
+
+def test_the_doctor_looks_at_every_node(cluster: Any, tiny_folder: Path, tmp_path: Path) -> None:
+    client = facts_of("client", [str(tmp_path)], None, try_gpu=False)
+    joined, findings = cluster_findings(client, str(tiny_folder), 3, 60.0)
+    assert joined == 3
+    assert [one for one in findings if one.outcome == "failed" and one.check != "disk"] == []
+    assert Counter(one.check for one in findings)["versions"] == 3
 
 
 def test_nodes_go_and_come_and_no_trial_is_lost(

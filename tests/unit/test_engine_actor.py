@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from orchestrator.engines.actor import EngineActor
 from orchestrator.engines.handshake import own_versions
 from orchestrator.engines.watchdog import Pulse
 from orchestrator.errors import EngineFullError
+from orchestrator.opening import engine_options
+from orchestrator.search_config import SearchConfig
 
 
 def test_it_tells_what_it_runs_and_how_it_is() -> None:
@@ -28,3 +32,30 @@ def test_each_search_has_its_own_room() -> None:
     actor._book("b-1", "b", 2)
     actor._book("c-1", "c", None)
     assert actor.look().trials == {"a-1": "a", "a-2": "a", "b-1": "b", "c-1": "c"}
+
+
+@pytest.mark.parametrize(
+    ("engine", "device", "expected"),
+    [
+        ({}, "auto", {"device": "auto", "device_map": None}),
+        ({"gpus": 1}, "cuda", {"device": "cuda", "device_map": None}),
+        ({"gpus": 2}, "cuda", {"device": "auto", "device_map": "auto"}),
+        ({"gpus": 2}, "cpu", {"device": "cpu", "device_map": None}),
+    ],
+)
+def test_a_model_is_spread_over_the_gpus_of_its_engine(
+    engine: dict[str, Any], device: str, expected: dict[str, Any]
+) -> None:
+    config = SearchConfig.model_validate(
+        {
+            "name": "tiny",
+            "task": {"kind": "generation"},
+            "space": "quick",
+            "budget": {"trials": 1},
+            "base_model": {"device": device},
+            "engine": engine | {"count": 3, "step_timeout_s": 600.0},
+        }
+    )
+    base, options = engine_options(config)
+    assert base.items() >= expected.items()
+    assert not {"count", "gpus", "step_timeout_s", "concurrent_trials"} & set(options)

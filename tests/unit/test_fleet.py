@@ -106,10 +106,8 @@ class Scene:
         self.ray = MadeUpRay(nodes)
         self.said: list[str] = []
         can_grow = changed.pop("can_grow", True)
-        plan = FleetPlan(
-            **{"holder": "s", "folder": folder, "pool": "engine/k", "gpus": 1, "trials_each": 2}
-            | changed
-        )
+        asked: dict[str, Any] = {"gpus": 1, "trials_each": 2} | changed
+        plan = FleetPlan(holder="s", folder=folder, pool="engine/k", **asked)
         cluster = Cluster(
             nodes=self.ray.nodes,
             autoscaler=lambda: self.ray.scaler,
