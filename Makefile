@@ -4,27 +4,34 @@ BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export RAY_USAGE_STATS_ENABLED := 0
-.PHONY: demo demo-confirm test slow faults lint bench bench-settings bench-glue results lock audit clean
+.PHONY: demo demo-confirm test slow faults cluster-test lint dist bench bench-settings bench-glue \
+  results lock audit clean
 
-demo demo-confirm test slow faults bench bench-settings bench-glue results: export HF_HUB_OFFLINE := 1
+demo demo-confirm test slow faults cluster-test bench bench-settings bench-glue results: \
+  export HF_HUB_OFFLINE := 1
 
 demo: .venv/ready                   # the first search, end to end; again = goes on
 	$(BIN)/latentune run examples/quickstart.yaml
 demo-confirm: demo                  # its winner, confirmed with fewer seeds and rows than by default
 	$(BIN)/latentune confirm generation-quickstart --set confirm.seeds=3 --set confirm.rows=100 \
 	  --set confirm.top=2 --set confirm.control_lr_factors='[1.0]'
-test: .venv/ready                   # all but slow and gpu
+test: .venv/ready                   # all but slow, gpu and cluster
 	$(BIN)/python -m pytest
 slow: .venv/ready
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python -m pytest -m "slow and not gpu and not cluster"
 faults: .venv/ready                 # what is killed, cut and filled; writes docs/reliability.md
 	FAULTS_RESULTS=benchmarks/results/faults.json $(BIN)/python -m pytest -m faults; \
 	  tried=$$?; $(BIN)/python -m benchmarks.reliability; exit $$tried
+cluster-test: .venv/ready           # `ray up` on five hosts made here; needs root, sshd, rsync, iproute2
+	$(BIN)/python -m pytest -m cluster
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+dist: .venv/ready                   # what a cluster's nodes install: package, lock, their scripts
+	rm -rf dist && $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	cp constraints.txt $(wildcard requirements.lock) deploy/install.sh deploy/environment.sh dist
 bench: .venv/ready                  # what has a target on a CPU, a quarter of an hour; docs/performance.md
 	$(BIN)/python -m benchmarks
 bench-settings: .venv/ready         # what defaults were chosen by

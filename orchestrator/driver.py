@@ -52,6 +52,7 @@ from orchestrator.safety.floors import check_floors
 from orchestrator.safety.ray_token import keep_ray_at_home
 from orchestrator.search_data import SearchData, data_differences, read_data
 from orchestrator.search_end import SearchEnd
+from orchestrator.service.on_end import tell_end
 from orchestrator.spending import Meter, Spending
 from orchestrator.study.owner import forget_study
 from orchestrator.tracking import start_shipper, tracking_uri
@@ -180,7 +181,9 @@ class _Run:
 
             with ray_session(self.folder.path) as ray_scratch:
                 result = self._execute(end, interrupt, ray_scratch)
-                return self._confirmed(events, interrupt, result)
+                result = self._confirmed(events, interrupt, result)
+            tell_end(self.config.tracking.on_end, self.folder.path, result.state)
+            return result
 
     def _confirmed(
         self, events: EventLog, interrupt: threading.Event, result: SearchResult

@@ -9,6 +9,8 @@
     ├── HomeError (OSError)                     a LATENTUNE_HOME that cannot be written
     ├── ForeignFolderError (PermissionError)    a search's folder that others own or may write
     ├── FloorError (ImportError)                a library that is too old to be safe, or missing
+    ├── SecretError (PermissionError)           a secret that others can read, or we cannot
+    ├── BackupError (ValueError)                a backup that cannot be made or put back
     ├── ClusterError (ConnectionError)          a Ray that cannot be reached
     │   ├── ClusterAccessError                  ... or that may not be used
     │   ├── EngineLostError                     an engine that died, with its trials in it
@@ -96,6 +98,14 @@ class ForeignFolderError(LatentuneError, PermissionError):
 
 class FloorError(LatentuneError, ImportError):
     """A library below the oldest version that is safe and works."""
+
+
+class SecretError(LatentuneError, PermissionError):
+    """A file with a secret that others can read, or that we cannot read or make."""
+
+
+class BackupError(LatentuneError, ValueError):
+    """A backup that cannot be made or put back as it was asked for."""
 
 
 class ClusterError(LatentuneError, ConnectionError):

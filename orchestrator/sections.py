@@ -363,3 +363,7 @@ class TrackingConfig(Section):
         default=None, description="the MLflow server; MLFLOW_TRACKING_URI goes before it"
     )
     report: bool = Field(default=True, description="write the report when the search ends")
+    on_end: tuple[Text, ...] = Field(
+        default=(),
+        description="a command and its arguments, run without a shell when the search ends",
+    )

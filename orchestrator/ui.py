@@ -93,13 +93,13 @@ def serve_ui(
             command, env=environment, stdout=output, stderr=output, start_new_session=True
         )
     try:
-        _wait_ready(server, url, log)
+        wait_ready(server, url, log)
         on_ready(url)
         server.wait()
     except KeyboardInterrupt:
         pass  # Ctrl-C is how a user closes it
     finally:
-        _stop(server)
+        stop_server(server)
     return url
 
 
@@ -116,7 +116,8 @@ def _refuse_busy_port(host: str, port: int) -> None:
             ) from None
 
 
-def _wait_ready(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
+def wait_ready(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    """Wait until a server answers. Raises TrackingError where it ends, or takes too long."""
     deadline = time.monotonic() + READY_S
     while time.monotonic() < deadline:
         if server.poll() is not None:
@@ -135,7 +136,7 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _stop(server: subprocess.Popen[bytes]) -> None:
+def stop_server(server: subprocess.Popen[bytes]) -> None:
     """End the server and the worker that it started."""
     for number, grace_s in ((signal.SIGTERM, 15.0), (signal.SIGKILL, None)):
         with suppress(ProcessLookupError):

@@ -137,7 +137,7 @@ def test_a_minimal_file_gets_every_default(file: Path) -> None:
             "control_lr_factors": [0.3, 1.0, 3.0],
             "members_at_once": 128,
         },
-        "tracking": {"experiment": "latentune", "uri": None, "report": True},
+        "tracking": {"experiment": "latentune", "uri": None, "report": True, "on_end": []},
     }
 
 
