@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 from orchestrator.ledger import LedgerTrial, TrialStatus
 from tests.integration.small_search import Watching, own_processes
@@ -41,4 +42,5 @@ def freeze_own(title: str, seconds: float) -> int:
 
 def _thaw(pids: list[int]) -> None:
     for pid in pids:
-        os.kill(pid, signal.SIGCONT)
+        with suppress(ProcessLookupError):  # somebody gave it up meanwhile
+            os.kill(pid, signal.SIGCONT)

@@ -81,18 +81,18 @@ def test_frozen_workers(
 def test_a_node_goes_and_another_comes_late(
     standing: Standing, ray_scratch: Path, tmp_path: Path, tracked: str, tally: Tally
 ) -> None:
-    """On a cluster whose head has room for thin trials and none for an engine."""
+    """On a cluster whose head has no room: the engine and the thin trials are on another node."""
     config, home = chaos_config("nodes"), tmp_path / "home"
     left = Aftermath(home, config, tracked)
     with (
         tally.trying(Fault.NODE, CHECKED.partition(";")[0]) as row,
-        bare_cluster(ray_scratch, head_cpus=0.5) as cluster,
+        bare_cluster(ray_scratch, head_cpus=0) as cluster,
     ):
-        node = cluster.add(1)
+        node = cluster.add(2)
         with start_driver(config, home, RAY_ADDRESS=cluster.address) as driver:
             wait_until(lambda: driver.poll() is not None or bool(left.events("trial_report")), 240)
             cluster.remove(node)
             time.sleep(LATE_S)
-            cluster.add(1)
+            cluster.add(2)
             assert driver.wait(240) == 0, left.events("search_ended")
         row.steps_again += left.check()
