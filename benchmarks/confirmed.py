@@ -28,7 +28,7 @@ Written by `python -m benchmarks.confirmed` from the runs in `benchmarks/results
 repeats them. Do not edit.
 
 Each search tries every axis of the method and of the optimiser ([the files](../examples/full)) on \
-the bundled model. Its best five configurations are then trained again with fresh seeds and \
+the bundled model. Its best configurations are then trained again with fresh seeds and \
 judged beside their controls on rows that the search never saw ([how](confirmation.md)). `score` \
 is what they were picked by, the mean over the out-of-distribution distances; `confirmed` is the \
 mean over the same distances with other rows and seeds. The last distance of each task is one that \

@@ -80,7 +80,7 @@ class Loop:
     def __init__(self, home: Path, trials: int, ended: Callable[[], None]) -> None:
         self.config = config_of(trials)
         self.folder = SearchFolder.of(home, self.config.name)
-        self.folder.path.mkdir(parents=True)
+        self.folder.path.mkdir(parents=True, exist_ok=True)
         self.folder.config.write_text(self.config.to_yaml())
         self.ledger = open_ledger(self.config, self.folder)
         self.events = EventLog(self.folder.events)
@@ -154,6 +154,8 @@ def measure(trials: int, *, tune: bool = False) -> dict[str, Any]:
         ends.append(time.process_time())
         if len(ends) % max(1, trials // 10) == 0:
             memory.append(resident_mib())
+            sys.stdout.write(f"{len(ends)} trials, {ends[-1]:.0f} s, {memory[-1]} MiB\n")
+            sys.stdout.flush()
 
     with tempfile.TemporaryDirectory() as home:
         loop = Loop(Path(home), trials, note)
@@ -176,7 +178,7 @@ def measure(trials: int, *, tune: bool = False) -> dict[str, Any]:
 def run_with_tune(loop: Loop, scratch: Path) -> None:
     """The same search, as `latentune run` runs it."""
     run_trials(
-        LedgerSearcher(loop.conductor),
+        LedgerSearcher(loop.conductor, lambda: CONCURRENT),
         LedgerScheduler(loop.conductor, lambda uid: None),
         LostTrials(loop.conductor),
         CONCURRENT,

@@ -8,14 +8,18 @@ if TYPE_CHECKING:
     from orchestrator.config import SearchConfig, load_search
     from orchestrator.driver import run
     from orchestrator.handover import pull
+    from orchestrator.jobs.submission import submit
+    from orchestrator.jobs.submitted import SubmittedSearch
 
-__all__ = ["SearchConfig", "load_search", "pull", "run"]
+__all__ = ["SearchConfig", "SubmittedSearch", "load_search", "pull", "run", "submit"]
 
 _HOMES = {
     "SearchConfig": "orchestrator.config",
+    "SubmittedSearch": "orchestrator.jobs.submitted",
     "load_search": "orchestrator.config",
     "pull": "orchestrator.handover",
     "run": "orchestrator.driver",
+    "submit": "orchestrator.jobs.submission",
 }
 
 

@@ -99,6 +99,9 @@ def evaluate(
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Also score the frozen model alone.")
     ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier predictions.parquet.")
+    ] = False,
     split: Annotated[
         list[str] | None, typer.Option(help="train, val_id, val_ood, test_id or test_ood.")
     ] = None,
@@ -111,8 +114,9 @@ def evaluate(
 ) -> None:
     """Score pulled latents by free-running greedy decoding, on DATA or on their task's splits."""
     own = {"--to": to, "--max-new-tokens": max_new_tokens, "--batch": batch}
+    own |= {"--baseline": baseline or None, "--overwrite": overwrite or None}
     if data is None:
-        _refuse_options(own | {"--baseline": baseline or None}, "needs DATA, a file with rows")
+        _refuse_options(own, "needs DATA, a file with rows")
         from orchestrator.usage import evaluate_folder, print_evaluation
 
         scores = evaluate_folder(
@@ -138,6 +142,7 @@ def evaluate(
         baseline=baseline,
         base_model=base_model,
         trust_remote_code=trust_remote_code,
+        overwrite=overwrite,
     )
     print_json(found) if json else print_data_evaluation(out, found)
 

@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -36,25 +36,25 @@ from orchestrator.console import (
     Json,
     Name,
     err,
+    exit_code,
     fail,
     out,
     print_json,
+    quiet_bars,
     say,
 )
+from orchestrator.doctor.verb import doctor
 from orchestrator.errors import (
     ConfirmationHaltedError,
-    EventLogError,
-    LedgerError,
     SearchLockedError,
     SearchNotFoundError,
-    TrackingError,
-    TrackingUriError,
 )
 from orchestrator.folders import SearchFolder, all_searches, home_folder
-from trainable.errors import DiskFullError, LatentuneError, NumericError
-
-# Nobody's input was wrong.
-_FAILURES = (TrackingError, EventLogError, LedgerError, NumericError, DiskFullError)
+from orchestrator.jobs.verbs import jobs, submit
+from orchestrator.safety.floors import check_floors
+from orchestrator.safety.ray_token import keep_ray_at_home
+from orchestrator.safety.redaction import safe_logging, tell_crash
+from trainable.errors import LatentuneError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -66,13 +66,15 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line and turn errors into messages and exit codes."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    safe_logging(logging.WARNING, "%(levelname)s: %(message)s")
+    sys.excepthook = tell_crash
     try:
+        _check_arguments(sys.argv[1:])
+        check_floors()
+        quiet_bars(sys.argv)
         code = app(standalone_mode=False)
-    except TrackingUriError as error:
-        fail(str(error), BAD_INPUT)
     except LatentuneError as error:
-        fail(str(error), FAILED if isinstance(error, _FAILURES) else BAD_INPUT)
+        fail(str(error), exit_code(error))
     except TyperException as error:  # the command line itself is wrong
         fail(error.format_message(), BAD_INPUT)
     except OSError as error:  # a full disk, a folder without permission
@@ -230,6 +232,7 @@ def confirm(
     json: Json = False,
 ) -> None:
     """Train the best again with fresh seeds, beside controls, and judge them on test splits."""
+    keep_ray_at_home()
     from orchestrator.confirmation import confirm
     from orchestrator.confirmation_tables import print_confirmation
 
@@ -344,9 +347,17 @@ def spaces(
         print_json(space) if json else print_space(out, space)
 
 
-for verb in (pull, register, generate, evaluate, inspect, export, rerun):
+for verb in (pull, register, generate, evaluate, inspect, export, rerun, doctor, submit):
     app.command()(verb)
 app.command(name="import")(import_)
+app.add_typer(jobs, name="jobs")
+
+
+def _check_arguments(arguments: Sequence[str]) -> None:
+    """Refuse what no text can be made of: no path, name or prompt of ours is such."""
+    for argument in arguments:
+        if "\0" in argument or any("\ud800" <= c <= "\udfff" for c in argument):
+            raise typer.BadParameter(f"{argument!r} is no valid UTF-8 text")
 
 
 def _tell(line: str) -> None:

@@ -117,6 +117,7 @@ class Conductor:
         self.ledger = ledger
         self.halted: str | None = None
         self.full_disk: str | None = None  # what found no space
+        self.ended = 0  # trials, in this run
         self._config = config
         self._folder = folder
         self._events = events
@@ -129,6 +130,12 @@ class Conductor:
         self._to_stop: set[int] = set()
         self._running: dict[int, str] = {}
         self._lock = threading.Lock()  # the halting thread reads what Tune's thread writes
+
+    @property
+    def running(self) -> int:
+        """How many trials run."""
+        with self._lock:
+            return len(self._running)
 
     def assign(self) -> Assignment | None:
         """The next trial's assignment, or None when there is none or the search is halting."""
@@ -305,6 +312,7 @@ class Conductor:
         with self._lock:
             if self._running.pop(number, None) is None:
                 return False  # closed before
+            self.ended += 1
         trial = self.ledger.trial(number)
         self._spending.commit(number, trial.config, trial.step)
         self._tell_end(trial)

@@ -97,7 +97,7 @@ def load_search(path: str | Path, overrides: Sequence[str] = ()) -> SearchConfig
 _MAY_GROW = tuple(
     ("budget", key) for key in ("trials", "time_s", "total_steps", "tokens", "gpu_hours", "money")
 )
-_MAY_CHANGE = (("budget", "price_per_hour"),)
+_MAY_CHANGE = (("budget", "price_per_hour"), ("tracking", "on_end"))
 
 
 def config_differences(old: SearchConfig, new: SearchConfig) -> list[str]:

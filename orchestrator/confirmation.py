@@ -31,9 +31,9 @@ from orchestrator.confirmation_work import Work
 from orchestrator.control import Requests
 from orchestrator.disk import naming_any_full_disk
 from orchestrator.driver_lock import driver_lock
-from orchestrator.engine_actor import leased_engine
-from orchestrator.engine_calls import RayEngineCalls
-from orchestrator.errors import ConfirmationError
+from orchestrator.engines.calls import FleetCalls
+from orchestrator.engines.ray_fleet import open_fleet
+from orchestrator.errors import ConfirmationError, ConfirmationHaltedError
 from orchestrator.events import EventLog
 from orchestrator.files import write_atomic
 from orchestrator.folders import SearchFolder, home_folder
@@ -177,11 +177,19 @@ class Confirmation:
         from orchestrator.opening import engine_options
 
         config = self.config
-        lease = f"{config.name}/confirm"
-        with leased_engine(*engine_options(config), lease) as (name, engine, base_model):
+        with open_fleet(
+            config,
+            engine_options(config),
+            self.data.source.task,
+            self.folder.path,
+            self.say,
+            most=1,
+        ) as fleet:
+            if not fleet.wait(self.halted):
+                raise ConfirmationHaltedError("stopped while it waited for an engine")
             bench = Bench(
-                engine=RayEngineCalls(engine),
-                name=name,
+                engine=FleetCalls(fleet, self.halted),
+                name=fleet.plan.pool,
                 data=self.data.source,
                 splits=config.task.splits(),
                 steps=config.budget.steps,
@@ -191,4 +199,4 @@ class Confirmation:
                 halt=self.halted,
                 say=self.say,
             )
-            yield bench, base_model
+            yield bench, fleet.base_model

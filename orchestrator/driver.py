@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.conductor import Conductor, EngineInfo, Quiet, Watcher
 from orchestrator.config import SearchConfig, load_search
@@ -48,14 +48,20 @@ from orchestrator.opening import (
     refuse_differences,
 )
 from orchestrator.results import DataRecord, Estimate, SearchResult, SearchState, TimeSplit
+from orchestrator.safety.floors import check_floors
+from orchestrator.safety.ray_token import keep_ray_at_home
 from orchestrator.search_data import SearchData, data_differences, read_data
 from orchestrator.search_end import SearchEnd
+from orchestrator.service.on_end import tell_end
 from orchestrator.spending import Meter, Spending
 from orchestrator.study.owner import forget_study
 from orchestrator.tracking import start_shipper, tracking_uri
 from trainable.artifact import versions
 from trainable.data import SEARCH_SPLITS
 from trainable.errors import DiskFullError
+
+if TYPE_CHECKING:
+    from orchestrator.engines.fleet import Fleet
 
 logger = logging.getLogger(__name__)
 
@@ -94,9 +100,12 @@ def run(
         DiskFullError: where the disk is, or would become, full; the same call goes on later.
     """
     began = time.monotonic()
+    check_floors()
+    keep_ray_at_home()
     if not isinstance(config, SearchConfig):
         config = load_search(config)
     folder = SearchFolder.of(home_folder(home), config.name)
+    folder.check_own()
     check_writable(home_folder(home))
     check_base_model(config)
     check_same(config, folder)
@@ -170,9 +179,11 @@ class _Run:
             # Ray and its parts take a second to import; a search that is over needs none.
             from orchestrator.ray_session import ray_session
 
-            with ray_session(self.folder.path) as ray_scratch, ExitStack() as leases:
-                result = self._execute(end, interrupt, ray_scratch, leases)
-                return self._confirmed(events, interrupt, result)
+            with ray_session(self.folder.path) as ray_scratch:
+                result = self._execute(end, interrupt, ray_scratch)
+                result = self._confirmed(events, interrupt, result)
+            tell_end(self.config.tracking.on_end, self.folder.path, result.state)
+            return result
 
     def _confirmed(
         self, events: EventLog, interrupt: threading.Event, result: SearchResult
@@ -199,24 +210,24 @@ class _Run:
         running = any(t.status is TrialStatus.RUNNING for t in self.ledger.all())
         return running or self.ledger.has_work()
 
-    def _execute(
-        self, end: SearchEnd, interrupt: threading.Event, scratch: Path, leases: ExitStack
-    ) -> SearchResult:
-        """Train what is left, on an engine of this search."""
-        from orchestrator.engine_actor import gpus_for, leased_engine
-        from orchestrator.ray_session import engine_clock
+    def _execute(self, end: SearchEnd, interrupt: threading.Event, scratch: Path) -> SearchResult:
+        """Train what is left, on the engines of this search."""
+        from orchestrator.engines.ray_fleet import open_fleet
 
-        config = self.config
-        with leased_engine(*engine_options(config), config.name) as (name, engine, base_model):
-            # A second lease, until the confirmation has its own: the model stays loaded.
-            leases.enter_context(leased_engine(*engine_options(config), f"{config.name}/next"))
-            self._meter.gpus = gpus_for(engine_options(config)[0])
-            self._announce(end.events, engine, base_model)
+        config, engine = self.config, engine_options(self.config)
+        task, folder = self.data.source.task, self.folder.path
+        with open_fleet(config, engine, task, folder, self.say) as fleet:
+            if not fleet.wait(lambda: self._gives_up(interrupt)):
+                return end.finish("interrupted")
+            self._meter.gpu_clock = lambda: (fleet.gpu_s, fleet.gpus)
+            left = self._announce(end.events, fleet)
             shipper = start_shipper(self.folder.path, self.uri)
-            conductor = self._conductor(end.events, EngineInfo(name, base_model))
+            conductor = self._conductor(end.events, EngineInfo(fleet.plan.pool, fleet.base_model))
             conductor.settle()
-            self._train(conductor, engine, interrupt, scratch)
-            clock = engine_clock(engine)
+            fleet.work = lambda: max(left - conductor.ended, conductor.running)
+            self._train(conductor, fleet, interrupt, scratch)
+            clock = fleet.clock
+            fleet.is_kept = config.confirm.enabled and not self._has_work()
         state: SearchState = "interrupted" if self._has_work() else "complete"
         self._meter.note(self._spending.tokens)
         result = end.finish(state, self._split(clock), shipper, self.estimate)
@@ -224,18 +235,26 @@ class _Run:
             raise DiskFullError(conductor.full_disk)
         return result
 
-    def _announce(self, events: EventLog, engine: Any, base_model: dict[str, Any]) -> None:
-        """Check the rows against the model, show what the search will cost, and tell its start."""
-        from orchestrator.engine_actor import ask_engine
+    def _gives_up(self, interrupt: threading.Event) -> bool:
+        """Whether a run that waits for its first engine is to end."""
+        asked = interrupt.is_set() or Requests(self.folder).search()
+        return asked or self._meter.seconds_left() <= 0
 
-        record = self.data.checked(ask_engine(engine.check, self.data.source))
+    def _announce(self, events: EventLog, fleet: Fleet) -> int:
+        """Check the rows against the model, show what the search will cost, and tell its start.
+
+        Returns:
+            How many trials are not at their end.
+        """
+        record = self.data.checked(fleet.ask("check", self.data.source))
         write_atomic(self.folder.data, record.model_dump_json(indent=1).encode())
         self.watcher.data_read(record)
         left = self.config.budget.trials - len(self.ledger.all())
-        need = disk_need(self.config, base_model["hidden_size"], max(0, left), self.uri)
-        check_space(self.folder.path, need)
-        self._plan(engine)
-        events.append("search_started", self._describe(base_model, record))
+        width = fleet.base_model["hidden_size"]
+        check_space(self.folder.path, disk_need(self.config, width, max(0, left), self.uri))
+        left = self._plan(fleet)
+        events.append("search_started", self._describe(dict(fleet.base_model), record))
+        return left
 
     def _conductor(self, events: EventLog, engine: EngineInfo) -> Conductor:
         return Conductor(
@@ -251,29 +270,28 @@ class _Run:
         )
 
     def _train(
-        self, conductor: Conductor, engine: Any, interrupt: threading.Event, scratch: Path
+        self, conductor: Conductor, fleet: Fleet, interrupt: threading.Event, scratch: Path
     ) -> None:
         """Let Tune run the trials, until there are none or something ends the run early."""
-        import ray
-
         from orchestrator.ray_session import run_trials
         from orchestrator.tune_adapters import LedgerScheduler, LedgerSearcher, LostTrials
 
-        ray.get(engine.unpause.remote([self.folder.uid(t.number) for t in self.ledger.all()]))
+        fleet.unpause([self.folder.uid(t.number) for t in self.ledger.all()])
         watch = Watch(
             conductor=conductor,
             folder=self.folder,
             interrupt=interrupt,
-            seconds_left=self._meter.seconds_left(),
-            pause=lambda uids: engine.pause.remote(uids),
+            seconds_left=self._meter.seconds_left,
+            pause=fleet.pause,
+            halt=fleet.halt,
         )
         with watch.kept():
             if self.ledger.has_work() and not interrupt.is_set():
                 run_trials(
-                    LedgerSearcher(conductor),
-                    LedgerScheduler(conductor, lambda uid: engine.leave.remote(uid) and None),
+                    LedgerSearcher(conductor, lambda: fleet.room),
+                    LedgerScheduler(conductor, fleet.leave),
                     LostTrials(conductor),
-                    self.config.engine.concurrent_trials,
+                    fleet.plan.most_trials,
                     scratch,
                 )
 
@@ -286,21 +304,22 @@ class _Run:
             ask_s=self.ledger.ask_s,
         )
 
-    def _plan(self, engine: Any) -> None:
-        """Estimate what is left to do, on the engine at hand, and show it before it is spent."""
-        from orchestrator.engine_actor import ask_engine, gpus_for
+    def _plan(self, fleet: Fleet) -> int:
+        """Estimate what is left to do, on the engine at hand, and show it before it is spent.
 
+        Returns:
+            How many trials are not at their end.
+        """
         config = self.config
         sample = sample_trials(config, baseline_configs() * config.space.baselines)
         configs = [trial.to_dict() for trial in sample.all]
         splits, fused = list(SEARCH_SPLITS), config.engine.concurrent_trials
-        asked = self.data.source, configs, splits, fused
-        found = ask_engine(engine.survey, *asked)
+        found = fleet.ask("survey", self.data.source, configs, splits, fused)
         costs = Costs(
             **found["survey"],
             baselines=len(sample.baselines),
             calibration=found["calibration"],
-            gpus=gpus_for(config.base_model.model_dump(mode="json")),
+            gpus=fleet.plan.gpus,
         )
         left_out = (TrialStatus.RUNNING, TrialStatus.INFEASIBLE)
         ended = [t for t in self.ledger.all() if t.status not in left_out]
@@ -316,6 +335,7 @@ class _Run:
         thought_s = time.monotonic() - asked_at  # while a person thinks, nothing is spent
         self.began += thought_s
         self._meter.skip(thought_s)
+        return work.baselines + work.trials
 
     def _describe(self, base_model: dict[str, Any], data: DataRecord) -> dict[str, Any]:
         return {

@@ -7,7 +7,17 @@
     ├── SearchLockedError (RuntimeError)        a search that another driver holds
     ├── EventLogError (ValueError)              an event log that was damaged
     ├── HomeError (OSError)                     a LATENTUNE_HOME that cannot be written
+    ├── ForeignFolderError (PermissionError)    a search's folder that others own or may write
+    ├── FloorError (ImportError)                a library that is too old to be safe, or missing
+    ├── SecretError (PermissionError)           a secret that others can read, or we cannot
+    ├── BackupError (ValueError)                a backup that cannot be made or put back
     ├── ClusterError (ConnectionError)          a Ray that cannot be reached
+    │   ├── ClusterAccessError                  ... or that may not be used
+    │   ├── EngineLostError                     an engine that died, with its trials in it
+    │   ├── EngineFullError                     an engine without room for another trial
+    │   └── ParcelError                         files that did not reach an engine's machine whole
+    ├── UploadError (ValueError)                files that cannot be sent to a cluster
+    ├── JobError (RuntimeError)                 a job without a result
     ├── LedgerError (RuntimeError)              a study that cannot be read
     ├── TrackingError (RuntimeError)            a tracking store or server that cannot be used
     │   └── TrackingUriError (ValueError)       ... because of what was asked for
@@ -82,8 +92,48 @@ class HomeError(LatentuneError, OSError):
     """A LATENTUNE_HOME that is no folder or cannot be written."""
 
 
+class ForeignFolderError(LatentuneError, PermissionError):
+    """A search's folder that another user owns, or that everybody may write."""
+
+
+class FloorError(LatentuneError, ImportError):
+    """A library below the oldest version that is safe and works."""
+
+
+class SecretError(LatentuneError, PermissionError):
+    """A file with a secret that others can read, or that we cannot read or make."""
+
+
+class BackupError(LatentuneError, ValueError):
+    """A backup that cannot be made or put back as it was asked for."""
+
+
 class ClusterError(LatentuneError, ConnectionError):
     """A Ray cluster that cannot be reached."""
+
+
+class ClusterAccessError(ClusterError):
+    """A Ray cluster that refuses our token, or asks nobody for one."""
+
+
+class EngineLostError(ClusterError):
+    """An engine that died, or that was ended because it hung."""
+
+
+class EngineFullError(ClusterError):
+    """An engine that has as many trials of a search as it takes."""
+
+
+class ParcelError(ClusterError):
+    """Files of the driver's machine that did not reach an engine's machine whole."""
+
+
+class UploadError(LatentuneError, ValueError):
+    """Files, or an environment, that cannot be sent with a search."""
+
+
+class JobError(LatentuneError, RuntimeError):
+    """A job that has no result: it runs, was killed, or refused its search."""
 
 
 class LedgerError(LatentuneError, RuntimeError):

@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from orchestrator.errors import EventLogError
+from orchestrator.safety.redaction import Redaction
 from trainable.files import flush, naming_full_disk
 
 logger = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ class EventLog:
 
     def __init__(self, path: Path) -> None:
         self._path = Path(path)
+        self._redaction = Redaction.of_environment()  # all that MLflow is told comes through here
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
@@ -107,7 +109,7 @@ class EventLog:
             trial_uid=trial_uid,
             attempt=attempt,
             type=type,
-            payload=_finite(payload),
+            payload=_finite(self._redaction.of_data(payload)),
         )
         self._write(_line(event))
         self._next_seq += 1

@@ -18,10 +18,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from orchestrator.errors import EngineLostError
 from trainable.errors import LatentuneError, NumericError, RowMemoryError
 
 _OUT_OF_MEMORY = frozenset({"OutOfMemoryError", "MemoryError"})  # torch's, CUDA's, Python's
 _BROKEN_DEVICE = ("CUDA error", "NCCL error")  # the process's context is gone with it
+_LOST = frozenset({"RayActorError", "WorkerCrashedError", "NodeDiedError", "ObjectLostError"})
 _REASON_CHARACTERS = 500
 
 
@@ -75,12 +77,14 @@ def classify(error: BaseException) -> Failure:
         return Failure(FailureKind.NUMERIC, text)
     if isinstance(cause, RowMemoryError):
         return Failure(FailureKind.OUT_OF_MEMORY, text)
+    if isinstance(cause, EngineLostError):
+        return Failure(FailureKind.LOST_MACHINE, text)
     if isinstance(cause, LatentuneError):
         return Failure(FailureKind.CONFIGURATION, text)
     reason = f"{name}: {text}".splitlines()[0][:_REASON_CHARACTERS]
     if name in _OUT_OF_MEMORY:
         return Failure(FailureKind.OUT_OF_MEMORY, reason, tries=2)
-    if text.startswith(_BROKEN_DEVICE):
+    if text.startswith(_BROKEN_DEVICE) or any(c.__name__ in _LOST for c in type(cause).__mro__):
         return Failure(FailureKind.LOST_MACHINE, reason)
     return Failure(FailureKind.BUG, reason)
 

@@ -3,6 +3,7 @@
 LATENTUNE_HOME/                  default ./.latentune
   mlflow.db, mlartifacts/        unless a tracking URI says otherwise
   cache/records/                 data files, tokenised; may be deleted at any time
+  uploads/DIGEST/                what came with submitted searches; they need it to go on
   searches/NAME/
     config.yaml  data.json  study.db  events.jsonl  lock  result.json  shipped.json
     storage.json                 in place of study.db and lock where the ledger is in a database
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import HomeError, SearchNotFoundError
+from orchestrator.safety.ownership import check_ownership
 from orchestrator.search_config import SLUG
 
 HOME_VARIABLE = "LATENTUNE_HOME"
@@ -65,8 +67,14 @@ class SearchFolder:
 
     @classmethod
     def existing(cls, home: Path, name: str) -> SearchFolder:
-        """The folder of a search that was begun. Raises SearchNotFoundError if there is none."""
+        """The folder of a search that was begun.
+
+        Raises:
+            SearchNotFoundError: if there is none.
+            ForeignFolderError: if it is not the user's own.
+        """
         folder = cls.of(home, name)
+        folder.check_own()
         if not folder.has_ledger:
             known = ", ".join(f.name for f in all_searches(home)) or "none"
             raise SearchNotFoundError(
@@ -74,6 +82,11 @@ class SearchFolder:
                 "`latentune run SEARCH.yaml`, or set LATENTUNE_HOME"
             )
         return folder
+
+    def check_own(self) -> None:
+        """Raise ForeignFolderError if others own, or may write, what decides what it runs."""
+        searches = self.path.parent
+        check_ownership(searches.parent, searches, self.path, self.config, self.study, self.events)
 
     @property
     def name(self) -> str:

@@ -7,7 +7,6 @@ watching thread asks the conductor and the engine, and touches no ledger: that h
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,22 +27,23 @@ class Watch:
         conductor: begins no trial any more once it is halted.
         folder: where requests of other processes come to, and whose disk may fill up.
         interrupt: set by a person.
-        seconds_left: of the time budgets, when the watch begins.
-        pause: tells the engine to pause trials, by uid.
+        seconds_left: of the time budgets; they go the faster, the more GPUs there are.
+        pause: tells the engines to pause trials, by uid.
+        halt: tells trials that wait for an engine to give up.
     """
 
     conductor: Conductor
     folder: SearchFolder
     interrupt: threading.Event
-    seconds_left: float
+    seconds_left: Callable[[], float]
     pause: Callable[[Sequence[str]], object]
+    halt: Callable[[], object] = lambda: None
 
     @contextmanager
     def kept(self) -> Iterator[None]:
         """Watch for as long as this lasts; what was asked for by then has been answered."""
         over = threading.Event()
-        deadline = time.monotonic() + self.seconds_left
-        thread = threading.Thread(target=self._watch, args=(over, deadline), daemon=True)
+        thread = threading.Thread(target=self._watch, args=(over,), daemon=True)
         thread.start()
         try:
             yield
@@ -52,20 +52,21 @@ class Watch:
             thread.join()
             Requests(self.folder).clear()
 
-    def _watch(self, over: threading.Event, deadline: float) -> None:
+    def _watch(self, over: threading.Event) -> None:
         requests, asked = Requests(self.folder), set[int]()
         while not over.wait(_POLL_S):
             new = [number for number in requests.trials() if number not in asked]
             asked |= set(new)
             to_pause = [self.conductor.stop_trial(number) for number in new]
-            reason = self._reason(requests, deadline) if self.conductor.halted is None else None
+            reason = self._reason(requests) if self.conductor.halted is None else None
             if reason is not None:
                 to_pause += self.conductor.halt(reason)
+                self.halt()
             uids = [uid for uid in to_pause if uid is not None]
             if uids:
                 self.pause(uids)
 
-    def _reason(self, requests: Requests, deadline: float) -> str | None:
+    def _reason(self, requests: Requests) -> str | None:
         """Why the run is to end early, or None."""
         if self.interrupt.is_set():
             return "interrupt"
@@ -75,4 +76,4 @@ class Watch:
             return "disk"
         if requests.search():
             return "stop"
-        return "time" if time.monotonic() > deadline else None
+        return "time" if self.seconds_left() <= 0 else None

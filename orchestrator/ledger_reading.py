@@ -26,7 +26,7 @@ def read_study(search_dir: Path, name: str) -> optuna.Study:
         LedgerError: if it is damaged, or a newer version wrote it.
     """
     try:
-        storage = LedgerStorage(storage_url(search_dir))
+        storage = LedgerStorage(storage_url(search_dir), reading=True)
         with storage.said():
             study = optuna.load_study(study_name=name, storage=storage)
             check_version(study)

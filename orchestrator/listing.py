@@ -78,6 +78,7 @@ def _line_or_trouble(folder: SearchFolder) -> SearchLine:
 
 
 def _line(folder: SearchFolder) -> SearchLine:
+    folder.check_own()
     config = load_search(folder.config)
     trials = read_ledger(folder.path, config.name)
     best = best_trial(trials, config.objective)

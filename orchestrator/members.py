@@ -23,8 +23,8 @@ import pyarrow as pa
 
 from orchestrator.assignment import Assignment, DataSource
 from orchestrator.checkpoints import last_step, load_state, save_state
-from orchestrator.engine_calls import EngineCalls, EngineLostError
-from orchestrator.errors import ClusterError, ConfirmationHaltedError
+from orchestrator.engines.calls import EngineCalls
+from orchestrator.errors import ConfirmationHaltedError, EngineLostError
 from orchestrator.events import EventLog
 from orchestrator.files import write_atomic
 from orchestrator.folders import SearchFolder
@@ -36,7 +36,6 @@ from trainable.trial import TrialConfig
 
 STRETCHES = 5  # states are saved so often
 _POLL_S = 0.25
-_ENGINE_WAIT_S = 120.0
 _RETRY_S = 1.0
 _SCORED_AT_ONCE = 8  # members; what a kill in between costs
 
@@ -175,7 +174,6 @@ class _Round:
         self._members = {member.uid: member for member in members}
         self._steps = {uid: bench.last_step(uid) for uid in self._members}
         self._joined: set[str] = set()
-        self._lost_since: float | None = None
 
     def run(self) -> None:
         """Train them all; raises ConfirmationHaltedError when halted."""
@@ -235,10 +233,9 @@ class _Round:
         while True:
             try:
                 bench.engine.ask("join", assignment, state)
-                self._lost_since = None
                 return True
-            except EngineLostError:
-                self._wait_for_engine()
+            except EngineLostError:  # the next call waits for the next engine
+                time.sleep(_RETRY_S)
             except LatentuneError as error:
                 self._fail(member, str(error))
                 return False
@@ -271,16 +268,6 @@ class _Round:
     def _fail(self, member: Member, reason: str) -> None:
         report = MemberReport(self._steps[member.uid], failed=reason)
         self._bench.save_report(member.uid, report)
-
-    def _wait_for_engine(self) -> None:
-        now = time.monotonic()
-        self._lost_since = now if self._lost_since is None else self._lost_since
-        if now - self._lost_since > _ENGINE_WAIT_S:
-            raise ClusterError(
-                f"the engine was lost and did not come back within {_ENGINE_WAIT_S:.0f} s: "
-                "confirm again, it goes on from the last saved states"
-            )
-        time.sleep(_RETRY_S)
 
     def _tell_start(self, member: Member) -> None:
         self._bench.events.append(

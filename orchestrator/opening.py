@@ -26,6 +26,8 @@ from trainable.trial import TrialConfig
 
 logger = logging.getLogger(__name__)
 
+_NOT_OF_ONE_ENGINE = ("concurrent_trials", "count", "gpus", "step_timeout_s")
+
 
 def open_ledger(
     config: SearchConfig,
@@ -80,10 +82,13 @@ def baseline_configs() -> list[TrialConfig]:
 
 
 def engine_options(config: SearchConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What `open_engine` needs: the base model's options and the engine's."""
-    options = config.engine.model_dump(mode="json", exclude={"concurrent_trials"})
-    options["threads"] = options["threads"] or (1 if config.engine.deterministic else None)
-    return config.base_model.model_dump(mode="json"), options
+    """What an engine is made of: the base model's options and the engine's own."""
+    engine, base = config.engine, config.base_model.model_dump(mode="json")
+    options = engine.model_dump(mode="json", exclude=set(_NOT_OF_ONE_ENGINE))
+    options["threads"] = options["threads"] or (1 if engine.deterministic else None)
+    if (engine.gpus or 0) > 1 and base["device"] != "cpu":
+        base |= {"device_map": base["device_map"] or "auto", "device": "auto"}
+    return base, options
 
 
 def check_base_model(config: SearchConfig) -> None:

@@ -12,8 +12,28 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from orchestrator.estimate import estimate_lines
 from orchestrator.ledger import LedgerTrial, TrialStatus
+from orchestrator.record import Record
 from orchestrator.results import DataRecord, Estimate
 from trainable.metrics import goodness
+
+
+class Standing(Record):
+    """How far a running search is.
+
+    Args:
+        done: trials that have ended, in all runs.
+        total: trials in all, baselines included.
+        running: trials at work.
+        best: the best score of the objective so far, of trials that ran to the full budget.
+        strategy: the one that has it.
+    """
+
+    done: int
+    total: int
+    running: int
+    objective: str
+    best: float | None = None
+    strategy: str | None = None
 
 
 class SearchProgress:
@@ -47,7 +67,7 @@ class SearchProgress:
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[detail]}"),
+            TextColumn("{task.fields[detail]}", markup=False),
             console=console,
             disable=not console.is_terminal,
         )
@@ -64,6 +84,19 @@ class SearchProgress:
         trace: TracebackType | None,
     ) -> None:
         self._bar.stop()
+
+    @property
+    def standing(self) -> Standing:
+        """How far the search is."""
+        best, strategy = self._best or (None, None)
+        return Standing(
+            done=self._done,
+            total=self._total,
+            running=len(self._running),
+            objective=self._objective,
+            best=best,
+            strategy=strategy,
+        )
 
     def data_read(self, data: DataRecord) -> None:
         """Say what is known of a person's own rows."""

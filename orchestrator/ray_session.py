@@ -12,9 +12,10 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.exceptions import RayActorError
 
+from orchestrator.engines.cluster import own_node_resource
 from orchestrator.errors import ClusterError
+from orchestrator.safety.ray_token import secure_local_ray
 from orchestrator.thin_trial import ThinTrial
 from orchestrator.tune_adapters import LedgerScheduler, LedgerSearcher, LostTrials
 
@@ -43,6 +44,7 @@ def ray_session(folder: Path) -> Iterator[Path]:
     if began_here:
         local: dict[str, Any] = {}
         if not os.environ.get("RAY_ADDRESS"):
+            secure_local_ray()
             local = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
         try:
             ray.init(
@@ -69,12 +71,15 @@ def run_trials(
     scratch: Path,
     trainable: type[ThinTrial] = ThinTrial,
 ) -> None:
-    """Let Tune run thin trials, `concurrent` at a time, until the searcher has no more."""
+    """Let Tune run thin trials, `concurrent` at a time, until the searcher has no more.
+
+    They run on this machine alone: their states are saved in the search's folder.
+    """
     # Tune misses the result files that it was told not to write.
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     logging.getLogger("ray.tune.tune").addFilter(_is_news)
     tune.Tuner(
-        tune.with_resources(trainable, {"cpu": 0.01}),
+        tune.with_resources(trainable, own_node_resource() or {"cpu": 0.01}),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=scheduler,
@@ -95,12 +100,3 @@ def run_trials(
 def _is_news(record: logging.LogRecord) -> bool:
     """Not that a full disk had no room for Tune's snapshot: nobody would have read it."""
     return "snapshotting failed" not in record.getMessage()
-
-
-def engine_clock(engine: Any) -> dict[str, float]:
-    """Where the engine's time went; zeros if it died after its last trial ended."""
-    try:
-        clock: dict[str, float] = ray.get(engine.clock.remote())
-        return clock
-    except RayActorError:
-        return {"train_s": 0.0, "evaluate_s": 0.0, "trial_steps": 0}

@@ -161,6 +161,7 @@ def _locate_trial(client: MlflowClient, choice: Choice, number: int) -> Stored:
 def _store_uri(home: Path, name: str, flag: str | None) -> str:
     """The store that the search itself used, where it was run on this machine."""
     folder = SearchFolder.of(home, name)
+    folder.check_own()
     known = load_search(folder.config).tracking.uri if folder.config.exists() else None
     return tracking_uri(home, known, flag=flag)
 

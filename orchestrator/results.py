@@ -11,10 +11,13 @@ from pydantic import Field
 
 from orchestrator.config import SearchConfig, load_search
 from orchestrator.confirmation_record import ConfirmationRecord, read_confirmation
+from orchestrator.engines.roster import EngineRecord, Roster, read_roster
+from orchestrator.engines.waiting import WaitingRecord
 from orchestrator.folders import SearchFolder
 from orchestrator.ledger import LedgerTrial, Role, TrialStatus, read_study, read_trials
 from orchestrator.record import SCHEMA_VERSION as SCHEMA_VERSION
 from orchestrator.record import Record as Record
+from orchestrator.tracking import without_credentials
 from orchestrator.tradeoffs import goodnesses, knee, pareto_front
 from trainable.artifact import describe_strategy
 from trainable.metrics import goodness
@@ -151,6 +154,8 @@ class SearchResult(Record):
         front: with several objectives, the uids of complete trials that no other beats.
         knee: the front's best compromise.
         estimate: what this run was expected to take; None where nothing was left to do.
+        engines: those that train its trials now; none while no driver runs it.
+        waiting: why trials that are left do not run; None if none waits.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -170,6 +175,8 @@ class SearchResult(Record):
     knee: str | None = None
     spent: SpentRecord | None = None
     estimate: Estimate | None = None
+    engines: list[EngineRecord] = Field(default=[])
+    waiting: WaitingRecord | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -201,7 +208,7 @@ def build_result(
         name=config.name,
         state=state,
         objective=config.objective,
-        tracking_uri=tracking_uri,
+        tracking_uri=without_credentials(tracking_uri, tracking_uri),
         best=None if best is None else folder.uid(best.number),
         artifact=None if best is None else str(folder.artifact(folder.uid(best.number))),
         summary=None if best is None else describe_strategy(best.config),
@@ -276,14 +283,21 @@ def read_result(folder: SearchFolder, tracking_uri: str) -> SearchResult:
     config = load_search(folder.config)
     study = read_study(folder.path, config.name)
     trials = list(read_trials(study))
-    return build_result(
-        config,
-        folder,
-        trials,
-        state=saved_state(folder, trials),
-        tracking_uri=tracking_uri,
-        spent=spent_record(config, trials, study),
+    state, spent = saved_state(folder, trials), spent_record(config, trials, study)
+    result = build_result(
+        config, folder, trials, state=state, tracking_uri=tracking_uri, spent=spent
     )
+    roster = read_roster(folder.path) if state == "running" else Roster()  # of a killed driver
+    waiting = budget_spent(spent) if state == "interrupted" else roster.waiting
+    return result.model_copy(update={"engines": roster.engines, "waiting": waiting})
+
+
+def budget_spent(spent: SpentRecord) -> WaitingRecord | None:
+    """Why a search that is not at its end stands still, where that is a budget."""
+    over = [f"budget.{name}" for name in spent.over if name != "trials"]
+    if not over:
+        return None
+    return WaitingRecord(kind="budget", detail=f"{' and '.join(over)} is spent: raise it")
 
 
 def saved_state(folder: SearchFolder, trials: Iterable[LedgerTrial]) -> SearchState:

@@ -38,6 +38,7 @@ from search_spaces.errors import Problem, did_you_mean, shown
 from trainable.metrics import DECODING_TIME
 
 COSTS = ("cost/extra_tokens_pct",)  # what is known of a trial before it is trained
+MOST_STEPS_IN_ALL = 10**10  # centuries of the fastest engine known
 Limit: TypeAlias = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)]
 SLUG = r"[a-z0-9][a-z0-9._-]{0,63}"
 
@@ -168,6 +169,13 @@ def contradictions(value: Callable[[str], Any]) -> list[Problem]:
         wrong = f"expected at most budget.steps, which is {steps}"
         remedy = "lower it, raise budget.steps, or write stopping.kind: none"
         problems.append(_problem("stopping.min_steps", least, wrong, remedy))
+    trials = value("budget.trials")
+    if None not in (trials, steps) and trials * steps > MOST_STEPS_IN_ALL:
+        wrong = (
+            f"budget.trials={trials} of budget.steps={steps} are {trials * steps:.3g} optimiser "
+            f"steps, expected at most {MOST_STEPS_IN_ALL:.3g}"
+        )
+        problems.append(_problem("budget.trials", trials, wrong, "lower one of the two"))
     task = value("task")
     named = [(path, value(path)) for path in ("objective", "stopping.metric")]
     costs = (*COSTS, DECODING_TIME)

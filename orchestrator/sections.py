@@ -28,6 +28,13 @@ from search_spaces.errors import Problem, did_you_mean, shown
 from trainable.base_model.options import DEVICE_MAPS, REFUSED_ATTENTIONS, is_commit, is_device_map
 
 Count: TypeAlias = Annotated[int, Strict(), Field(ge=1)]
+MOST_LENGTHS = 1_000  # of one split
+# Far beyond any use, and before a slip fills a disk, a memory or a life.
+Trials: TypeAlias = Annotated[int, Strict(), Field(ge=1, le=1_000_000)]
+Steps: TypeAlias = Annotated[int, Strict(), Field(ge=1, le=100_000_000)]
+Length: TypeAlias = Annotated[int, Strict(), Field(ge=1, le=10_000)]
+Rows: TypeAlias = Annotated[int, Strict(), Field(ge=1, le=10_000_000)]
+Few: TypeAlias = Annotated[int, Strict(), Field(ge=1, le=10_000)]
 Seed: TypeAlias = Annotated[int, Strict(), Field(ge=0, lt=2**32)]
 Flag: TypeAlias = Annotated[bool, Strict()]
 Text: TypeAlias = Annotated[str, Field(min_length=1)]
@@ -192,8 +199,8 @@ class SpaceConfig(Section):
 class BudgetConfig(Section):
     """What the search may spend. A running search's budget may grow."""
 
-    trials: Count = Field(description="the number of trials")
-    steps: Count = Field(default=540, description="the optimiser steps of a full trial")
+    trials: Trials = Field(description="the number of trials")
+    steps: Steps = Field(default=540, description="the optimiser steps of a full trial")
     time_s: Seconds | None = Field(default=None, description="the longest running time in seconds")
     total_steps: Count | None = Field(
         default=None, description="the most optimiser steps of all trials together"
@@ -229,10 +236,10 @@ class SamplerConfig(Section):
         default="tpe", description="the sampler; `grid` tries every configuration once, in order"
     )
     seed: Seed = Field(default=0, description="the sampler's seed")
-    startup_trials: Annotated[int, Strict(), Field(ge=0)] = Field(
+    startup_trials: Annotated[int, Strict(), Field(ge=0, le=1_000_000)] = Field(
         default=8, description="the number of random trials before `tpe` and `gp` model them"
     )
-    population: Annotated[int, Strict(), Field(ge=2)] = Field(
+    population: Annotated[int, Strict(), Field(ge=2, le=1_000_000)] = Field(
         default=16, description="the trials of a generation of `nsga2`"
     )
     warm_start: tuple[Text, ...] = Field(
@@ -255,11 +262,11 @@ class StoppingConfig(Section):
     kind: Literal["asha", "hyperband", "median", "none"] = Field(
         default="asha", description="the stopping rule"
     )
-    min_steps: Count = Field(default=60, description="the optimiser steps that every trial gets")
+    min_steps: Steps = Field(default=60, description="the optimiser steps that every trial gets")
     metric: Text | None = Field(
         default=None, description="the metric that trials are ranked by; null is the objective"
     )
-    factor: Annotated[int, Strict(), Field(ge=2)] = Field(
+    factor: Annotated[int, Strict(), Field(ge=2, le=1_000_000)] = Field(
         default=3, description="the ratio of one rung to the next; one in `factor` goes on"
     )
     startup_trials: Count = Field(
@@ -270,7 +277,22 @@ class StoppingConfig(Section):
 class EngineConfig(Section):
     """How many trials share the frozen model, and how much goes through it at once."""
 
-    concurrent_trials: Count = Field(default=8, description="the number of trials trained together")
+    concurrent_trials: Few = Field(
+        default=8, description="the number of trials that an engine trains together"
+    )
+    count: Few | None = Field(
+        default=None,
+        description="the most engines; null for as many as there are places and trials for",
+    )
+    gpus: Few | None = Field(
+        default=None,
+        description="the GPUs of an engine; of several, the model is spread over them",
+    )
+    step_timeout_s: Seconds | None = Field(
+        default=None,
+        description="the seconds after which a step hangs and its engine is replaced; null "
+        "derives them from measured steps, 300 at least",
+    )
     micro_batch_tokens: Annotated[
         Count | Literal["auto"] | None, BeforeValidator(_tokens_or_auto)
     ] = Field(
@@ -278,7 +300,7 @@ class EngineConfig(Section):
         description="the most tokens in one forward, padding included; `auto` tries what a GPU "
         "can hold; default by device",
     )
-    threads: Count | None = Field(default=None, description="the CPU threads of an engine")
+    threads: Few | None = Field(default=None, description="the CPU threads of an engine")
     share_prefixes: Literal["auto", "on", "off"] = Field(
         default="auto",
         description="compute what precedes the first site once for all trials: where it pays, "
@@ -316,8 +338,8 @@ class ConfirmConfig(Section):
     enabled: Flag = Field(
         default=True, description="true to confirm the winner at the end of the search"
     )
-    top: Count = Field(default=3, description="how many configurations are confirmed")
-    seeds: Annotated[int, Strict(), Field(ge=2)] = Field(
+    top: Few = Field(default=3, description="how many configurations are confirmed")
+    seeds: Annotated[int, Strict(), Field(ge=2, le=10_000)] = Field(
         default=5, description="the number of fresh seeds of each configuration"
     )
     rows: Count | None = Field(
@@ -328,7 +350,7 @@ class ConfirmConfig(Section):
         min_length=1,
         description="what the leader's learning rate is multiplied by for a control, to try",
     )
-    members_at_once: Count = Field(
+    members_at_once: Few = Field(
         default=128, description="the most members that are trained in one fused batch"
     )
 
@@ -341,3 +363,7 @@ class TrackingConfig(Section):
         default=None, description="the MLflow server; MLFLOW_TRACKING_URI goes before it"
     )
     report: bool = Field(default=True, description="write the report when the search ends")
+    on_end: tuple[Text, ...] = Field(
+        default=(),
+        description="a command and its arguments, run without a shell when the search ends",
+    )

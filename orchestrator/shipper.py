@@ -30,6 +30,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exp
 from orchestrator.errors import TrackingError
 from orchestrator.events import Event, EventTail, read_events
 from orchestrator.outbox import Outbox
+from orchestrator.safety.redaction import safe_logging
 from orchestrator.shipping.batch import Batch
 from orchestrator.tracking import (
     Cursor,
@@ -258,7 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not options.search_dir.is_dir():
         parser.error(f"{options.search_dir} is no folder of a search")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    safe_logging(logging.INFO, "%(asctime)s %(levelname)s %(message)s")
     prepare_process()
     os.nice(_NICENESS)
     uri = tracking_uri(_home(options.search_dir), _configured_uri(options.search_dir))

@@ -85,10 +85,13 @@ class Meter:
         ledger: keeps it, so that a driver that dies loses what is since its last note alone.
         budget: what may be spent.
         began: `time.monotonic()` when the run began.
+
+    `gpu_clock` gives GPU-seconds in this run and GPUs now; by default there are none.
     """
 
     def __init__(self, ledger: Ledger, budget: BudgetConfig, began: float) -> None:
-        self.gpus = 0
+        self.gpu_clock: Callable[[], tuple[float, int]] = lambda: (0.0, 0)
+        self._gpu_s_noted = 0.0
         self._ledger = ledger
         self._budget = budget
         self._noted = began
@@ -103,7 +106,9 @@ class Meter:
         if not last and now - self._noted < _NOTE_S:
             return
         seconds, self._noted = now - self._noted, now
-        self._ledger.add_spent(seconds, gpu_s=seconds * self.gpus, tokens=tokens)
+        gpu_s = self.gpu_clock()[0]
+        more, self._gpu_s_noted = max(0.0, gpu_s - self._gpu_s_noted), gpu_s
+        self._ledger.add_spent(seconds, gpu_s=more, tokens=tokens)
 
     def skip(self, seconds: float) -> None:
         """Leave out time that is not to count."""
@@ -121,5 +126,6 @@ class Meter:
         if budget.gpu_hours is not None:
             gpu_s = budget.gpu_hours * _HOUR_S - self._ledger.spent_gpu_s
             # Without a GPU none is spent; what earlier runs spent counts nevertheless.
-            left.append(gpu_s / self.gpus if self.gpus else math.inf if gpu_s > 0 else 0.0)
+            gpus = self.gpu_clock()[1]
+            left.append(gpu_s / gpus if gpus else math.inf if gpu_s > 0 else 0.0)
         return min(left) - since

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -54,6 +54,8 @@ def print_status(console: Console, result: SearchResult) -> None:
     """How a search stands: its state, and every trial."""
     counts = ", ".join(f"{count} {status}" for status, count in sorted(result.counts.items()))
     _say(console, f"{result.name}: {result.state}; trials: {counts or 'none yet'}")
+    for line in engine_lines(result):
+        _say(console, line)
     console.print(_trials_table("trials", result, result.trials))
     for line in failure_lines(result.trials):
         _say(console, line)
@@ -64,6 +66,17 @@ def print_status(console: Console, result: SearchResult) -> None:
         _say(console, spent_line(result.spent))
     if result.confirmation is not None:
         print_confirmation(console, result.confirmation)
+
+
+def engine_lines(result: SearchResult) -> Iterator[str]:
+    """The engines that train its trials, and why others wait."""
+    for engine in result.engines:
+        gpus = f", {engine.gpus} GPUs" if engine.gpus else ""
+        speed = f", {engine.slots_per_s:,.0f} tokens/s" if engine.slots_per_s else ""
+        share = f"{engine.trials} of {engine.room} trials"
+        yield f"engine on {engine.node}: {engine.state}, {share}{gpus}{speed}"
+    if result.waiting is not None:
+        yield f"waiting: {result.waiting.detail}"
 
 
 def _trials_table(title: str, result: SearchResult, trials: Sequence[TrialRecord]) -> Table:

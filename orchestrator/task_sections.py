@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from orchestrator.errors import ConfigError
-from orchestrator.sections import Count, Section, Seed, Text, refused
+from orchestrator.sections import MOST_LENGTHS, Count, Length, Rows, Section, Seed, Text, refused
 from search_spaces.errors import Problem, did_you_mean, shown
 from trainable.answer_metrics import NORMALISED_MATCH, absolute_metric, metric_name, repeated_names
 from trainable.data import ALL_SPLITS, SEARCH_SPLITS, Split
@@ -58,18 +58,24 @@ class TaskSection(Section):
 class LengthsTaskConfig(TaskSection):
     """What tasks share that make rows of any length: the lengths, and how many rows of each."""
 
-    train_lengths: tuple[Count, Count] = Field(
+    train_lengths: tuple[Length, Length] = Field(
         default=(3, 6), description="the shortest and the longest length to train on"
     )
-    val_ood_lengths: tuple[Count, ...] = Field(
-        default=(8, 12), min_length=1, description="lengths that the search is judged on"
+    val_ood_lengths: tuple[Length, ...] = Field(
+        default=(8, 12),
+        min_length=1,
+        max_length=MOST_LENGTHS,
+        description="lengths that the search is judged on",
     )
-    test_ood_lengths: tuple[Count, ...] = Field(
-        default=(8, 12, 18), min_length=1, description="lengths that a winner is confirmed on"
+    test_ood_lengths: tuple[Length, ...] = Field(
+        default=(8, 12, 18),
+        min_length=1,
+        max_length=MOST_LENGTHS,
+        description="lengths that a winner is confirmed on",
     )
-    train_rows: Count = Field(default=2048, description="the number of examples to train on")
-    val_rows: Count = Field(default=64, description="the number of validation examples per length")
-    test_rows: Count = Field(default=500, description="the number of test examples per length")
+    train_rows: Rows = Field(default=2048, description="the number of examples to train on")
+    val_rows: Rows = Field(default=64, description="the number of validation examples per length")
+    test_rows: Rows = Field(default=500, description="the number of test examples per length")
 
     def distances(self, split: Split) -> tuple[str, Sequence[int]] | None:
         """The lengths of a split."""
@@ -123,13 +129,16 @@ class SummationTaskConfig(LengthsTaskConfig):
     own_metrics: ClassVar[tuple[str, ...]] = ("value_accuracy",)
     distance_unit: ClassVar[str] = "variables"
 
-    train_lengths: tuple[Count, Count] = Field(
+    train_lengths: tuple[Length, Length] = Field(
         default=(5, 15), description="the fewest and the most variables to train on"
     )
-    val_ood_lengths: tuple[Count, ...] = Field(
-        default=(18, 22), min_length=1, description="numbers of variables to judge the search on"
+    val_ood_lengths: tuple[Length, ...] = Field(
+        default=(18, 22),
+        min_length=1,
+        max_length=MOST_LENGTHS,
+        description="numbers of variables to judge the search on",
     )
-    test_ood_lengths: tuple[Count, ...] = Field(
+    test_ood_lengths: tuple[Length, ...] = Field(
         default=(18, 22, 28),
         min_length=1,
         description="numbers of variables to confirm on",
@@ -143,14 +152,20 @@ class RepetitionTaskConfig(LengthsTaskConfig):
     own_metrics: ClassVar[tuple[str, ...]] = ("copy_accuracy",)
     distance_unit: ClassVar[str] = "copies"
 
-    train_lengths: tuple[Count, Count] = Field(
+    train_lengths: tuple[Length, Length] = Field(
         default=(1, 5), description="the fewest and the most copies to train on"
     )
-    val_ood_lengths: tuple[Count, ...] = Field(
-        default=(6, 8), min_length=1, description="numbers of copies to judge the search on"
+    val_ood_lengths: tuple[Length, ...] = Field(
+        default=(6, 8),
+        min_length=1,
+        max_length=MOST_LENGTHS,
+        description="numbers of copies to judge the search on",
     )
-    test_ood_lengths: tuple[Count, ...] = Field(
-        default=(6, 8, 10), min_length=1, description="numbers of copies to confirm on"
+    test_ood_lengths: tuple[Length, ...] = Field(
+        default=(6, 8, 10),
+        min_length=1,
+        max_length=MOST_LENGTHS,
+        description="numbers of copies to confirm on",
     )
 
 

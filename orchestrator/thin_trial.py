@@ -1,31 +1,27 @@
 """The Tune trainable: it holds nothing but an assignment, and asks an engine to train it.
 
 A trial process imports no torch. One `step()` is one rung: train, save the state, report.
-An engine that died or has forgotten the trial is joined again with the last sound state. What
-the engine raises is reported with its kind (`failures`), and its traceback kept beside the
-trial's states; only what is lost is raised, for Tune to start again.
+Its berth finds it an engine, and another one where that is lost. What an engine raises is
+reported with its kind (`failures`), and its traceback kept beside the trial's states.
 """
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayTaskError
 
 from orchestrator.assignment import Assignment, TrialReport
-from orchestrator.checkpoints import find_state, save_state, set_aside
-from orchestrator.engine_actor import NAMESPACE
-from orchestrator.failures import Failure, FailureKind, classify
+from orchestrator.checkpoints import save_state
+from orchestrator.engines.berth import Berth
+from orchestrator.failures import Failure, classify
 from orchestrator.files import write_atomic
-from trainable.errors import DiskFullError, LatentuneError, StateError, UnknownTrialError
+from orchestrator.safety.redaction import Redaction
+from trainable.errors import DiskFullError, LatentuneError
 
 ERROR_FILE = "error.txt"
-_ENGINE_WAIT_S = 120.0
-_RETRY_S = 1.0
 
 
 class ThinTrial(tune.Trainable):
@@ -35,10 +31,14 @@ class ThinTrial(tune.Trainable):
         """Take an assignment."""
         self._assignment = Assignment(**config)
         self._step = self._assignment.start_step
-        self._joined = False
+        self._berth = self._find_berth()
         self._problems: list[str] = []
         # Where it was paused, or its report was lost, that step is still to be reported.
         self._repeats = self._step > 0 and not self._assignment.reported
+
+    def _find_berth(self) -> Berth:
+        """Where this trial is trained: the roster of engines is in the search's folder."""
+        return Berth(self._assignment, Path(self._assignment.folder).parents[1])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next assignment in the same process."""
@@ -54,11 +54,13 @@ class ThinTrial(tune.Trainable):
         answer = self._try(goal)
         if isinstance(answer, Failure):
             kind = str(answer.kind)
-            failed = TrialReport(*identity, self._step, failed=answer.reason, failure=kind)
+            reason = Redaction.of_environment().of_text(answer.reason)
+            failed = TrialReport(*identity, self._step, failed=reason, failure=kind)
             return {"report": failed}
-        problems, self._problems = self._problems, []
+        problems, state = self._told_problems(), answer.pop("state")
         try:
-            save_state(Path(assignment.folder), answer["step"], answer.pop("state"))
+            if state is not None:  # else it waited for an engine, and the last one stands
+                save_state(Path(assignment.folder), answer["step"], state)
         except DiskFullError as error:
             full = str(error)
             report = TrialReport(*identity, self._step, problems=problems, disk_full=full)
@@ -77,64 +79,23 @@ class ThinTrial(tune.Trainable):
         tries = 0
         while True:
             try:
-                return self._train(goal)
+                return self._berth.train(self._step, goal)
             except (LatentuneError, RayTaskError) as error:
                 failure, tries = classify(error), tries + 1
-                if failure.kind is FailureKind.LOST_MACHINE:
-                    raise
                 if tries >= failure.tries:
                     self._keep(error)
                     return failure
-                self._joined = False
+                self._problems = self._told_problems()
+                self._berth = self._find_berth()
+
+    def _told_problems(self) -> list[str]:
+        """Why it did not go on from the state that was asked for, in all its berths."""
+        problems, self._problems = self._problems, []
+        return [*problems, *self._berth.told_problems()]
 
     def _keep(self, error: Exception) -> None:
         """The engine's whole traceback, for whoever looks into one trial."""
         folder = Path(self._assignment.folder)
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / ERROR_FILE, f"{error}\n".encode())
-
-    def _train(self, goal: int) -> dict[str, Any]:
-        lost_since: float | None = None
-        while True:
-            try:
-                return self._ask_engine(goal)
-            except (_EngineMissingError, RayActorError, UnknownTrialError):
-                now = time.monotonic()
-                # An engine that answered between two losses is another loss, with its own wait.
-                lost_since = now if lost_since is None or self._joined else lost_since
-                if now - lost_since > _ENGINE_WAIT_S:
-                    raise
-                self._joined = False
-                time.sleep(_RETRY_S)
-
-    def _ask_engine(self, goal: int) -> dict[str, Any]:
-        assignment = self._assignment
-        try:
-            engine = ray.get_actor(assignment.engine, namespace=NAMESPACE)
-        except ValueError as error:
-            raise _EngineMissingError(assignment.engine) from error
-        if not self._joined:
-            self._join(engine)
-            self._joined = True
-        train: Any = engine.train
-        report: dict[str, Any] = ray.get(train.remote(assignment.uid, goal, assignment.splits))
-        return report
-
-    def _join(self, engine: Any) -> None:
-        """Enter the engine with the last sound state; the engine may refuse what is sound, too."""
-        while True:
-            found = find_state(Path(self._assignment.folder), self._step)
-            self._problems += found.problems
-            try:
-                ray.get(engine.join.remote(self._assignment, found.state))
-                return
-            except StateError as error:
-                if found.path is None:
-                    raise
-                problem = str(getattr(error, "cause", error))
-                self._problems.append(f"{found.path}: {problem}")
-                set_aside(found.path, self._problems[-1])
-
-
-class _EngineMissingError(Exception):
-    """No engine of this name at the moment; Ray may be restarting it."""
+        text = Redaction.of_environment().of_text(str(error))
+        write_atomic(folder / ERROR_FILE, f"{text}\n".encode())

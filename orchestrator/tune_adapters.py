@@ -18,7 +18,7 @@ from ray.tune.search import Searcher
 
 from orchestrator.assignment import TrialReport
 from orchestrator.conductor import Conductor
-from orchestrator.failures import FailureKind
+from orchestrator.failures import FailureKind, classify
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
@@ -27,15 +27,23 @@ if TYPE_CHECKING:
 class LedgerSearcher(Searcher):
     """Tune asks which trial to run next; the ledger answers."""
 
-    def __init__(self, conductor: Conductor) -> None:
+    def __init__(self, conductor: Conductor, room: Callable[[], int]) -> None:
+        """Pass questions on.
+
+        Args:
+            room: how many trials the engines of this moment take.
+        """
         super().__init__()
         self._conductor = conductor
+        self._room = room
         self._numbers: dict[str, int] = {}
 
-    def suggest(  # type: ignore[override]  # Tune takes FINISHED too
+    def suggest(  # type: ignore[override]  # Tune takes FINISHED and None too
         self, trial_id: str
-    ) -> dict[str, Any] | str:
-        """An assignment as plain data, or FINISHED."""
+    ) -> dict[str, Any] | str | None:
+        """An assignment as plain data, FINISHED, or None while the engines are full."""
+        if self._conductor.halted is None and self._conductor.running >= self._room():
+            return None
         assignment = self._conductor.assign()
         if assignment is None:
             finished: str = Searcher.FINISHED
@@ -106,6 +114,13 @@ class LedgerScheduler(FIFOScheduler):
             return str(FIFOScheduler.CONTINUE)
         self._release(report.uid)
         return str(FIFOScheduler.STOP)
+
+    def on_trial_error(self, tune_controller: TuneController, trial: Trial) -> None:
+        """A process was lost or raised; one that Tune does not start again has failed of that."""
+        error = trial.get_pickled_error()
+        if error is not None and not trial.should_recover():  # type: ignore[no-untyped-call]
+            failure = classify(error)
+            self._conductor.on_error(trial.config["number"], failure.reason, failure.kind)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}

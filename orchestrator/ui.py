@@ -15,10 +15,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from orchestrator.errors import TrackingError, TrackingUriError
+from orchestrator.safety.ui_doors import door_options, refuse_open_door, without_open_doors
 from orchestrator.tracking import artifact_root, ensure_store, is_server, tracking_uri
 
 READY_S = 120.0
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where we ask whether it is up
 
 
 def ui_command(
@@ -39,8 +40,11 @@ def ui_command(
     root = artifact_root(home, uri) or ""
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
     command += ["--host", host, "--port", str(port)]
-    environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
-    environment |= {
+    options, doors = door_options(home, host)
+    command += options
+    environment = without_open_doors(os.environ)
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    environment |= doors | {
         "MLFLOW_BACKEND_STORE_URI": uri,
         "MLFLOW_DEFAULT_ARTIFACT_ROOT": root,  # what the shipper gives its experiments
         "MLFLOW_ARTIFACTS_DESTINATION": root,
@@ -62,7 +66,7 @@ def serve_ui(
 
     Args:
         home: LATENTUNE_HOME.
-        host: address to listen on; nobody is asked for a password, so 127.0.0.1 alone.
+        host: address to listen on; on 127.0.0.1 nobody is asked for a password.
         port: TCP port.
         flag_uri: tracking URI from the command line.
         on_ready: called with the URL once the server answers.
@@ -71,15 +75,17 @@ def serve_ui(
         The UI's URL.
 
     Raises:
-        TrackingError: for another host, a busy port, or a server that does not come up.
+        TrackingError: for another host without a password, a busy port, or a server that does
+            not come up.
     """
     uri = tracking_uri(home, flag=flag_uri)
     if is_server(uri):
         return uri
-    _refuse_open_host(host)
+    refuse_open_door(host)
     _refuse_busy_port(host, port)
     ensure_store(home, uri)
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    near = _ANY.get(host, host)
+    url = f"http://{f'[{near}]' if ':' in near else near}:{port}"
     command, environment = ui_command(home, host, port, uri=uri)
     log = home / "ui.log"
     with log.open("ab") as output:
@@ -87,22 +93,14 @@ def serve_ui(
             command, env=environment, stdout=output, stderr=output, start_new_session=True
         )
     try:
-        _wait_ready(server, url, log)
+        wait_ready(server, url, log)
         on_ready(url)
         server.wait()
     except KeyboardInterrupt:
         pass  # Ctrl-C is how a user closes it
     finally:
-        _stop(server)
+        stop_server(server)
     return url
-
-
-def _refuse_open_host(host: str) -> None:
-    if host not in _LOOPBACK:
-        raise TrackingUriError(
-            f"host {host!r} would open the UI, without a password, to other machines; use "
-            "127.0.0.1 and an SSH tunnel, or an MLflow server of your own (MLFLOW_TRACKING_URI)"
-        )
 
 
 def _refuse_busy_port(host: str, port: int) -> None:
@@ -118,7 +116,8 @@ def _refuse_busy_port(host: str, port: int) -> None:
             ) from None
 
 
-def _wait_ready(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
+def wait_ready(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    """Wait until a server answers. Raises TrackingError where it ends, or takes too long."""
     deadline = time.monotonic() + READY_S
     while time.monotonic() < deadline:
         if server.poll() is not None:
@@ -137,7 +136,7 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _stop(server: subprocess.Popen[bytes]) -> None:
+def stop_server(server: subprocess.Popen[bytes]) -> None:
     """End the server and the worker that it started."""
     for number, grace_s in ((signal.SIGTERM, 15.0), (signal.SIGKILL, None)):
         with suppress(ProcessLookupError):

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.errors import TargetExistsError
 from orchestrator.files import write_atomic
 from orchestrator.results import SCHEMA_VERSION, Record
 from trainable.answer_metrics import (
@@ -205,23 +206,31 @@ def evaluate_data(
     baseline: bool = False,
     base_model: str | None = None,
     trust_remote_code: bool = False,
+    overwrite: bool = False,
 ) -> DataEvaluation:
     """Score an artifact folder on a person's data and write one row per item.
 
     Args:
         data: JSONL or Parquet with prompt and completion, or messages.
-        to: the folder for `predictions.parquet`, which replaces an earlier one.
+        to: the folder for `predictions.parquet`.
         metrics: of one's own, `module:function`. What the artifact names is never imported.
         max_new_tokens: of an answer; default the longest reference and a margin.
         rows_at_once: answers that are decoded together.
         baseline: also score the frozen model alone.
+        overwrite: whether the file replaces an earlier one.
 
     Raises:
         BadRowsError: with all rows that cannot be used.
+        TargetExistsError: if the file is there already.
         TaskError: for a metric that cannot be used.
     """
     if to.exists() and not to.is_dir():
         raise TaskError(f"--to {to} is a file: give a folder for {PREDICTIONS_FILE}")
+    if (to / PREDICTIONS_FILE).exists() and not overwrite:
+        raise TargetExistsError(
+            f"{to / PREDICTIONS_FILE} is there already: give another folder with --to, or replace "
+            "it with --overwrite"
+        )
     specs = [absolute_metric(spec, Path.cwd()) for spec in metrics]
     own = load_answer_metrics([NORMALISED_MATCH, *specs])
     lm, latents = attach_folder(folder, base_model, trust_remote_code=trust_remote_code)

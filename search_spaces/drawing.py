@@ -15,6 +15,7 @@ from search_spaces.space import Space
 from trainable.errors import LatentuneError
 from trainable.trial import TrialConfig
 
+MOST_POINTS = 100_000  # of a grid: each is drawn and checked before the search begins
 _MOST_DRAWS = 1_000  # for one sample that keeps the constraints
 
 
@@ -105,8 +106,12 @@ def legal_points(space: Space) -> list[Mapping[str, Any]]:
     """The params of every legal configuration of a finite space, in declared order.
 
     Raises:
-        SpaceError: for an infinite space.
+        SpaceError: for an infinite space, or one of more than `MOST_POINTS`.
     """
+    if MOST_POINTS < space.size() < math.inf:
+        wrong = f"the space has {space.size():.3g} configurations, expected at most {MOST_POINTS}"
+        remedy = "narrow its ranges, or draw at random instead"
+        raise SpaceError([Problem(path="", wrong=wrong, remedy=remedy)])
     return [point.params for point in enumerate_configs(space) if _is_legal(point.config)]
 
 

@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save_file
 
 from trainable.errors import ArtifactError, StrategyError, TrialError
+from trainable.foreign_files import read_mapping, read_tensors, refuse_pickles
 from trainable.strategy import PositionRule, Specialization
 from trainable.trial import TrialConfig
 from trainable.trigger import Region, Side, Trigger, TriggerKind
@@ -115,23 +115,21 @@ class Artifact:
         """Read a folder.
 
         Raises:
-            ArtifactError: if a file is missing, unreadable, of another format version, or the
-                files contradict each other.
+            ArtifactError: if a file is missing, unreadable, a link, of another format version,
+                the files contradict each other, or a pickle lies beside them.
         """
         for name in (CONFIG_FILE, LATENTS_FILE):
             if not (folder / name).is_file():
                 raise ArtifactError(f"{folder} is no artifact folder: it has no {name}")
-        try:
-            config = json.loads((folder / CONFIG_FILE).read_text())
-            tensors = load_file(folder / LATENTS_FILE)
-        except (ValueError, SafetensorError) as error:
-            raise ArtifactError(f"{folder} is damaged: {error}; pull it again") from error
-        version = config.get("format_version") if isinstance(config, dict) else None
+        refuse_pickles(folder)
+        config = read_mapping(folder / CONFIG_FILE)
+        version = config.get("format_version")
         if version != FORMAT_VERSION:
             raise ArtifactError(
                 f"{folder} has format version {version!r}, this release reads {FORMAT_VERSION}: "
                 "use the release that wrote it or a newer one"
             )
+        tensors = read_tensors(folder / LATENTS_FILE, load)
         if set(tensors) != {"latents"}:
             raise ArtifactError(f"{folder / LATENTS_FILE} must hold `latents` alone")
         try:
@@ -191,10 +189,10 @@ def model_card(artifact: Artifact) -> str:
     strategy, base = artifact.config.strategy, artifact.base_model
     source = artifact.provenance.get("imported_from")
     lines = [
-        f"# Latent tokens `{strategy.short_name}` for `{base.get('path')}`",
+        f"# Latent tokens {_code(strategy.short_name)} for {_code(base.get('path'))}",
         "",
         f"{describe_strategy(artifact.config)} "
-        f"{'Trained' if source is None else f'Imported from {source}'} by latentune "
+        f"{'Trained' if source is None else f'Imported from {_words(source)}'} by latentune "
         "(arXiv 2505.12629); the base model's weights are untouched.",
         "",
         "```python",
@@ -232,7 +230,7 @@ def _facts(artifact: Artifact) -> list[str]:
     facts = [f"latents: {artifact.latents.shape[0]} x {artifact.latents.shape[1]}, float32"]
     if "imported_from" not in provenance:
         trial, step = provenance.get("trial_uid", "unknown"), provenance.get("step", 0)
-        facts.insert(0, f"trial: `{trial}`, {step} optimiser steps")
+        facts.insert(0, f"trial: {_code(trial)}, {step} optimiser steps")
     if not artifact.add_special_tokens:
         facts.append(
             "tokenise prompts without specials, `tokenizer(text, add_special_tokens=False)`: the "
@@ -251,11 +249,12 @@ def _facts(artifact: Artifact) -> list[str]:
             f'load the base model with `attn_implementation="{base["attn_implementation"]}"`, as '
             "in training"
         )
-    facts.append(f"base model fingerprint: `{base.get('fingerprint')}`")
+    facts.append(f"base model fingerprint: {_code(base.get('fingerprint'))}")
     if base.get("trust_remote_code"):
         facts.append(
-            f"**the base model runs code of its own**, from revision `{base.get('revision')}`: "
-            "read it before you allow it (`trust_remote_code=True`, `--trust-remote-code`)"
+            "**the base model runs code of its own**, from revision "
+            f"{_code(base.get('revision'))}: read it before you allow it "
+            "(`trust_remote_code=True`, `--trust-remote-code`)"
         )
     return [f"- {fact}" for fact in facts]
 
@@ -268,7 +267,10 @@ def _scores(artifact: Artifact) -> list[str]:
         "",
         "| metric | value |",
         "|---|---|",
-        *(f"| {name} | {_number(value)} |" for name, value in sorted(artifact.metrics.items())),
+        *(
+            f"| {_words(name)} | {_number(value)} |"
+            for name, value in sorted(artifact.metrics.items())
+        ),
         "",
         "These are the scores of this seed alone."
         if artifact.confirmation
@@ -291,8 +293,8 @@ def _confirmed(found: Mapping[str, Any]) -> list[str]:
         "| metric | rows | mean | 95 % interval | control |",
         "|---|---|---|---|---|",
         *(
-            f"| {s['metric']} | {s['rows']} | {s['mean']:.3f} | {s['low']:.3f} to {s['high']:.3f} "
-            f"| {s['control_mean']:.3f} |"
+            f"| {_words(s['metric'])} | {s['rows']} | {s['mean']:.3f} "
+            f"| {s['low']:.3f} to {s['high']:.3f} | {s['control_mean']:.3f} |"
             for s in found["scores"]
         ),
         "",
@@ -327,7 +329,7 @@ def _place(trigger: Trigger) -> str:
     place = {
         TriggerKind.START: "at the start of the query",
         TriggerKind.END: "at the end of the query",
-        TriggerKind.DELIMITER: f"{side} each token that matches `{trigger.shown_pattern}`",
+        TriggerKind.DELIMITER: f"{side} each token that matches {_code(trigger.shown_pattern)}",
         TriggerKind.EVERY: f"after every {trigger.k} tokens",
         TriggerKind.RANDOM: f"before a random {100 * (trigger.rate or 0):g} % of the tokens",
     }[trigger.kind]
@@ -350,6 +352,21 @@ def _mapping(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise TypeError(f"{name} must be a mapping, got {value!r}")
     return value
+
+
+def _code(value: object) -> str:
+    """A name as Markdown code, in which nothing is a link, a tag or another line."""
+    return "`" + _one_line(str(value)).replace("`", "'") + "`"
+
+
+def _one_line(text: str) -> str:
+    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(shown)
+
+
+def _words(value: object) -> str:
+    """Words without a tag, another line or a column."""
+    return _one_line(str(value)).replace("<", "&lt;").replace("|", "\\|")
 
 
 def _factor(value: float | None) -> str:

@@ -27,6 +27,7 @@ from trainable.data import Split
 from trainable.engine import Engine
 from trainable.errors import LatentuneError, UnknownTrialError
 from trainable.state import TrialState
+from trainable.step_watch import StepWatch
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +103,7 @@ class EngineLoop:
         self.engine = engine
         self._now = now
         self.clock = LoopClock()
+        self.watch = StepWatch()
         self._goals: dict[str, _Goal] = {}
         self._scorings: deque[_Scoring] = deque()
         self._paused: set[str] = set()
@@ -192,10 +194,11 @@ class EngineLoop:
     def _advance(self) -> None:
         """One step for all trials short of their goal, and as long for those that are scored."""
         try:
-            step_s = self._step()
-            self._drop_failed()
-            self._begin_scoring()
-            self._score(step_s)
+            with self.watch.watched():
+                step_s = self._step()
+                self._drop_failed()
+                self._begin_scoring()
+                self._score(step_s)
         except Exception as error:  # the thread's boundary: every waiter is told
             logger.exception("the engine failed; all waiting trials are told")
             for goal in self._goals.values():

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 
 from trainable.errors import ArtifactError
+from trainable.foreign_files import read_mapping, read_tensors
 from trainable.whole_folder import whole_folder
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -54,10 +54,7 @@ class Adapter:
         _refuse_other_kinds(folder, config)
         if not (folder / WEIGHTS_FILE).is_file():
             raise ArtifactError(_missing_weights(folder))
-        try:
-            tensors = load_file(folder / WEIGHTS_FILE)
-        except SafetensorError as error:
-            raise ArtifactError(f"{folder / WEIGHTS_FILE} is damaged: {error}") from error
+        tensors = read_tensors(folder / WEIGHTS_FILE, load, links=True)  # of a hub's cache
         if set(tensors) != {_TENSOR}:
             raise ArtifactError(
                 f"{folder / WEIGHTS_FILE} holds {', '.join(sorted(tensors)) or 'nothing'}, "
@@ -105,13 +102,7 @@ def adapter_fields(virtual_VD: torch.Tensor) -> dict[str, Any]:
 def _read_config(folder: Path) -> Mapping[str, Any]:
     if not (folder / CONFIG_FILE).is_file():
         raise ArtifactError(f"{folder} is no PEFT adapter folder: it has no {CONFIG_FILE}")
-    try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ArtifactError(f"{folder / CONFIG_FILE} is damaged: {error}") from error
-    if not isinstance(config, dict):
-        raise ArtifactError(f"{folder / CONFIG_FILE} must hold a mapping, got {config!r}")
-    return config
+    return read_mapping(folder / CONFIG_FILE, links=True)  # of a hub's cache
 
 
 def _refuse_other_kinds(folder: Path, config: Mapping[str, Any]) -> None:

@@ -21,6 +21,7 @@ from trainable.field_checks import member, refuse_unknown, require_count, set_fi
 from trainable.trigger import Trigger, TriggerKind
 
 MOST_GROUPS = 4096
+MOST_LATENTS_IN_ALL = 65_536  # their moments and copies still fit anywhere
 
 
 class Specialization(StrEnum):
@@ -68,6 +69,14 @@ class InsertionStrategy:
         self._check_groups()
         if not self.triggers:
             return
+        self._check_regions()
+        if self.latent_count > MOST_LATENTS_IN_ALL:
+            raise StrategyError(
+                f"triggers and groups make {self.latent_count} latents in all, expected at most "
+                f"{MOST_LATENTS_IN_ALL}: lower m or groups"
+            )
+
+    def _check_regions(self) -> None:
         if self.specialization is Specialization.BY_REGION:
             self._check_region("query", [n for n, t in self.triggers.items() if t.reaches_query])
             self._check_region(

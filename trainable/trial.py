@@ -16,6 +16,7 @@ from trainable.strategy import InsertionStrategy
 
 InitKind = Literal["normal", "vocab", "text"]
 Schedule = Literal["constant", "linear", "cosine"]
+MOST_BATCH_ROWS = 65_536  # of one optimiser step, all of them encoded at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,7 @@ class OptimConfig:
         _whole("optim.warmup_steps", self.warmup_steps, low=0)
         if self.clip_norm is not None:
             _in_range("optim.clip_norm", self.clip_norm, above=0.0)
-        _whole("optim.batch_rows", self.batch_rows, low=1)
+        _whole("optim.batch_rows", self.batch_rows, low=1, high=MOST_BATCH_ROWS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,9 +130,11 @@ def _one_of(path: str, value: object, options: tuple[str, ...]) -> None:
         raise TrialError(f"{path}={value!r} is unknown; one of {', '.join(options)}")
 
 
-def _whole(path: str, value: object, *, low: int) -> None:
+def _whole(path: str, value: object, *, low: int, high: int | None = None) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < low:
         raise TrialError(f"{path}={value!r} must be a whole number of at least {low}")
+    if high is not None and value > high:
+        raise TrialError(f"{path}={value} must be at most {high}")
 
 
 def _in_range(

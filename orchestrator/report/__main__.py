@@ -9,6 +9,7 @@ from pathlib import Path
 
 from orchestrator.folders import SearchFolder
 from orchestrator.report.writing import write_report
+from orchestrator.safety.redaction import safe_logging
 
 
 def main() -> int:
@@ -18,7 +19,7 @@ def main() -> int:
     parser.add_argument("--state", required=True)
     parser.add_argument("--tracking-uri", required=True)
     options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    safe_logging(logging.INFO, "%(asctime)s %(levelname)s %(message)s")
     write_report(SearchFolder(options.search_dir), options.tracking_uri, state=options.state)
     return 0
 

@@ -45,7 +45,7 @@ def forget_study(search_dir: Path, name: str) -> None:
     if place is None:
         return
     url = storage_url(search_dir)
-    storage = LedgerStorage(url)
+    storage = LedgerStorage(url, reading=True)
     with storage.said():
         names = {study.study_name: study for study in storage.get_all_studies()}
         if name in names and names[name].user_attrs.get(_ATTRIBUTE) == place.id:

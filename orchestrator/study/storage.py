@@ -22,7 +22,8 @@ from optuna.storages._rdb.models import TrialUserAttributeModel
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session, scoped_session, sessionmaker
+from sqlalchemy.orm import Session, scoped_session
+from sqlalchemy.pool import NullPool
 
 from orchestrator.errors import LedgerError
 from orchestrator.study.place import shown_url
@@ -43,22 +44,23 @@ class LedgerStorage(RDBStorage):
     Args:
         url: SQLAlchemy's.
         fence: asked at the beginning of every transaction.
+        reading: whether nothing is written; no connection then outlives what is read.
 
     Raises:
         LedgerError: if it cannot be opened.
     """
 
-    def __init__(self, url: str, fence: Fence = no_fence) -> None:
+    def __init__(self, url: str, fence: Fence = no_fence, *, reading: bool = False) -> None:
         self._fence = fence
-        self._joined = sessionmaker(join_transaction_mode="rollback_only")
         self._apart: scoped_session[Session] | None = None  # what stands aside in a transaction
         self._shown = shown_url(url)
         with self.said():
             # Optuna fills a template in: braces, as in a password, are to stay.
             super().__init__(
-                url.replace("{", "{{").replace("}", "}}"), engine_kwargs=_engine_options(url)
+                url.replace("{", "{{").replace("}", "}}"),
+                engine_kwargs=_engine_options(url, reading),
             )
-            if self.engine.dialect.name == "sqlite":
+            if self.engine.dialect.name == "sqlite" and not reading:
                 make_safe(self.engine)
 
     @contextmanager
@@ -74,8 +76,7 @@ class LedgerStorage(RDBStorage):
             return
         with self.said(), self.engine.begin() as connection:
             self._fence(connection)
-            joined = scoped_session(lambda: self._joined(bind=connection))  # type: ignore[arg-type]
-            self._apart, self.scoped_session = self.scoped_session, joined
+            self._apart, self.scoped_session = self.scoped_session, _joining(connection)
             try:
                 yield
             finally:
@@ -129,6 +130,13 @@ class LedgerStorage(RDBStorage):
             ) from None
 
 
+def _joining(connection: Connection) -> scoped_session[Session]:
+    """Sessions whose commits are left to the connection's transaction."""
+    return scoped_session(
+        lambda: Session(bind=connection, join_transaction_mode="rollback_only")  # type: ignore[arg-type]
+    )
+
+
 def first_line(error: BaseException | None) -> str:
     """What an error says, without the statement and the background that SQLAlchemy adds."""
     return (str(error).strip() or repr(error)).splitlines()[0]
@@ -150,7 +158,6 @@ def make_safe(engine: Engine) -> None:
     engine.dispose()  # what was opened before has none of it
 
 
-def _engine_options(url: str) -> dict[str, Any]:
-    if url.startswith("sqlite"):
-        return {"connect_args": {"timeout": _BUSY_S}}
-    return {"pool_pre_ping": True, "pool_size": 2}
+def _engine_options(url: str, reading: bool) -> dict[str, Any]:
+    options: dict[str, Any] = {"poolclass": NullPool} if reading else {"pool_pre_ping": True}
+    return options | ({"connect_args": {"timeout": _BUSY_S}} if url.startswith("sqlite") else {})

@@ -125,7 +125,7 @@ class Interrupt(threading.Event):
 
 def own_processes(title: str) -> list[int]:
     """The ids of our own Ray workers of this title."""
-    return [pid for pid in _descendants(os.getpid()) if title in _title(pid)]
+    return [pid for pid in descendants(os.getpid()) if title in _title(pid)]
 
 
 def kill_own(title: str) -> int:
@@ -138,7 +138,7 @@ def kill_own(title: str) -> int:
     return len(own)
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):  # it ended meanwhile

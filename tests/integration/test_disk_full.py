@@ -16,7 +16,12 @@ from tests.integration.small_search import Left, scratch_folder, wait_until
 from tests.integration.test_cli import Shell, long_config, started
 from tests.small_disk import fill, small_disk
 
-pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.filterwarnings("ignore")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.faults,
+    pytest.mark.timeout(900),
+    pytest.mark.filterwarnings("ignore"),
+]
 
 
 @pytest.fixture

@@ -17,7 +17,12 @@ from tests.integration import test_cli
 from tests.integration.small_search import Left, scratch_folder, small_config
 from tests.integration.test_cli import Shell
 
-pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.filterwarnings("ignore")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.faults,
+    pytest.mark.timeout(900),
+    pytest.mark.filterwarnings("ignore"),
+]
 
 # No process of this command can import MLflow, unless it is another program: the shipper.
 WITHOUT_MLFLOW = "import sys; sys.modules['mlflow'] = None; "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -186,7 +185,7 @@ def test_another_format_version_is_refused(folder: Path, version: object) -> Non
 
 def test_a_config_that_is_no_mapping_is_refused(folder: Path) -> None:
     (folder / CONFIG_FILE).write_text("[1]")
-    with pytest.raises(ArtifactError, match="format version None"):
+    with pytest.raises(ArtifactError, match="must hold a mapping, got list"):
         Artifact.load(folder)
 
 
@@ -257,11 +256,10 @@ def test_other_latents_are_refused(folder: Path, latents: Any) -> None:
         Artifact.load(folder)
 
 
-def test_nothing_is_ever_unpickled(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        (folder / "latents.bin").write_bytes(b"\x80\x04N.")
+def test_nothing_is_ever_unpickled(folder: Path) -> None:
+    (folder / "latents.bin").write_bytes(b"\x80\x04N.")
+    with pytest.raises(ArtifactError, match=r"latents\.bin is a pickle, or named as one"):
         Artifact.load(folder)
-    assert not caplog.records
 
 
 def test_the_card_is_written_from_the_numbers() -> None:

@@ -479,7 +479,7 @@ def test_running_time_is_bounded_by_the_first_of_three_budgets(
     monkeypatch.setattr("orchestrator.spending.time.monotonic", lambda: now[0])
     config, account = search_config(budget={"trials": 1, **budget}), Account()
     meter = Meter(account, config.budget, 100.0)  # type: ignore[arg-type]
-    meter.gpus = gpus
+    meter.gpu_clock = lambda: ((now[0] - 100.0) * gpus, gpus)
     assert meter.seconds_left() == seconds
     now[0] = 110.0
     assert meter.seconds_left() == seconds - 10

@@ -118,6 +118,9 @@ def test_a_minimal_file_gets_every_default(file: Path) -> None:
         },
         "engine": {
             "concurrent_trials": 8,
+            "count": None,
+            "gpus": None,
+            "step_timeout_s": None,
             "micro_batch_tokens": None,
             "threads": None,
             "share_prefixes": "auto",
@@ -134,7 +137,7 @@ def test_a_minimal_file_gets_every_default(file: Path) -> None:
             "control_lr_factors": [0.3, 1.0, 3.0],
             "members_at_once": 128,
         },
-        "tracking": {"experiment": "latentune", "uri": None, "report": True},
+        "tracking": {"experiment": "latentune", "uri": None, "report": True, "on_end": []},
     }
 
 

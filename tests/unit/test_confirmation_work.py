@@ -17,8 +17,7 @@ from orchestrator.config import SearchConfig
 from orchestrator.confirmation import Confirmation
 from orchestrator.confirmation_record import ConfirmationRecord, read_confirmation
 from orchestrator.confirmation_work import Work
-from orchestrator.engine_calls import EngineLostError
-from orchestrator.errors import ConfirmationHaltedError
+from orchestrator.errors import ConfirmationHaltedError, EngineLostError
 from orchestrator.events import Event, EventLog, read_events
 from orchestrator.folders import SearchFolder
 from orchestrator.ledger import LedgerTrial

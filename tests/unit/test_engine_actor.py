@@ -5,40 +5,57 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import ray
 
-from orchestrator.engine_actor import EngineActor, gpus_for
+from orchestrator.engines.actor import EngineActor
+from orchestrator.engines.handshake import own_versions
+from orchestrator.engines.watchdog import Pulse
+from orchestrator.errors import EngineFullError
+from orchestrator.opening import engine_options
+from orchestrator.search_config import SearchConfig
 
 
-def test_an_engine_ends_with_its_last_search() -> None:
+def test_it_tells_what_it_runs_and_how_it_is() -> None:
     actor = EngineActor({}, {})
-    actor.lease("a")
-    actor.lease("b")
-    assert not actor.release("a")
+    assert actor.greet("a") == own_versions()
+    assert actor.pulse("a") == Pulse(trials={})
+    actor.greet("b")
     assert not actor.release("a")
     assert actor.release("b")
 
 
+def test_each_search_has_its_own_room() -> None:
+    actor = EngineActor({}, {})
+    actor._book("a-1", "a", 2)
+    actor._book("a-2", "a", 2)
+    with pytest.raises(EngineFullError, match="2 trials of 'a'"):
+        actor._book("a-3", "a", 2)
+    actor._book("b-1", "b", 2)
+    actor._book("c-1", "c", None)
+    assert actor.look().trials == {"a-1": "a", "a-2": "a", "b-1": "b", "c-1": "c"}
+
+
 @pytest.mark.parametrize(
-    ("base", "gpus"),
+    ("engine", "device", "expected"),
     [
-        ({"device": "auto"}, 1),
-        ({"device": "cpu"}, 0),
-        ({"device": "auto", "device_map": "auto"}, 4),
-        ({"device": "auto", "device_map": "cpu"}, 0),
-        ({"device": "auto", "device_map": {"": "cpu"}}, 0),
-        ({"device": "auto", "device_map": {"model": 0, "lm_head": 1}}, 4),
+        ({}, "auto", {"device": "auto", "device_map": None}),
+        ({"gpus": 1}, "cuda", {"device": "cuda", "device_map": None}),
+        ({"gpus": 2}, "cuda", {"device": "auto", "device_map": "auto"}),
+        ({"gpus": 2}, "cpu", {"device": "cpu", "device_map": None}),
     ],
 )
-def test_an_engine_takes_the_gpus_that_its_model_is_spread_over(
-    base: dict[str, Any], gpus: int, monkeypatch: pytest.MonkeyPatch
+def test_a_model_is_spread_over_the_gpus_of_its_engine(
+    engine: dict[str, Any], device: str, expected: dict[str, Any]
 ) -> None:
-    nodes = [
-        {"Alive": True, "Resources": {"CPU": 8.0}},
-        {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 4.0}},
-        {"Alive": False, "Resources": {"GPU": 8.0}},
-    ]
-    monkeypatch.setattr(ray, "nodes", lambda: nodes)
-    assert gpus_for(base) == gpus
-    monkeypatch.setattr(ray, "nodes", lambda: nodes[:1])
-    assert gpus_for(base) == 0
+    config = SearchConfig.model_validate(
+        {
+            "name": "tiny",
+            "task": {"kind": "generation"},
+            "space": "quick",
+            "budget": {"trials": 1},
+            "base_model": {"device": device},
+            "engine": engine | {"count": 3, "step_timeout_s": 600.0},
+        }
+    )
+    base, options = engine_options(config)
+    assert base.items() >= expected.items()
+    assert not {"count", "gpus", "step_timeout_s", "concurrent_trials"} & set(options)

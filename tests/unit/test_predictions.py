@@ -13,6 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from orchestrator.errors import TargetExistsError
 from orchestrator.usage import (
     DataEvaluation,
     evaluate_data,
@@ -153,7 +154,7 @@ def test_an_answer_that_is_the_reference_matches_exactly(
     assert table["exact_match"] == [1.0, 0.0, 0.0]
     assert table["answer"] == [answer] * 3
     assert found.metrics["exact_match"] == pytest.approx(1 / 3)
-    cut = evaluate_data(folder, path, to=tmp_path, max_new_tokens=len(answer))
+    cut = evaluate_data(folder, path, to=tmp_path, max_new_tokens=len(answer), overwrite=True)
     assert cut.metrics["exact_match"] == 0.0  # cut off before its end
 
 
@@ -164,9 +165,14 @@ def test_an_earlier_file_is_replaced_only_by_a_whole_one(
     before = (tmp_path / "predictions.parquet").read_bytes()
     (tmp_path / "own.py").write_text("def f(*, answer, reference, prompt):\n    return 1 / 0\n")
     with pytest.raises(TaskError, match=r"f raised ZeroDivisionError: .* at .*data\.jsonl row 1"):
-        evaluate_data(folder, data, to=tmp_path, metrics=[f"{tmp_path}/own.py:f"])
+        own = [f"{tmp_path}/own.py:f"]
+        evaluate_data(folder, data, to=tmp_path, metrics=own, overwrite=True)
     data.write_text(data.read_text() + '\n{"prompt": "1"}')
     with pytest.raises(BadRowsError, match="row 6: the column completion is missing"):
+        evaluate_data(folder, data, to=tmp_path, overwrite=True)
+    with pytest.raises(
+        TargetExistsError, match=r"predictions\.parquet is there already: .*--overwrite"
+    ):
         evaluate_data(folder, data, to=tmp_path)
     assert (tmp_path / "predictions.parquet").read_bytes() == before
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]

@@ -64,7 +64,7 @@ def test_the_end_of_a_run() -> None:
     assert f"Candidate: tiny-2. {WORDS}" in text
     assert "not confirmed on data that the search never saw" in text
     assert "Cut early: trials at step 60: 3, 5; at step 180: 4." in text
-    assert "1 failed, the first one (tiny-6): lower optim.lr=0.05" in text
+    assert "1 failed, numeric; the first one (tiny-6): lower optim.lr=0.05" in text
     assert (
         "Time: 100 s in all; the engine trained for 60 s (4321 trial-steps) and evaluated for "
         "15 s; everything else (start-up, processes, Tune, Optuna, tracking) took 25 s." in text

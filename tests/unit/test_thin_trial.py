@@ -11,18 +11,46 @@ from ray.exceptions import RayActorError, RayTaskError
 from orchestrator import thin_trial
 from orchestrator.assignment import TrialReport
 from orchestrator.checkpoints import load_state, save_state
+from orchestrator.engines import berth
+from orchestrator.engines.berth import MOST_LOSSES, Berth, by_load
+from orchestrator.engines.roster import EngineRecord, Roster, read_roster, write_roster
+from orchestrator.engines.watchdog import Pulse
+from orchestrator.errors import EngineLostError
 from orchestrator.thin_trial import ThinTrial
-from trainable.errors import DiskFullError, NumericError, StateError, UnknownTrialError
+from trainable.errors import DiskFullError, NumericError, StateError
 
 RUNGS = [2, 4, 8]
 
 
-class FakeTrial(ThinTrial):
-    """A thin trial whose engine is a list of answers: an exception, or None for success."""
+class FakeBerth(Berth):
+    """A berth whose engines are a list of answers: an exception, a step, or None for success.
 
+    "full" is no room anywhere, "forgotten" an engine that does not know the trial.
+    """
+
+    def script(self, answers: list[Any], goals: list[int]) -> FakeBerth:
+        self.answers, self.goals = answers, goals
+        return self
+
+    def _try(self, roster: Roster, step: int, goal: int) -> dict[str, Any] | None:
+        self.goals.append(goal)
+        answer = self.answers.pop(0) if self.answers else None
+        if isinstance(answer, Exception):
+            raise answer
+        if isinstance(answer, str):
+            self._engine = None if answer == "forgotten" else self._engine
+            return None
+        self._engine = "engine"
+        at = goal if answer is None else answer
+        metrics = {"m": 0.5} if answer is None else {}
+        told = {"curve": [(at, 1.0)], "metrics": metrics, "paused": answer is not None}
+        return {"step": at, "state": str(at).encode(), **told}
+
+
+class FakeTrial(ThinTrial):
     def __init__(
         self,
-        folder: Path,
+        search: Path,
         start_step: int = 0,
         answers: tuple[Any, ...] = (),
         reported: bool = False,
@@ -40,44 +68,42 @@ class FakeTrial(ThinTrial):
                 "rungs": RUNGS,
                 "splits": ["val_id"],
                 "engine": "e",
-                "folder": str(folder),
+                "folder": str(search / "trials" / "tiny-0"),
                 "reported": reported,
             }
         )
 
-    def _ask_engine(self, goal: int) -> dict[str, Any]:
-        self.goals.append(goal)
-        answer = self.answers.pop(0) if self.answers else None
-        if isinstance(answer, Exception):
-            raise answer
-        self._joined = True
-        step = goal if answer is None else answer
-        metrics = {"m": 0.5} if answer is None else {}
-        told = {"curve": [(step, 1.0)], "metrics": metrics, "paused": answer is not None}
-        return {"step": step, "state": str(step).encode(), **told}
+    def _find_berth(self) -> Berth:
+        found = super()._find_berth()
+        berth = FakeBerth(found._assignment, found._search)
+        return berth.script(self.answers, self.goals)
 
     def told(self) -> TrialReport:
         report: TrialReport = self.step()["report"]
         return report
 
+    def saved(self, step: int) -> bytes | None:
+        return load_state(Path(self._assignment.folder), step)
+
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(thin_trial, "_RETRY_S", 0.0)
+    monkeypatch.setattr(berth, "_RETRY_S", 0.0)
 
 
 def test_each_step_is_a_rung_and_saves_its_state(tmp_path: Path) -> None:
     trial = FakeTrial(tmp_path)
     for rung in RUNGS:
         assert trial.told() == TrialReport("tiny-0", 0, 1, rung, {"m": 0.5}, [(rung, 1.0)])
-        assert load_state(tmp_path, rung) == str(rung).encode()
+        assert trial.saved(rung) == str(rung).encode()
     assert trial.goals == RUNGS
 
 
 def test_a_pause_is_reported_where_it_stands(tmp_path: Path) -> None:
-    report = FakeTrial(tmp_path, answers=(3,)).told()
+    trial = FakeTrial(tmp_path, answers=(3,))
+    report = trial.told()
     assert (report.step, report.paused, report.metrics) == (3, True, {})
-    assert load_state(tmp_path, 3) == b"3"
+    assert trial.saved(3) == b"3"
 
 
 @pytest.mark.parametrize(
@@ -87,7 +113,7 @@ def test_a_pause_is_reported_where_it_stands(tmp_path: Path) -> None:
 def test_it_goes_on_from_its_step_and_repeats_a_rung(
     tmp_path: Path, start: int, goals: list[int]
 ) -> None:
-    """It was paused on the rung where it goes on from, or its report was lost."""
+    """The driver may have died before it judged the rung where the trial goes on from."""
     trial = FakeTrial(tmp_path, start)
     for _ in goals:
         trial.told()
@@ -104,34 +130,32 @@ def test_a_rung_that_the_ledger_knows_is_not_paid_again(
     assert trial.goals == goals
 
 
-def test_it_waits_for_a_lost_engine(tmp_path: Path) -> None:
-    lost = (RayActorError(), UnknownTrialError("forgotten"), RayActorError())
-    trial = FakeTrial(tmp_path, answers=lost)
+def test_it_goes_on_past_lost_engines_and_full_ones(tmp_path: Path) -> None:
+    trial = FakeTrial(tmp_path, answers=(RayActorError(), "full", "forgotten", RayActorError()))
     assert trial.told().step == RUNGS[0]
-    assert trial.goals == [RUNGS[0]] * 4
+    assert trial.goals == [RUNGS[0]] * 5
 
 
-def test_it_gives_up_when_no_engine_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(thin_trial, "_ENGINE_WAIT_S", 0.05)
-    with pytest.raises(RayActorError):
-        FakeTrial(tmp_path, answers=(RayActorError(),) * 100_000).told()
-
-
-def test_the_wait_begins_with_the_loss_not_with_the_rung(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A rung of a large model takes longer than an engine needs to restart."""
-    clock = [0.0]
-    monkeypatch.setattr("orchestrator.thin_trial.time.monotonic", lambda: clock[0])
-    trial = FakeTrial(tmp_path, answers=(RayActorError(),))
-    answer = trial._ask_engine
-
-    def slow(goal: int) -> dict[str, Any]:
-        clock[0] += 1000.0
-        return answer(goal)
-
-    trial._ask_engine = slow  # type: ignore[method-assign]
+def test_it_waits_as_long_as_it_takes_for_room(tmp_path: Path) -> None:
+    trial = FakeTrial(tmp_path, answers=("full",) * 1000)
     assert trial.told().step == RUNGS[0]
+
+
+def test_one_lost_engine_after_another_is_its_end(tmp_path: Path) -> None:
+    trial = FakeTrial(tmp_path, answers=(RayActorError(),) * (MOST_LOSSES - 1))
+    assert trial.told().step == RUNGS[0]
+    given_up = FakeBerth(trial._assignment, tmp_path).script([RayActorError()] * 100, [])
+    with pytest.raises(EngineLostError, match=f"lost machine: {MOST_LOSSES} engines"):
+        given_up.train(0, 2)
+
+
+def test_a_trial_that_waits_gives_up_when_the_driver_halts(tmp_path: Path) -> None:
+    for roster in (Roster(halting=True), Roster(paused=["tiny-0"])):
+        write_roster(tmp_path, roster)
+        report = FakeTrial(tmp_path, 2).told()
+        assert (report.step, report.paused) == (2, True)
+    write_roster(tmp_path, Roster(paused=["tiny-1"]))
+    assert not FakeTrial(tmp_path, 2).told().paused
 
 
 def test_its_own_fault_is_reported_not_tried_again(tmp_path: Path) -> None:
@@ -143,7 +167,8 @@ def test_its_own_fault_is_reported_not_tried_again(tmp_path: Path) -> None:
 
 def raised_in_engine(error: Exception) -> Exception:
     """As it comes out of an actor's method."""
-    raised: Exception = RayTaskError("train", "its traceback", error).as_instanceof_cause()
+    task_error: Any = RayTaskError  # its types know nothing
+    raised: Exception = task_error("train", "its traceback", error).as_instanceof_cause()
     return raised
 
 
@@ -152,7 +177,7 @@ def test_a_bug_in_the_engine_is_reported_once_and_its_traceback_kept(tmp_path: P
     report = trial.told()
     assert (report.failed, report.failure) == ("ZeroDivisionError: by zero", "bug")
     assert trial.goals == [2]
-    assert "its traceback" in (tmp_path / "error.txt").read_text()
+    assert "its traceback" in (tmp_path / "trials" / "tiny-0" / "error.txt").read_text()
 
 
 def test_memory_that_ran_out_is_tried_once_more(tmp_path: Path) -> None:
@@ -165,11 +190,13 @@ def test_memory_that_ran_out_is_tried_once_more(tmp_path: Path) -> None:
     assert trial.goals == [2, 2]
 
 
-def test_a_broken_device_is_raised_for_tune_to_start_again(tmp_path: Path) -> None:
+def test_a_broken_device_is_a_lost_engine(tmp_path: Path) -> None:
     broken = raised_in_engine(RuntimeError("CUDA error: ECC"))
-    with pytest.raises(RuntimeError) as caught:
-        FakeTrial(tmp_path, answers=(broken,)).told()
-    assert caught.value is broken
+    trial = FakeTrial(tmp_path, answers=(broken,))
+    assert (trial.told().step, trial.goals) == (2, [2, 2])
+    report = FakeTrial(tmp_path, answers=(broken,) * 100).told()
+    assert report.failure == "lost_machine"
+    assert report.failed is not None and report.failed.startswith("lost machine: ")
 
 
 def test_a_bug_of_the_trial_s_own_is_raised_for_tune_to_see(tmp_path: Path) -> None:
@@ -209,7 +236,7 @@ class Remote:
         self.states: list[bytes | None] = []
         self._refused = refused
 
-    def remote(self, _: object, state: bytes | None) -> None:
+    def remote(self, _: object, state: bytes | None, *__: object) -> None:
         self.states.append(state)
         if state in self._refused:
             raise StateError("it has another shape")
@@ -229,13 +256,29 @@ def test_a_state_that_the_engine_refuses_leads_to_the_one_before(
     refused: tuple[bytes, ...],
     tried: list[bytes | None],
 ) -> None:
-    save_state(tmp_path, 2, b"two")
-    save_state(tmp_path, 4, b"four")
-    engine, trial = Remote(*refused), FakeTrial(tmp_path, 4)
-    monkeypatch.setattr("orchestrator.thin_trial.ray.get", lambda answer: answer)
-    trial._join(engine)
+    trial, engine = FakeTrial(tmp_path, 4), Remote(*refused)
+    folder = Path(trial._assignment.folder)
+    save_state(folder, 2, b"two")
+    save_state(folder, 4, b"four")
+    monkeypatch.setattr(berth, "_open_engines", lambda _: [(EngineRecord(
+        name="e", node="n", state="ready", room=8), engine)])  # fmt: skip
+    monkeypatch.setattr("orchestrator.engines.berth.ray.get", lambda answer: answer)
+    assert trial._berth._enter(read_roster(tmp_path), 4)
     assert engine.states == tried
     problems = trial.told().problems
     assert bool(problems) == bool(refused)
     assert not trial.told().problems  # said once
-    assert len(list(tmp_path.glob("*.damaged"))) == len(refused)
+    assert len(list(folder.glob("*.damaged"))) == len(refused)
+
+
+def test_the_engine_that_is_through_first_is_asked_first() -> None:
+    def record(name: str) -> EngineRecord:
+        return EngineRecord(name=name, node="n", state="ready", room=8)
+
+    def pulse(trials: int, speed: float | None) -> Pulse:
+        return Pulse(trials={str(n): "s" for n in range(trials)}, slots_per_s=speed)
+
+    records = [record("slow"), record("fast"), record("new")]
+    order = by_load(records, [pulse(2, 100.0), pulse(5, 400.0), pulse(3, None)])
+    assert [one.name for one in order] == ["fast", "new", "slow"]
+    assert by_load([], []) == []

@@ -19,9 +19,11 @@ from trainable.records.problems import shown
 
 PLAIN, CHAT = ("prompt", "completion"), ("messages",)
 KNOWN_COLUMNS = (*PLAIN, *CHAT, "id", "distance")
+ROLES = ("system", "developer", "user", "assistant", "tool")
 MAX_TEXT_BYTES = 1_000_000
 MAX_DISTANCE = 2**31 - 1
 
+_ROLES_LISTED = ", ".join(ROLES[:-1]) + f" or {ROLES[-1]}"
 Kind = Literal["prompt and completion", "messages"]
 Message: TypeAlias = dict[str, str]  # role, content
 
@@ -112,6 +114,8 @@ def _wrong_messages(value: Mapping[str, Any]) -> str | None:
             wrong = _wrong_text(f"messages.{place}.{name}", turn[name])
             if wrong is not None:
                 return wrong
+        if turn["role"] not in ROLES:
+            return f"messages.{place}.role: expected {_ROLES_LISTED}, got {shown(turn['role'])}"
     if len(messages) < 2:
         return "messages: expected at least a question and an answer"
     if messages[-1]["role"] != "assistant":

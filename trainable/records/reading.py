@@ -130,14 +130,32 @@ def _json_lines(content: mmap.mmap) -> Iterator[RawRow]:
 
 def _json_row(number: int, line: bytes) -> RawRow:
     try:
-        return RawRow(number, json.loads(line.decode("utf-8")))
+        return RawRow(number, json.loads(line.decode("utf-8"), object_pairs_hook=_once_each))
     except UnicodeDecodeError as error:
         wrong = f"no valid UTF-8 at byte {error.start + 1}: {shown(line[error.start :][:8])}"
     except json.JSONDecodeError as error:
         wrong = f"no valid JSON: {error.msg} at character {error.colno}"
+    except _TwiceError as error:
+        wrong = f"the key {shown(error.key)} is there twice: keep one of them"
     except (ValueError, RecursionError) as error:  # a number of 5000 digits, endless nesting
         wrong = f"no valid JSON: {error}"
     return RawRow(number, wrong=wrong)
+
+
+class _TwiceError(ValueError):
+    """A JSON object with one key twice: readers differ in which of the two they take."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _TwiceError(next(key for key in keys if keys.count(key) > 1))
+    return found
 
 
 def _read_parquet(path: Path, columns: Sequence[str]) -> Iterator[RawRow]:

@@ -1,68 +1,125 @@
 """An engine behind a Ray actor: one frozen model in one process, shared by many thin trials.
 
-Actors are named by the base model's source and options, so that trials and drivers find
-them. One thread inside owns the model (`trainable.loop`); every call waits its turn.
+One thread inside owns the model (`trainable.loop`); every call waits its turn, but for those of
+a driver's heartbeat, which are answered at once. An engine that no driver has a lease on ends
+itself; Ray never starts one again: the fleets of the drivers do, where there is a place.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
+import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
 
 from orchestrator.assignment import Assignment, DataSource
-from trainable.errors import LatentuneError
+from orchestrator.engines.handshake import own_versions
+from orchestrator.engines.leases import LEASE_S, Leases
+from orchestrator.engines.parcels import Parcel, Provisions
+from orchestrator.engines.watchdog import Pulse
+from orchestrator.errors import EngineFullError
 
 if TYPE_CHECKING:
     from trainable.data import EncodedTask, Split
     from trainable.item_scores import Insertion, ItemScores
     from trainable.loop import EngineLoop
 
+logger = logging.getLogger(__name__)
+
 NAMESPACE = "latentune"
-_CALLS_AT_ONCE = 512  # each waiting trial holds one
-_RESTARTS = 3
+CALLS_AT_ONCE = 512  # each waiting trial holds one
 # Threads that wait give their core away. Spinning ones cost nothing on an idle machine and
 # made a step 1.8 times slower with one other busy process on two cores.
-_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+_LOOKS = 6  # for expired leases, while one lasts
 
 
 class EngineActor:
-    """The actor's class; `open_engine` makes one.
+    """The actor's class; a `Fleet` makes them.
 
-    The model is loaded by the first call and not by the constructor, so that what is wrong
-    with it reaches the caller as it is, and an actor that Ray restarted loads it again.
+    The model is loaded by the first call that needs it and not by the constructor, so that what
+    is wrong with it reaches the caller as it is.
 
     Args:
         base: keyword arguments of `load_base`.
         options: `threads` (None: all cores), and keyword arguments of `Engine`; of those, `compile`
             stands for `compiled`.
+        name: of the actor; it ends itself by this name. None where there is no Ray.
     """
 
-    def __init__(self, base: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, base: Mapping[str, Any], options: Mapping[str, Any], name: str | None = None
+    ) -> None:
         self._base = base
         self._options = options
         self._loading = threading.Lock()
         self._loop: EngineLoop | None = None
         self._data: dict[str, EncodedTask] = {}
-        self._leases: set[str] = set()
+        self._leases = Leases()
+        self._holders: dict[str, str] = {}
+        self._entering = threading.Lock()
+        self._sleeping = threading.Event()
+        self._provisions = Provisions.of_this_node()
+        if name is not None:
+            threading.Thread(target=self._end_when_unused, args=(name,), daemon=True).start()
 
-    def lease(self, search: str) -> None:
-        """Note that a search uses this engine."""
-        self._leases.add(search)
+    def greet(self, holder: str) -> dict[str, str]:
+        """Begin a lease; what an earlier driver of this holder left here leaves.
 
-    def release(self, search: str) -> bool:
-        """Note that a search has ended; returns whether no other uses this engine."""
-        self._leases.discard(search)
-        return not self._leases
+        Returns:
+            What this process runs; see `own_versions`.
+        """
+        self._leases.renew(holder)
+        self._clear(holder)
+        return own_versions()
+
+    def pulse(self, holder: str) -> Pulse:
+        """Renew a lease; how the engine is. Answered at once, whatever the model does."""
+        self._leases.renew(holder)
+        return self.look()
+
+    def look(self) -> Pulse:
+        """How the engine is, for one who has no lease."""
+        loop, trials = self._loop, dict(self._holders)
+        if loop is None:
+            return Pulse(trials=trials)
+        clock = loop.clock
+        return Pulse(
+            busy_s=loop.watch.busy_s,
+            longest_s=loop.watch.longest_s,
+            trials=trials,
+            tokens_at_once=loop.engine.micro_batch_tokens,
+            slots_per_s=clock.all_slots / clock.train_s if clock.train_s else None,
+            train_s=clock.train_s,
+            evaluate_s=clock.evaluate_s,
+            trial_steps=clock.trial_steps,
+        )
+
+    def release(self, holder: str) -> bool:
+        """End a lease; returns whether no other is left."""
+        last = self._leases.release(holder)
+        self._clear(holder)
+        return last
+
+    def provide(self, parcels: Mapping[str, Parcel], depot: Any) -> None:
+        """See to it that files of the driver's machine are on this one; see `Provisions`.
+
+        Args:
+            depot: an actor of `Depot`; None where the driver is on this machine.
+
+        Raises:
+            ParcelError: if they cannot be had whole.
+        """
+
+        def read(method: str, *arguments: Any) -> Any:
+            return ray.get(getattr(depot, method).remote(*arguments))
+
+        self._provisions.provide(parcels, None if depot is None else read)
 
     def describe(self) -> dict[str, Any]:
         """What identifies the model.
@@ -122,8 +179,22 @@ class EngineActor:
             "calibration": None if measured is None else asdict(measured),
         }
 
-    def join(self, assignment: Assignment, state: bytes | None) -> None:
-        """Take a trial in, in place of an earlier attempt of the same uid."""
+    def join(
+        self,
+        assignment: Assignment,
+        state: bytes | None,
+        holder: str = "",
+        room: int | None = None,
+    ) -> None:
+        """Take a trial in, in place of an earlier attempt of the same uid.
+
+        Args:
+            holder: whose it is.
+            room: the most trials of this holder; None for any number.
+
+        Raises:
+            EngineFullError: if so many are here.
+        """
         from trainable.engine import Engine, TrialSpec
         from trainable.state import TrialState
         from trainable.trial import TrialConfig
@@ -144,7 +215,12 @@ class EngineActor:
             engine.join(spec, self._encoded(source), restored)
 
         self.leave(spec.uid)  # what waits for the earlier attempt is told
-        self._running.call(enter)
+        self._book(spec.uid, holder, room)
+        try:
+            self._running.call(enter)
+        except BaseException:
+            self._holders.pop(spec.uid, None)
+            raise
 
     def train(self, uid: str, until_step: int, splits: Sequence[str]) -> dict[str, Any]:
         """Train to a step and score; the report as plain data, its state as bytes."""
@@ -167,6 +243,7 @@ class EngineActor:
 
     def leave(self, uid: str) -> None:
         """Let a trial go; one that is not here is gone already."""
+        self._holders.pop(uid, None)
         if uid in self._running.call(lambda engine: engine.trials()):
             self._running.leave(uid)
 
@@ -214,8 +291,9 @@ class EngineActor:
         key = json.dumps(asdict(source), sort_keys=True)
         if key not in self._data:
             engine = self._running.engine
-            tokenizer, cache = engine.base.tokenizer, Path(source.cache)
-            task = build_task(source.task, source.seed, tokenizer=tokenizer, cache=cache)
+            tokenizer, cache = engine.base.tokenizer, self._provisions.cache(source.cache)
+            options = self._provisions.here(source.task)
+            task = build_task(options, source.seed, tokenizer=tokenizer, cache=cache)
             self._data[key] = engine.encode(
                 task,
                 max_tokens=source.max_tokens,
@@ -243,80 +321,28 @@ class EngineActor:
         compiled = options.pop("compile", False)
         # Several threads add a group's gradients in the order in which they come, otherwise.
         torch.use_deterministic_algorithms(options.get("deterministic", False))
-        return EngineLoop(Engine(load_base(**self._base), compiled=compiled, **options))
+        named = self._base["path"]
+        base = load_base(**{**self._base, "path": self._provisions.path(named)})
+        return EngineLoop(Engine(replace(base, path=named), compiled=compiled, **options))
 
+    def _book(self, uid: str, holder: str, room: int | None) -> None:
+        with self._entering:
+            here = sum(one == holder for one in self._holders.values())
+            if room is not None and here >= room:
+                raise EngineFullError(f"this engine has {here} trials of {holder!r}, and no room")
+            self._holders[uid] = holder
 
-def open_engine(
-    base: Mapping[str, Any], options: Mapping[str, Any]
-) -> tuple[str, Any, dict[str, Any]]:
-    """Find the engine for a base model, or start it, and wait until it holds the model.
+    def _clear(self, holder: str) -> None:
+        """Let the trials go that a driver left behind."""
+        for uid in [uid for uid, one in list(self._holders.items()) if one == holder]:
+            self.leave(uid)
 
-    Returns:
-        The engine's name, its handle and what identifies its model.
-
-    Raises:
-        BaseModelError: as `EngineActor.describe`.
-    """
-    key = hashlib.sha256(json.dumps([dict(base), dict(options)], sort_keys=True).encode())
-    name = f"engine/{key.hexdigest()[:16]}/0"
-    handle: Any = (
-        ray.remote(EngineActor)
-        .options(
-            name=name,
-            namespace=NAMESPACE,
-            lifetime="detached",
-            get_if_exists=True,
-            num_cpus=1,
-            num_gpus=gpus_for(base),
-            max_concurrency=_CALLS_AT_ONCE,
-            max_restarts=_RESTARTS,
-            runtime_env={"env_vars": _ENVIRONMENT},
-        )
-        .remote(dict(base), dict(options))
-    )
-    try:
-        return name, handle, ask_engine(handle.describe)
-    except LatentuneError:
-        ray.kill(handle)  # it holds no model
-        raise
-
-
-def gpus_for(base: Mapping[str, Any]) -> int:
-    """The GPUs of an engine: one where there is any; a whole node's for a model spread out."""
-    device_map = base.get("device_map")
-    places = device_map.values() if isinstance(device_map, Mapping) else [device_map]
-    if base["device"] == "cpu" or set(places) == {"cpu"}:
-        return 0
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    counts = [int(node["Resources"].get("GPU", 0)) for node in nodes if node["Alive"]]
-    most = max(counts, default=0)
-    return min(1, most) if device_map is None else most
-
-
-def ask_engine(method: Any, *arguments: Any) -> Any:
-    """Call an engine and wait; what it raises comes without the actor's traceback."""
-    try:
-        return ray.get(method.remote(*arguments))
-    except RayTaskError as error:
-        if isinstance(error.cause, LatentuneError):
-            raise error.cause from None
-        raise
-
-
-@contextmanager
-def leased_engine(
-    base: Mapping[str, Any], options: Mapping[str, Any], search: str
-) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """An engine for as long as a search needs it; one that no search uses any more ends.
-
-    Yields:
-        As `open_engine` returns. Raises what it raises.
-    """
-    name, handle, base_model = open_engine(base, options)
-    try:
-        ray.get(handle.lease.remote(search))
-        yield name, handle, base_model
-    finally:
-        with suppress(RayActorError):  # it may be gone already
-            if ray.get(handle.release.remote(search)):
-                ray.kill(handle)
+    def _end_when_unused(self, name: str) -> None:
+        """End this actor once nobody has a lease; runs in a thread of its own."""
+        while not self._leases.is_unused:
+            for holder in self._leases.expired():
+                logger.warning("the driver of %s is gone: its trials leave", holder)
+                # Aside, because a model that hangs lets nobody go.
+                threading.Thread(target=self._clear, args=(holder,), daemon=True).start()
+            self._sleeping.wait(LEASE_S / _LOOKS)
+        ray.kill(ray.get_actor(name, namespace=NAMESPACE), no_restart=True)

@@ -1,19 +1,16 @@
-"""Many calls of one engine actor at a time, without Ray's words for what can go wrong."""
+"""Many calls of one engine at a time, without Ray's words for what can go wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from orchestrator.errors import ClusterError
+from orchestrator.engines.fleet import Fleet
+from orchestrator.errors import ConfirmationHaltedError, EngineLostError
 from trainable.errors import LatentuneError
-
-
-class EngineLostError(ClusterError):
-    """An engine that died, and that Ray may be restarting."""
 
 
 class EngineCalls(Protocol):
@@ -39,23 +36,36 @@ class EngineCalls(Protocol):
         ...
 
 
-class RayEngineCalls:
-    """Calls of a real engine actor.
+class FleetCalls:
+    """Calls of a fleet's engine, and of its next one once that is lost.
 
     Args:
-        handle: the actor's.
+        fleet: of one engine at a time.
+        halt: whether to wait for no engine any more.
     """
 
-    def __init__(self, handle: Any) -> None:
-        self._handle = handle
+    def __init__(self, fleet: Fleet, halt: Callable[[], bool]) -> None:
+        self._fleet = fleet
+        self._halt = halt
 
     def ask(self, method: str, *arguments: Any) -> Any:
-        """As `EngineCalls`."""
-        return self.answer(self.begin(method, *arguments))
+        """As `EngineCalls`; what needs no trial is asked again where an engine is lost."""
+        while True:
+            try:
+                return self.answer(self.begin(method, *arguments))
+            except EngineLostError:
+                if method == "join":
+                    raise
 
     def begin(self, method: str, *arguments: Any) -> Any:
-        """As `EngineCalls`."""
-        return getattr(self._handle, method).remote(*arguments)
+        """As `EngineCalls`; waits for an engine where there is none.
+
+        Raises:
+            ConfirmationHaltedError: if it is halted before there is one.
+        """
+        if not self._fleet.wait(self._halt):
+            raise ConfirmationHaltedError("stopped while it waited for an engine")
+        return getattr(self._fleet.first().handle, method).remote(*arguments)
 
     def ready(self, calls: Sequence[Any], timeout_s: float) -> list[Any]:
         """As `EngineCalls`."""

@@ -1,0 +1,315 @@
+"""The engines that a search uses at the moment, each from its start to its end.
+
+    start ─► greet (versions) ─► provide (files) ─► describe (loads the model) ─► ready ─► pulses
+                  │ differ             │ torn              │ another model                   │ hung
+                  └────────────────────┴─► refused ◄───────┘                        lost ◄───┘
+
+Each arrow is a call that is begun, and taken up at a later beat when it has been answered: a
+driver with many engines waits for none of them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.engines.handshake import differences, own_versions, refusal
+from orchestrator.engines.host import CallFailedError, EngineHost
+from orchestrator.engines.parcels import Parcel
+from orchestrator.engines.placement import EngineState, Node, Place
+from orchestrator.engines.watchdog import Pulse, why_hung
+
+_PULSE_S = 2.0
+_STARTS_S = 120.0  # an engine that has not greeted by then waits for something
+_LOSSES = 3  # at one place, without a step in between: something is wrong there
+_AVOID_S = 300.0
+_AGAIN_S = 2.0  # until a killed engine's name and GPU are free
+_LEAVES_S = 10.0
+
+
+@dataclass
+class CrewMember:
+    """One engine.
+
+    Args:
+        name: of its actor.
+        place: where it is.
+        handle: its actor.
+        now: seconds on a clock that never goes back.
+    """
+
+    name: str
+    place: Place
+    handle: Any
+    now: Callable[[], float] = time.monotonic
+    state: EngineState = "starting"
+    pulse: Pulse = field(default_factory=lambda: Pulse(trials={}))
+    call: tuple[str, Any] | None = None
+    beat: Any = None
+
+    def __post_init__(self) -> None:
+        self.begun = self.beat_begun = self.used = self.now()
+
+    @property
+    def silent_s(self) -> float:
+        """Since when a heartbeat has not been answered; 0 while none is on its way."""
+        return 0.0 if self.beat is None else self.now() - self.beat_begun
+
+    @property
+    def idle_s(self) -> float:
+        """Since when no trial of the search has been in it."""
+        return self.now() - self.used
+
+    def trials(self, holder: str) -> int:
+        """Trials of a holder that are in it."""
+        return sum(one == holder for one in self.pulse.trials.values())
+
+    @property
+    def clock(self) -> Counter[str]:
+        """Where its time went, up to its last pulse."""
+        pulse = self.pulse
+        spent = {"train_s": pulse.train_s, "evaluate_s": pulse.evaluate_s}
+        return Counter({**spent, "trial_steps": pulse.trial_steps})
+
+
+class Crew:
+    """All engines of a search, and what became of those that it had.
+
+    Args:
+        holder: the search's name on leases.
+        host: where engines run.
+        parcels: files of this machine that engines need.
+        depot: where engines fetch them, by the id of their node; None on our own.
+        step_timeout_s: `engine.step_timeout_s`.
+        say: what happens, for a person.
+        now: seconds on a clock that never goes back.
+    """
+
+    def __init__(
+        self,
+        holder: str,
+        host: EngineHost,
+        parcels: Mapping[str, Parcel],
+        depot: Callable[[str], Any],
+        step_timeout_s: float | None,
+        say: Callable[[str], None],
+        now: Callable[[], float],
+    ) -> None:
+        self.members: dict[str, CrewMember] = {}
+        self.base_model: Mapping[str, Any] | None = None
+        self.failure: Exception | None = None
+        self.lost = 0
+        self.refused: dict[str, str] = {}
+        self.nodes: dict[str, Node] = {}
+        self._names: dict[str, str] = {}
+        self._holder, self._host, self._say, self._now = holder, host, say, now
+        self._parcels, self._depot, self._step_timeout_s = parcels, depot, step_timeout_s
+        self._versions = own_versions()
+        self._avoid: dict[str, float] = {}
+        self._losses: Counter[str] = Counter()
+        self._ended: Counter[str] = Counter()
+        self._paused: set[str] = set()
+        self._unpaused: list[str] = []
+        self._beaten = -_PULSE_S
+
+    @property
+    def ready(self) -> list[CrewMember]:
+        """Those that take trials."""
+        return [member for member in self.members.values() if member.state == "ready"]
+
+    @property
+    def avoided(self) -> set[str]:
+        """Places, and nodes, at which no engine is to start for now."""
+        now = self._now()
+        self._avoid = {key: until for key, until in self._avoid.items() if until > now}
+        self.refused = {key: why for key, why in self.refused.items() if key in self._avoid}
+        return set(self._avoid)
+
+    @property
+    def is_recovering(self) -> bool:
+        """Whether a place waits a moment before it gets its next engine."""
+        return bool(self.avoided - set(self.refused))
+
+    @property
+    def clock(self) -> dict[str, float]:
+        """Where the engines' time went, of all that there were."""
+        found = Counter(self._ended)
+        for member in self.members.values():
+            found.update(member.clock)
+        return {name: float(found[name]) for name in ("train_s", "evaluate_s", "trial_steps")}
+
+    def node_name(self, member: CrewMember) -> str:
+        """Its machine, for people."""
+        return self._names.get(member.place.node, member.place.node[:8])
+
+    def see(self, nodes: Sequence[Node]) -> None:
+        """Note what nodes there are, and give up engines whose machine has gone."""
+        self.nodes = {node.id: node for node in nodes}
+        self._names |= {node.id: node.name for node in nodes}
+        for member in list(self.members.values()):
+            if member.place.node not in self.nodes:
+                self.lose(member, "its node is gone")
+
+    def start(self, name: str, place: Place) -> None:
+        """Begin an engine at a place."""
+        self.take_in(name, place, self._host.start(name, place))
+
+    def take_in(self, name: str, place: Place, handle: Any) -> None:
+        """Use an engine, whoever started it."""
+        member = self.members[name] = CrewMember(name, place, handle, self._now)
+        self._begin(member, "greet", self._holder)
+
+    def tend(self) -> None:
+        """Go on with those that have answered, renew leases, give up those that hang."""
+        now = self._now()
+        due = now - self._beaten >= _PULSE_S
+        self._beaten = now if due else self._beaten
+        for member in list(self.members.values()):
+            self._take_up(member)
+            if member.name in self.members and member.state != "starting":
+                self._pulse(member, due)
+
+    def pulse_all(self) -> None:
+        """Have a fresh pulse of each, for a last look at their clocks."""
+        calls = [(m, self._host.begin(m.handle, "pulse", self._holder)) for m in self.ready]
+        for member, call in calls:
+            with suppress(CallFailedError):
+                member.pulse = self._host.answer(call, _LEAVES_S)
+
+    def tell(self, method: str, *arguments: Any) -> None:
+        """Call each that is ready, and wait for nothing."""
+        for member in self.ready:
+            self._host.begin(member.handle, method, *arguments)
+
+    def pause(self, uids: Sequence[str]) -> None:
+        """As `EngineLoop.pause`, in engines of now and of later."""
+        self._paused |= set(uids)
+        self.tell("pause", list(uids))
+
+    def unpause(self, uids: Sequence[str]) -> None:
+        """As `EngineLoop.unpause`, in engines of now and of later."""
+        self._unpaused = list(uids)
+        self.tell("unpause", self._unpaused)
+
+    @property
+    def paused(self) -> list[str]:
+        """Trials that are to give up, for now."""
+        return sorted(self._paused)
+
+    def lose(self, member: CrewMember, reason: str) -> None:
+        """Give an engine up; a place that loses one after another is avoided for a while."""
+        if self.members.get(member.name) is not member:
+            return
+        self.lost += 1
+        self._say(
+            f"the engine on {self.node_name(member)} was lost: {reason}; its trials go on from "
+            "their last saved states"
+        )
+        place = member.place.name
+        self._losses[place] += 1
+        count = self._losses[place]
+        self._avoid[place] = self._now() + (_AVOID_S if count >= _LOSSES else count * _AGAIN_S)
+        if count >= _LOSSES:
+            told = f"its engine was lost {count} times, at last: {reason}"
+            self.refused[place] = f"node {self.node_name(member)}: {told}"
+            del self._losses[place]
+        self._drop(member)
+
+    def end(self, member: CrewMember) -> None:
+        """Leave an engine, and end it where nobody else uses it."""
+        self._ended.update(self.members.pop(member.name).clock)
+        unused = member.state == "starting"
+        if not unused:
+            with suppress(CallFailedError):  # it is gone already, or hangs and ends by itself
+                release = self._host.begin(member.handle, "release", self._holder)
+                unused = bool(self._host.answer(release, _LEAVES_S))
+        if unused:
+            self._host.kill(member.handle)
+
+    def _begin(self, member: CrewMember, method: str, *arguments: Any) -> None:
+        member.call = (method, self._host.begin(member.handle, method, *arguments))
+
+    def _take_up(self, member: CrewMember) -> None:
+        if member.call is not None and self._host.is_done(member.call[1]):
+            (method, call), member.call = member.call, None
+            try:
+                self._after(member, method, self._host.answer(call))
+            except CallFailedError as failed:
+                self._failed(member, failed)
+        elif member.state == "starting" and self._now() - member.begun > _STARTS_S:
+            self.lose(member, f"it did not start within {_STARTS_S:.0f} s")
+
+    def _after(self, member: CrewMember, method: str, answer: Any) -> None:
+        if method == "describe":
+            self._is_ready(member, answer)
+        elif method == "provide":
+            self._begin(member, "describe")
+        elif found := differences(self._versions, answer):
+            self._refuse(member, refusal(self.node_name(member), found))
+        else:
+            member.state = "loading"
+            depot = self._depot(member.place.node) if self._parcels else None
+            self._begin(member, "provide", dict(self._parcels), depot)
+
+    def _is_ready(self, member: CrewMember, base_model: Mapping[str, Any]) -> None:
+        first = self.base_model or base_model
+        expected, got = first["fingerprint"], base_model["fingerprint"]
+        if got != expected:
+            self._refuse(
+                member,
+                f"node {self.node_name(member)} has another base model under the same name "
+                f"(fingerprint {got[:12]}…, expected {expected[:12]}…): give "
+                "base_model.revision, or bring the model's files there to those of the others",
+            )
+            return
+        self.base_model = first
+        self._host.begin(member.handle, "unpause", self._unpaused)
+        self._host.begin(member.handle, "pause", self.paused)
+        member.state, member.used = "ready", self._now()
+
+    def _failed(self, member: CrewMember, failed: CallFailedError) -> None:
+        """An engine that did not come to be ready."""
+        if failed.error is None:
+            self.lose(member, failed.reason)
+            return
+        if self.base_model is None:
+            self.failure = failed.error
+        self._refuse(member, f"node {self.node_name(member)}: {failed.reason}")
+
+    def _refuse(self, member: CrewMember, reason: str) -> None:
+        """Use no engine of this node for a while; said once."""
+        node = member.place.node
+        if self.refused.get(node) != reason:
+            self._say(reason)
+        self.refused[node] = reason
+        self._avoid[node] = self._now() + _AVOID_S
+        self._drop(member)
+
+    def _pulse(self, member: CrewMember, due: bool) -> None:
+        if member.beat is not None and self._host.is_done(member.beat):
+            try:
+                self._take_pulse(member, self._host.answer(member.beat))
+            except CallFailedError as failed:
+                self.lose(member, failed.reason)
+                return
+        if member.beat is None and due:
+            member.beat_begun = self._now()
+            member.beat = self._host.begin(member.handle, "pulse", self._holder)
+        hung = why_hung(member.pulse, member.silent_s, self._step_timeout_s)
+        if hung is not None:
+            self.lose(member, hung)
+
+    def _take_pulse(self, member: CrewMember, pulse: Pulse) -> None:
+        if pulse.trial_steps > member.pulse.trial_steps:
+            self._losses.pop(member.place.name, None)
+        member.pulse, member.beat = pulse, None
+        if member.trials(self._holder):
+            member.used = self._now()
+
+    def _drop(self, member: CrewMember) -> None:
+        self._ended.update(self.members.pop(member.name).clock)
+        self._host.kill(member.handle)

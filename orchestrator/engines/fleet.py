@@ -1,0 +1,368 @@
+"""All engines of a search: kept at what it needs by a thread of their own, at every beat.
+
+    tend     go on with engines that start, renew leases, give up those that died or hang (`crew`)
+    look     what nodes there are; adopt, start and end engines (`placement`); ask the autoscaler
+    publish  the roster: where thin trials find room, and why they wait
+
+The driver's other threads ask here for whatever concerns all engines. What happens to one of
+them is never the search's end: its trials go to another, or wait until there is one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ray.exceptions import RayError
+
+from orchestrator.engines.cluster import Autoscaler
+from orchestrator.engines.crew import Crew, CrewMember
+from orchestrator.engines.host import CallFailedError, EngineHost
+from orchestrator.engines.parcels import Parcel
+from orchestrator.engines.placement import Decision, EngineView, Node, Place, Wish, decide
+from orchestrator.engines.roster import EngineRecord, Roster, remove_roster, write_roster
+from orchestrator.engines.waiting import WaitingRecord, why_waiting
+from orchestrator.errors import ClusterError
+from trainable.errors import LatentuneError
+
+logger = logging.getLogger(__name__)
+
+BEAT_S = 0.25
+MOST_ENGINES = 16  # of one search: their trials' processes are all on the driver's machine
+_LOOK_S = 2.0  # how often the cluster is looked at
+_SAY_S = 60.0
+_HOPELESS = ("no-gpu", "no-node", "refused")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetPlan:
+    """What a fleet is to be.
+
+    Args:
+        holder: the search; its name on leases.
+        folder: the search's; the roster goes there.
+        pool: the first part of its engines' names; see `pool_name`.
+        gpus: of an engine.
+        trials_each: that an engine takes.
+        most: engines; None for as many as there is work for.
+        step_timeout_s: `engine.step_timeout_s`.
+        parcels: files of this machine that engines need.
+    """
+
+    holder: str
+    folder: Path
+    pool: str
+    gpus: int
+    trials_each: int
+    most: int | None = None
+    step_timeout_s: float | None = None
+    parcels: Mapping[str, Parcel] = field(default_factory=dict)
+
+    @property
+    def most_trials(self) -> int:
+        """The most trials that may ever run at once: each is a small process of the driver's."""
+        return self.trials_each * min(self.most or MOST_ENGINES, MOST_ENGINES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """What a fleet asks of the cluster; Ray, or a test's own.
+
+    Args:
+        nodes: those that are alive.
+        autoscaler: what it does; None where there is none.
+        demand: ask for so many more engines' resources; called with 0 to take that back.
+        depot: where engines fetch parcels, by the id of their node; None on our own.
+        can_grow: whether a node may join that is not there.
+    """
+
+    nodes: Callable[[], list[Node]]
+    autoscaler: Callable[[], Autoscaler | None]
+    demand: Callable[[int], None]
+    depot: Callable[[str], Any]
+    can_grow: bool
+
+
+def pool_name(base: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+    """The first part of the names of engines with this model and these options."""
+    key = hashlib.sha256(json.dumps([dict(base), dict(options)], sort_keys=True).encode())
+    return f"engine/{key.hexdigest()[:16]}"
+
+
+class Fleet:
+    """The engines of one search.
+
+    Args:
+        plan: what it is to be.
+        host: where engines run.
+        cluster: what there is.
+        say: what happens, for a person.
+        now: seconds on a clock that never goes back.
+    """
+
+    def __init__(
+        self,
+        plan: FleetPlan,
+        host: EngineHost,
+        cluster: Cluster,
+        say: Callable[[str], None] = logger.warning,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.plan = plan
+        self.work: Callable[[], int] = lambda: 1  # trials that are not at their end
+        self.waiting: WaitingRecord | None = None
+        self.gpu_s = 0.0
+        self.is_kept = False  # whether the engines stay for whoever comes next
+        self._host, self._cluster, self._say, self._now = host, cluster, say, now
+        self._crew = Crew(
+            plan.holder, host, plan.parcels, cluster.depot, plan.step_timeout_s, say, now
+        )
+        self._halting = False
+        self._told: tuple[str, float] = ("", 0.0)
+        self._published: Roster | None = None
+        self._looked = -_LOOK_S
+        self._seen = 0  # engines at the last look
+        self._metered = now()
+        self._lock = threading.RLock()
+        self._over = threading.Event()
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that its engines hold now."""
+        with self._lock:
+            return self.plan.gpus * len(self._crew.members)
+
+    @property
+    def room(self) -> int:
+        """How many trials may run now."""
+        with self._lock:
+            return sum(self._room(member) for member in self._crew.ready)
+
+    @property
+    def clock(self) -> dict[str, float]:
+        """Where the engines' time went, added up; of lost ones, up to their last pulse."""
+        with self._lock:
+            self._crew.pulse_all()
+            return self._crew.clock
+
+    def wait(self, give_up: Callable[[], bool] = lambda: False) -> bool:
+        """Wait until an engine is ready; False where `give_up` says so first.
+
+        Raises:
+            BaseModelError: if the model cannot be used.
+            ClusterError: if no engine can be started, and no node can join; or once closed.
+        """
+        while not self._over.wait(BEAT_S):
+            with self._lock:
+                if self._crew.ready:
+                    return True
+                failure, waiting = self._crew.failure, self.waiting
+            if isinstance(failure, LatentuneError):
+                raise failure
+            if waiting is not None and waiting.kind in _HOPELESS and not self._cluster.can_grow:
+                raise ClusterError(f"no engine can be started: {waiting.detail}")
+            if give_up():
+                return False
+        raise ClusterError("the engines have been closed")
+
+    def first(self) -> CrewMember:
+        """An engine that is ready, waited for. Raises as `wait`."""
+        while True:
+            self.wait()
+            with self._lock:
+                if self._crew.ready:
+                    return self._crew.ready[0]
+
+    @property
+    def base_model(self) -> Mapping[str, Any]:
+        """What identifies the model, once an engine has loaded it."""
+        assert self._crew.base_model is not None, "no engine has been waited for"
+        return self._crew.base_model
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """Call one engine and wait; another one, where it is lost meanwhile.
+
+        Raises:
+            LatentuneError: what the engine raises, or as `first`.
+        """
+        while True:
+            member = self.first()
+            try:
+                return self._host.answer(self._host.begin(member.handle, method, *arguments))
+            except CallFailedError as failed:
+                if failed.error is not None:
+                    raise failed.error from None
+                self.lost(member, failed.reason)
+
+    def lost(self, member: CrewMember, reason: str) -> None:
+        """A caller has found an engine dead."""
+        with self._lock:
+            self._crew.lose(member, reason)
+            self._looked = -_LOOK_S
+
+    def pause(self, uids: Sequence[str]) -> None:
+        """Answer the waiting calls of these trials now, wherever they are or come to be."""
+        with self._lock:
+            self._crew.pause(uids)
+            self._publish()
+
+    def unpause(self, uids: Sequence[str]) -> None:
+        """Let these trials train again, in engines of now and of later."""
+        with self._lock:
+            self._crew.unpause(uids)
+
+    def halt(self) -> None:
+        """Have the trials that wait for an engine give up, for now; start no engine any more."""
+        with self._lock:
+            self._halting = True
+            self._publish()
+
+    def leave(self, uid: str) -> None:
+        """Let a trial go, wherever it is."""
+        with self._lock:
+            self._crew.tell("leave", uid)
+
+    def run(self) -> None:
+        """Beat until closed; a thread's work.
+
+        Where Ray or the disk fails it for a moment, the next beat tries again. What nobody foresaw
+        halts the search: trials that wait give up, and whoever asks is told.
+        """
+        try:
+            while not self._over.wait(BEAT_S):
+                try:
+                    self.beat()
+                except (RayError, OSError) as error:
+                    logger.warning("the engines could not be looked after: %s", error)
+        except BaseException:
+            self.halt()
+            self._over.set()
+            raise
+
+    def beat(self) -> None:
+        """Tend, look, publish."""
+        with self._lock:
+            now = self._now()
+            self.gpu_s += self.gpus * (now - self._metered)
+            self._metered = now
+            self._crew.tend()
+            changed = len(self._crew.members) != self._seen
+            if now - self._looked >= _LOOK_S or changed:
+                self._look()
+                self._looked, self._seen = now, len(self._crew.members)
+            self._publish()
+
+    def close(self, *, keep: bool = False) -> None:
+        """End leases, and engines that nobody else uses.
+
+        Args:
+            keep: leave the engines to whoever comes next; our leases end by themselves.
+        """
+        self._over.set()
+        with self._lock:
+            self._cluster.demand(0)
+            for member in list(self._crew.members.values()):
+                if not keep:
+                    self._crew.end(member)
+            remove_roster(self.plan.folder)
+
+    def _look(self) -> None:
+        crew, nodes = self._crew, self._cluster.nodes()
+        crew.see(nodes)
+        self._adopt()
+        views = {member.place.name: self._view(member) for member in crew.members.values()}
+        wish = self._wish()
+        decision = decide(nodes, views, wish, crew.avoided)
+        if self._halting:
+            decision = Decision(end=decision.end)
+        for place in decision.start:
+            crew.start(self._name(place), place)
+        for name in decision.end:
+            crew.end(crew.members[f"{self.plan.pool}/{name}"])
+        self._cluster.demand(decision.missing)
+        scaler = self._cluster.autoscaler() if decision.missing else None
+        doing = None if scaler is None else scaler.doing
+        self.waiting = why_waiting(
+            nodes, views, wish, decision, autoscaler=doing, refused=crew.refused
+        )
+        if self.waiting is not None and self.waiting.kind == "busy" and crew.is_recovering:
+            told = "an engine was lost; the next one starts in a moment"
+            self.waiting = WaitingRecord(kind="engine-starting", detail=told)
+        self._say_waiting()
+
+    def _wish(self) -> Wish:
+        plan, trials = self.plan, self.work()
+        most = min(plan.most or MOST_ENGINES, MOST_ENGINES)
+        return Wish(gpus=plan.gpus, trials=trials, trials_each=plan.trials_each, most=most)
+
+    def _view(self, member: CrewMember) -> EngineView:
+        return EngineView(member.state, member.trials(self.plan.holder), member.idle_s)
+
+    def _name(self, place: Place) -> str:
+        return f"{self.plan.pool}/{place.name}"
+
+    def _adopt(self) -> None:
+        """Use engines that other searches, or an earlier driver of this one, have started."""
+        crew, prefix = self._crew, f"{self.plan.pool}/"
+        avoided = crew.avoided
+        for name in sorted(self._host.names()):
+            if len(crew.members) >= self._wish().engines or self._halting:
+                return
+            if not name.startswith(prefix) or name in crew.members:
+                continue
+            node, _, index = name.removeprefix(prefix).partition("/")
+            place, handle = Place(node, int(index)), self._host.find(name)
+            if handle is not None and node in crew.nodes and not {place.name, node} & avoided:
+                crew.take_in(name, place, handle)
+
+    def _room(self, member: CrewMember) -> int:
+        """Trials that an engine takes: fewer where it can hold fewer tokens than the others."""
+        budgets = [one.pulse.tokens_at_once for one in self._crew.ready]
+        most = max((tokens for tokens in budgets if tokens is not None), default=None)
+        own = member.pulse.tokens_at_once
+        share = 1.0 if most is None or own is None else own / most
+        return max(1, round(self.plan.trials_each * share))
+
+    def _say_waiting(self) -> None:
+        """Tell a person why nothing runs: when the reason changes, and each minute."""
+        waiting = self.waiting
+        if waiting is None or self._crew.ready or waiting.kind == "engine-starting":
+            return
+        said, at = self._told
+        if said != waiting.detail or self._now() - at > _SAY_S:
+            self._told = (waiting.detail, self._now())
+            self._say(f"waiting: {waiting.detail}")
+
+    def _publish(self) -> None:
+        if self._over.is_set():
+            return
+        roster = Roster(
+            holder=self.plan.holder,
+            engines=[self._record(member) for member in self._crew.members.values()],
+            waiting=self.waiting,
+            halting=self._halting,
+            paused=self._crew.paused,
+            lost=self._crew.lost,
+        )
+        if roster != self._published:
+            self._published = roster
+            write_roster(self.plan.folder, roster)
+
+    def _record(self, member: CrewMember) -> EngineRecord:
+        return EngineRecord(
+            name=member.name,
+            node=self._crew.node_name(member),
+            state=member.state,
+            room=self._room(member),
+            trials=member.trials(self.plan.holder),
+            gpus=self.plan.gpus,
+            tokens_at_once=member.pulse.tokens_at_once,
+            slots_per_s=member.pulse.slots_per_s,
+        )

@@ -1,0 +1,183 @@
+"""Who may talk to a cluster: its address, the token, and no cluster without one.
+
+A Ray that asks for no token runs whatever anybody sends it, so none is used. The token is read
+where Ray reads it and travels in one header; it stands in no message, URL or argument.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import requests
+
+from orchestrator.errors import ClusterAccessError, ClusterError
+
+logger = logging.getLogger(__name__)
+
+ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+TOKEN_VARIABLE, TOKEN_PATH_VARIABLE = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+_TOKEN = re.compile(r"[\x21-\x7e]{8,4096}")  # what a header can hold
+_ANSWER_S = 20.0
+_GET_ONE = "make one with `ray get-auth-token --generate` and start the cluster with it"
+
+
+@dataclass(frozen=True)
+class Access:
+    """How to reach a cluster's Jobs server.
+
+    Args:
+        url: `http://HEAD:8265`.
+        token: None for an open cluster on this machine.
+    """
+
+    url: str
+    token: str | None = field(default=None, repr=False)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What every request carries."""
+        return {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
+
+
+def open_access(address: str | None = None, *, accept_open_cluster: bool = False) -> Access:
+    """Find the cluster and make sure that it, and nobody else, lets us in.
+
+    Args:
+        address: default RAY_API_SERVER_ADDRESS, then RAY_ADDRESS.
+        accept_open_cluster: use a cluster on this machine that asks for no token.
+
+    Raises:
+        ClusterError: if the address names no Jobs server, or none answers there.
+        ClusterAccessError: if the cluster is open, or refuses the token.
+    """
+    url = cluster_url(address)
+    if _status(url, {}) == requests.codes.ok:
+        _check_open(url, accepted=accept_open_cluster)
+        return Access(url)
+    access = Access(url, read_token(url))
+    status = _status(url, access.headers)
+    if status == requests.codes.forbidden:
+        raise ClusterAccessError(
+            f"403: {url} does not take this token: it is another cluster's, or has changed; get "
+            f"the cluster's own and set {TOKEN_VARIABLE} or {TOKEN_PATH_VARIABLE}"
+        )
+    if status != requests.codes.ok:
+        raise ClusterError(f"{url} is no Jobs server of Ray: it answers {status} to /api/version")
+    if urlsplit(url).scheme == "http" and not is_local(url):
+        logger.warning(
+            "the token goes to %s unencrypted: better an SSH tunnel (`ray attach cluster.yaml "
+            "-p 8265`) or https", url,
+        )  # fmt: skip
+    return access
+
+
+def cluster_url(address: str | None = None) -> str:
+    """The Jobs server's URL: flag over RAY_API_SERVER_ADDRESS over RAY_ADDRESS.
+
+    Raises:
+        ClusterError: if there is none, or it is no `http://HEAD:8265`.
+    """
+    found = {"--address": address} | {name: os.environ.get(name) for name in ADDRESS_VARIABLES}
+    source, given = next(((s, g) for s, g in found.items() if g), (None, None))
+    if source is None or given is None:
+        raise ClusterError(
+            "no cluster is named: give --address http://HEAD:8265, or set "
+            f"{' or '.join(ADDRESS_VARIABLES)}"
+        )
+    parts = urlsplit(given)
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ClusterError(
+            f"{source} holds more than a host and a port: write http://HEAD:8265; the token comes "
+            f"from {TOKEN_VARIABLE}, {TOKEN_PATH_VARIABLE} or ~/.ray/auth_token"
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ClusterError(
+            f"{source}={given!r} is not the address of a Jobs server: write http://HEAD:8265, the "
+            "dashboard's port and not that of Ray itself"
+        )
+    return given.rstrip("/")
+
+
+def is_local(url: str) -> bool:
+    """Whether a URL's host is this machine."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def read_token(url: str) -> str:
+    """The token, from where Ray reads it.
+
+    Raises:
+        ClusterAccessError: if there is none, or it is no token.
+    """
+    source, token = _given_token()
+    if not token:
+        raise ClusterAccessError(
+            f"401: {url} asks for a token and there is none here: set {TOKEN_VARIABLE}, or "
+            f"{TOKEN_PATH_VARIABLE} to a file, or put it into ~/.ray/auth_token (mode 600)"
+        )
+    if not _TOKEN.fullmatch(token):
+        raise ClusterAccessError(f"what {source} holds is no token: {_GET_ONE}")
+    return token
+
+
+def _given_token() -> tuple[str, str]:
+    """Where the token came from, and the token; empty where there is none."""
+    if token := os.environ.get(TOKEN_VARIABLE, "").strip():
+        return TOKEN_VARIABLE, token
+    named = os.environ.get(TOKEN_PATH_VARIABLE)
+    path = Path(named).expanduser() if named else Path.home() / ".ray" / "auth_token"
+    try:
+        token = path.read_text(encoding="ascii").strip()
+        if path.stat().st_mode & 0o077:
+            logger.warning("others may read the token: chmod 600 %s", path)
+    except (FileNotFoundError, NotADirectoryError):
+        token = ""
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise ClusterAccessError(f"the token's file {path} cannot be read: {reason}") from None
+    return str(path), token
+
+
+def _check_open(url: str, *, accepted: bool) -> None:
+    if not is_local(url):
+        raise ClusterAccessError(
+            f"{url} is an open cluster: it answers without a token, so that whoever reaches it "
+            f"runs code there. Nothing was sent; {_GET_ONE} (RAY_AUTH_MODE=token)"
+        )
+    if not accepted:
+        raise ClusterAccessError(
+            f"{url} is an open cluster: it answers without a token. Nothing was sent; {_GET_ONE} "
+            "(RAY_AUTH_MODE=token), or, on this machine alone, pass --i-accept-open-cluster"
+        )
+
+
+def _status(url: str, headers: dict[str, str]) -> int:
+    """What the Jobs server answers; no redirect is followed, and no netrc is read."""
+    try:
+        answer = requests.get(
+            f"{url}/api/version",
+            headers=headers,
+            auth=_as_it_is,
+            timeout=_ANSWER_S,
+            allow_redirects=False,
+        )
+    except requests.RequestException as error:
+        raise ClusterError(
+            f"{url} cannot be reached ({type(error).__name__}): is the cluster up (`ray up`), and "
+            "the tunnel to its dashboard open (`ray attach cluster.yaml -p 8265`)?"
+        ) from None
+    return answer.status_code
+
+
+def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request

@@ -1,0 +1,107 @@
+"""A job's work on the head: unpack, run the search as anybody would, tell how it ended."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestrator.config import load_search
+from orchestrator.console import FAILED, INTERRUPTED, exit_code
+from orchestrator.driver import run
+from orchestrator.folders import HOME_VARIABLE, home_folder
+from orchestrator.jobs.marked_lines import tell_progress, tell_result
+from orchestrator.jobs.package import read_submission, unpack
+from orchestrator.jobs.sender import check_sender
+from orchestrator.ledger import LedgerTrial, TrialStatus
+from orchestrator.opening import baseline_configs
+from orchestrator.progress import SearchProgress
+from orchestrator.results import DataRecord, Estimate, SearchResult
+from orchestrator.tracking import without_credentials
+from trainable.errors import LatentuneError
+
+_WIDTH = 200
+_DEFAULT_HOME = ".latentune"
+
+
+class JobWatcher:
+    """Tells people and programs, in the job's log, how the search goes.
+
+    Args:
+        progress: who counts, and tells people.
+    """
+
+    def __init__(self, progress: SearchProgress) -> None:
+        self._progress = progress
+
+    def data_read(self, data: DataRecord) -> None:
+        """The rows are known."""
+        self._progress.data_read(data)
+
+    def planned(self, found: Estimate, warnings: Sequence[str], *, going_on: bool) -> None:
+        """What is left will cost about this."""
+        self._progress.planned(found, warnings, going_on=going_on)
+
+    def search_opened(self, trials: Sequence[LedgerTrial]) -> None:
+        """A run begins."""
+        self._progress.search_opened(trials)
+        tell_progress(self._progress.standing)
+
+    def trial_started(self, trial: LedgerTrial) -> None:
+        """A trial begins, or goes on."""
+        self._progress.trial_started(trial)
+
+    def trial_reported(self, trial: LedgerTrial, status: TrialStatus) -> None:
+        """A trial has reached a rung."""
+        self._progress.trial_reported(trial, status)
+        if status is not TrialStatus.RUNNING:
+            tell_progress(self._progress.standing)
+
+
+def run_job(package: Path, interrupt: threading.Event) -> int:
+    """Run the search of a package; returns the exit code that the command line would have."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    console = Console(file=sys.stdout, width=_WIDTH, force_terminal=False)
+    try:
+        result = run_package(package, console, interrupt)
+    except LatentuneError as error:
+        _say(console, str(error))
+        return exit_code(error)
+    _say(console, f"the search is {result.state}" + (f": {result.summary}" if result.best else ""))
+    tell_result(result)
+    return {"complete": 0, "failed": FAILED}.get(result.state, INTERRUPTED)
+
+
+def run_package(package: Path, console: Console, interrupt: threading.Event) -> SearchResult:
+    """Run the search of a package in the head's LATENTUNE_HOME; raises as `run` does."""
+    check_sender(read_submission(package).sender)
+    home = _lasting_home()
+    search, overrides = unpack(package, home)
+    config = load_search(search, overrides)
+    _say(console, f"search {config.name} in {home}")
+    total = config.budget.trials + len(baseline_configs()) * config.space.baselines
+    with SearchProgress(console, total, config.objective) as progress:
+        result = run(
+            config,
+            home=home,
+            watcher=JobWatcher(progress),
+            interrupt=interrupt,
+            say=lambda line: _say(console, line),
+        )
+    uri = without_credentials(result.tracking_uri, result.tracking_uri)
+    return result.model_copy(update={"tracking_uri": uri})
+
+
+def _lasting_home() -> Path:
+    """The head's LATENTUNE_HOME; never below the current folder, which Ray throws away."""
+    named = Path(os.environ.get(HOME_VARIABLE) or _DEFAULT_HOME).expanduser()
+    return home_folder(Path.home() / named)
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""What a cluster needs beside Ray: an MLflow server with users, backups, a word at the end."""

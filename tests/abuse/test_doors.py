@@ -1,0 +1,355 @@
+"""Abuse A7 to A11 and A17: who may come in, and whose files we go on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.config import load_search
+from orchestrator.driver import run
+from orchestrator.errors import ForeignFolderError, TrackingUriError
+from orchestrator.safety.ownership import check_ownership
+from orchestrator.safety.ray_token import (
+    MODE_VARIABLE,
+    NODES_VARIABLE,
+    PATH_VARIABLE,
+    TOKEN_VARIABLE,
+    close_token_file,
+    keep_ray_at_home,
+    secure_local_ray,
+    token_path,
+)
+from orchestrator.safety.ui_doors import PASSWORD_VARIABLE, SETTINGS_VARIABLE
+from orchestrator.ui import serve_ui, ui_command
+from tests.abuse.searches import GOOD, Terminal
+from tests.integration.mlflow_server import free_port, server
+from tests.integration.small_search import environment, scratch_folder
+from tests.unit.ledgers import open_ledger, search_config, search_folder
+
+PASSWORD = "correct horse battery"  # noqa: S105 - of a server that lives for a second
+STRANGER = 12345
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+# --- A7: Ray's token
+
+
+@pytest.fixture
+def no_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home in which Ray has no token yet; where it will be."""
+    for name in (MODE_VARIABLE, TOKEN_VARIABLE, PATH_VARIABLE, "RAY_ADDRESS", NODES_VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that what the code sets is undone
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path / ".ray" / "auth_token"
+
+
+def test_a07_ray_starts_in_token_mode_with_a_token_of_its_owner_alone(no_ray: Path) -> None:
+    secure_local_ray()
+    assert MODE_VARIABLE not in os.environ  # Ray sets it; A10's test sees it set
+    assert token_path() == no_ray
+    assert (mode(no_ray), mode(no_ray.parent)) == (0o600, 0o700)
+    token = no_ray.read_text()
+    assert len(token) == 64
+    secure_local_ray()
+    assert no_ray.read_text() == token
+
+
+def test_a07_an_open_token_file_is_closed_and_kept(no_ray: Path) -> None:
+    no_ray.parent.mkdir()
+    no_ray.write_text("t" * 64)
+    no_ray.chmod(0o644)  # as Ray 2.60 writes it
+    secure_local_ray()
+    assert mode(no_ray) == 0o600
+    assert no_ray.read_text() == "t" * 64
+
+
+def test_a07_what_the_user_has_set_stands(
+    no_ray: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(TOKEN_VARIABLE, "t" * 64)
+    secure_local_ray()
+    assert not no_ray.exists()
+    monkeypatch.delenv(TOKEN_VARIABLE)
+    monkeypatch.setenv(PATH_VARIABLE, str(tmp_path / "mine"))
+    secure_local_ray()
+    assert mode(tmp_path / "mine") == 0o600
+    monkeypatch.setenv(MODE_VARIABLE, "disabled")
+    close_token_file(tmp_path / "mine")
+    secure_local_ray()
+    assert "RAY_AUTH_MODE=disabled: anybody who reaches this machine's Ray" in caplog.text
+
+
+def test_a08_a_local_ray_is_reached_from_this_machine_alone(
+    no_ray: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Submission to an open cluster belongs to `latentune submit`; listeners are shown by A10."""
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    keep_ray_at_home()
+    assert os.environ.pop(NODES_VARIABLE) == "0"
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    keep_ray_at_home()
+    assert NODES_VARIABLE not in os.environ
+
+
+# --- A9, A10: MLflow
+
+
+def status(url: str, method: str = "GET", **headers: str) -> int:
+    """The status of a request with these headers; `_` in a name is `-`."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    body = b"{}" if method == "POST" else None
+    asked = urllib.request.Request(url, data=body, headers=named, method=method)  # noqa: S310
+    try:
+        with urllib.request.urlopen(asked, timeout=20) as reply:  # noqa: S310 - our own server
+            return int(reply.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+@pytest.fixture(scope="module")
+def mlflow_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        # What would switch the checks off, had somebody set it.
+        patch.setenv("MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE", "true")
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        with server(tmp_path_factory.mktemp("home"), free_port(), proxied=False) as url:
+            yield url
+
+
+@pytest.mark.slow
+def test_a09_other_hosts_and_origins_are_answered_with_403(mlflow_url: str) -> None:
+    path = f"{mlflow_url}/api/2.0/mlflow/experiments/search?max_results=1"
+    create = f"{mlflow_url}/api/2.0/mlflow/experiments/create"
+    port = mlflow_url.rpartition(":")[2]
+    evil = ("evil.example", f"evil.example:{port}", "10.evil.example", "192.168.evil.example:80",
+            "127.0.0.1.evil.example", "localhost.evil.example")  # fmt: skip
+    assert [status(path, Host=host) for host in evil] == [403] * len(evil)
+    for origin in ("http://evil.example", "null", "https://127.0.0.1.evil.example"):
+        assert status(create, "POST", Origin=origin, Content_Type="application/json") == 403
+    assert status(path) == 200
+    assert status(path, Host=f"localhost:{port}") == 200
+    assert status(path, Host="localhost:9999") == 200  # the near end of a tunnel
+    posted = status(create, "POST", Origin=mlflow_url, Content_Type="application/json")
+    assert posted == 400  # asked, and found without a name
+
+
+def test_a10_an_open_host_needs_a_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: Terminal
+) -> None:
+    monkeypatch.delenv(PASSWORD_VARIABLE, raising=False)
+    monkeypatch.delenv(SETTINGS_VARIABLE, raising=False)
+    for host in ("0.0.0.0", "::", "192.168.1.5", "example.org"):  # noqa: S104 - refused
+        with pytest.raises(TrackingUriError, match=f"without a password.*set {PASSWORD_VARIABLE}"):
+            serve_ui(tmp_path, host)
+    monkeypatch.setenv(PASSWORD_VARIABLE, "short")
+    with pytest.raises(TrackingUriError, match="has 5 characters, expected at least 12"):
+        serve_ui(tmp_path, "0.0.0.0")  # noqa: S104 - refused
+    said = terminal("ui", "--host", "0.0.0.0")  # noqa: S104 - refused
+    assert said.code == 2
+    assert "short" not in said.err
+    monkeypatch.setenv(PASSWORD_VARIABLE, PASSWORD)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(TrackingUriError, match=r"pip install 'latentune\[auth\]'"):
+        serve_ui(tmp_path, "0.0.0.0")  # noqa: S104 - refused
+
+
+def test_a10_with_a_password_mlflow_asks_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(SETTINGS_VARIABLE, raising=False)
+    monkeypatch.setenv(PASSWORD_VARIABLE, PASSWORD)
+    command, environment = ui_command(tmp_path, "0.0.0.0", 5000)  # noqa: S104 - not started
+    assert command[command.index("--app-name") + 1] == "basic-auth"
+    hosts = command[command.index("--allowed-hosts") + 1].split(",")
+    assert "localhost" in hosts
+    assert not {"*", "0.0.0.0", "10.*", "192.168.*"} & set(hosts)  # noqa: S104 - not there
+    assert PASSWORD not in " ".join(command)  # `ps` shows those
+    assert environment[PASSWORD_VARIABLE] == PASSWORD
+    settings = Path(environment[SETTINGS_VARIABLE])
+    assert mode(settings) == 0o600
+    assert PASSWORD not in settings.read_text()
+    assert "NO_PERMISSIONS" in settings.read_text()
+    assert len(environment["MLFLOW_FLASK_SERVER_SECRET_KEY"]) == 64
+    near, _ = ui_command(tmp_path, "127.0.0.1", 5000)
+    assert "--app-name" not in near
+
+
+@pytest.mark.slow
+def test_a10_an_open_ui_answers_only_those_who_know_the_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import base64
+    import threading
+
+    pytest.importorskip("flask_wtf")
+    monkeypatch.delenv(SETTINGS_VARIABLE, raising=False)
+    monkeypatch.setenv(PASSWORD_VARIABLE, PASSWORD)
+    found: dict[str, int] = {}
+    port = free_port()
+
+    def ask(url: str) -> None:
+        path = f"{url}/api/2.0/mlflow/experiments/search?max_results=1"
+        known = base64.b64encode(f"admin:{PASSWORD}".encode()).decode()
+        wrong = base64.b64encode(b"admin:password1234").decode()
+        found["nobody"] = status(path)
+        found["wrong"] = status(path, Authorization=f"Basic {wrong}")
+        found["admin"] = status(path, Authorization=f"Basic {known}")
+        found["evil"] = status(path, Authorization=f"Basic {known}", Host="evil.example")
+        raise KeyboardInterrupt  # how a person closes it
+
+    assert threading.current_thread() is threading.main_thread()
+    serve_ui(tmp_path, "0.0.0.0", port, on_ready=ask)  # noqa: S104 - with a password
+    assert found == {"nobody": 401, "wrong": 401, "admin": 200, "evil": 403}
+    assert PASSWORD not in (tmp_path / "ui.log").read_text()
+
+
+LISTENERS = """
+import json, os, sys
+from pathlib import Path
+import psutil
+from orchestrator.safety.ray_token import keep_ray_at_home
+keep_ray_at_home()
+from orchestrator.ray_session import ray_session
+with ray_session(Path(sys.argv[1])):
+    import ray
+    @ray.remote
+    class Actor:
+        def pid(self):
+            return os.getpid()
+    actor = Actor.remote()
+    ray.get(actor.pid.remote())
+    me = psutil.Process()
+    found = [
+        [process.name(), one.laddr.ip]
+        for process in [me, *me.children(recursive=True)]
+        for one in process.net_connections("tcp")
+        if one.status == psutil.CONN_LISTEN
+    ]
+    mode = oct(os.stat(os.path.expanduser("~/.ray/auth_token")).st_mode & 0o777)
+    print(json.dumps({"found": found, "mode": mode, "auth": os.environ["RAY_AUTH_MODE"]}))
+"""
+
+
+@pytest.mark.slow
+def test_a10_ray_and_mlflow_listen_on_this_machine_alone(mlflow_url: str) -> None:
+    """Every TCP listener of a Ray session of ours, an actor in it; and MLflow's own."""
+    with scratch_folder() as scratch:
+        variables = os.environ | environment(scratch)
+        for name in (MODE_VARIABLE, TOKEN_VARIABLE, PATH_VARIABLE, NODES_VARIABLE, "RAY_ADDRESS"):
+            variables.pop(name, None)
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", LISTENERS, str(scratch)],
+            env=variables, capture_output=True, text=True, timeout=200, check=False,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["found"]
+    assert [one for one in told["found"] if one[1] not in ("127.0.0.1", "::1")] == []
+    assert (told["mode"], told["auth"]) == ("0o600", "token")
+    port = int(mlflow_url.rpartition(":")[2])
+    for address in other_addresses():
+        with socket.socket() as probe:
+            probe.settimeout(5)
+            assert probe.connect_ex((address, port)) != 0
+
+
+def other_addresses() -> list[str]:
+    """This machine's addresses that others may know."""
+    found = socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)
+    return [str(one[4][0]) for one in found if not str(one[4][0]).startswith("127.")]
+
+
+# --- A11: what a person might publish
+
+
+def test_a11_no_secret_and_no_open_address_is_in_what_we_ship() -> None:
+    """Cluster and container files have a test of their own where they are."""
+    root = Path(__file__).parents[2]
+    files = [*root.glob("*.y*ml"), *root.glob("examples/**/*.yaml"), root / "Makefile"]
+    assert files
+    for path in files:
+        text = path.read_text()
+        assert "0.0.0.0" not in text, path  # noqa: S104 - what is looked for
+        assert ":latest" not in text, path
+        assert "password" not in text.lower(), path
+
+
+# --- A17: whose folder it is
+
+
+@pytest.fixture
+def begun(terminal: Terminal) -> Terminal:
+    """A search with one running trial, whose driver is gone."""
+    folder = search_folder(terminal.home)
+    open_ledger(folder.path).ask()
+    folder.config.write_text(search_config().to_yaml())
+    return terminal
+
+
+VERBS = [("status", "tiny"), ("report", "tiny"), ("confirm", "tiny"), ("rm", "tiny", "--yes"),
+         ("extend", "tiny", "--trials", "1"), ("stop", "tiny"), ("rerun", "tiny", "--trial", "0"),
+         ("pull", "tiny", "--to", "x")]  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb[0])
+def test_a17_a_folder_that_everybody_may_write_is_not_gone_on_with(
+    begun: Terminal, verb: tuple[str, ...]
+) -> None:
+    folder = begun.home / "searches" / "tiny"
+    folder.chmod(0o777)
+    said = begun(*verb)
+    assert (said.code, said.out) == (2, "")
+    assert f"{folder} can be written by every user of this machine (mode 0777)" in said.err
+    assert f"chmod o-w {folder}" in said.err
+    assert folder.exists()
+
+
+@pytest.mark.parametrize("part", ["", "searches", "searches/tiny", "searches/tiny/config.yaml"])
+def test_a17_nor_is_a_stranger_s(
+    begun: Terminal, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = begun.home / part
+    if os.geteuid() == 0:
+        os.chown(path, STRANGER, -1)
+        words = f"{path} belongs to user {STRANGER}, and you are user 0"
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: STRANGER)
+        words = f"{begun.home} belongs to user"
+    config = load_search(begun.file(search_config().to_yaml()))
+    with pytest.raises(ForeignFolderError) as caught:
+        run(config, home=begun.home)
+    assert words in str(caught.value)
+    said = begun("list", "--json")
+    assert said.code == 0
+    assert '"unreadable"' in said.out
+
+
+def test_a17_one_s_own_and_root_s_and_sticky_folders_are_fine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sticky = tmp_path / "shared"
+    sticky.mkdir()
+    sticky.chmod(0o1777)
+    check_ownership(tmp_path, sticky, tmp_path / "missing", Path("/"))
+    monkeypatch.delattr(os, "geteuid")
+    check_ownership(tmp_path, sticky)
+
+
+def test_a17_a_new_search_says_nothing_of_owners(terminal: Terminal) -> None:
+    said = terminal("run", terminal.file(GOOD | {"budget": {"trials": 0}}))
+    assert "belongs to" not in said.err

@@ -1,0 +1,141 @@
+"""A search on a cluster of several nodes that go and come while its trials run."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.config import SearchConfig
+from orchestrator.doctor.cluster_checks import cluster_findings
+from orchestrator.doctor.facts import facts_of
+from orchestrator.driver import run
+from orchestrator.engines.roster import Roster, read_roster
+from orchestrator.folders import SearchFolder
+from orchestrator.ledger import LedgerTrial
+from tests.integration.small_search import (
+    Left,
+    Watching,
+    environment,
+    small_config,
+    wait_until,
+)
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.faults,
+    pytest.mark.filterwarnings("ignore"),  # Ray's and MLflow's own
+]
+TRIALS = 8
+
+
+@pytest.fixture(scope="module")
+def cluster(ray_scratch: Path) -> Iterator[Any]:
+    """A head without a CPU to spare, and two workers with a CPU each: two places."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):
+            patch.delenv(name, raising=False)
+        for name, value in environment(ray_scratch).items():
+            patch.setenv(name, value)
+        import ray
+        from ray.cluster_utils import Cluster
+
+        made: Any = Cluster(
+            initialize_head=True,
+            head_node_args={"num_cpus": 0, "include_dashboard": False},
+        )
+        made.workers = [made.add_node(num_cpus=1) for _ in range(2)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ray.init(address=made.address, namespace="latentune", log_to_driver=False)
+        try:
+            yield made
+        finally:
+            ray.shutdown()
+            made.shutdown()
+
+
+class Rosters(threading.Thread):
+    """What the roster said while the search ran."""
+
+    def __init__(self, search: Path) -> None:
+        super().__init__(daemon=True)
+        self.over = threading.Event()
+        self.seen: list[Roster] = []
+        self._search = search
+
+    def run(self) -> None:
+        while not self.over.wait(0.1):
+            roster = read_roster(self._search)
+            if not self.seen or roster != self.seen[-1]:
+                self.seen.append(roster)
+
+    @property
+    def most(self) -> int:
+        return max(len(roster.ready) for roster in self.seen)
+
+    @property
+    def kinds(self) -> set[str]:
+        return {one.waiting.kind for one in self.seen if one.waiting is not None}
+
+
+def search(tiny_folder: Path) -> SearchConfig:
+    return SearchConfig.model_validate(
+        small_config(
+            tiny_folder,
+            budget={"trials": TRIALS, "steps": 120},
+            stopping={"kind": "none", "min_steps": 20},
+            engine={"concurrent_trials": 2, "threads": 1},
+        )
+    )
+
+
+def watched(
+    config: SearchConfig, home: Path, action: Callable[[LedgerTrial], None]
+) -> tuple[Any, Rosters]:
+    rosters = Rosters(SearchFolder.of(home, config.name).path)
+    rosters.start()
+    try:
+        return run(config, home=home, watcher=Watching(action)), rosters
+    finally:
+        rosters.over.set()
+        rosters.join()
+
+
+def test_the_doctor_looks_at_every_node(cluster: Any, tiny_folder: Path, tmp_path: Path) -> None:
+    client = facts_of("client", [str(tmp_path)], None, try_gpu=False)
+    joined, findings = cluster_findings(client, str(tiny_folder), 3, 60.0)
+    assert joined == 3
+    assert [one for one in findings if one.outcome == "failed" and one.check != "disk"] == []
+    assert Counter(one.check for one in findings)["versions"] == 3
+
+
+def test_nodes_go_and_come_and_no_trial_is_lost(
+    cluster: Any, tiny_folder: Path, tmp_path: Path
+) -> None:
+    config = search(tiny_folder)
+    folder = SearchFolder.of(tmp_path, config.name)
+
+    def shake(_: LedgerTrial) -> None:
+        """After a first report: both nodes go, one after the other, and one comes late."""
+        wait_until(lambda: len(read_roster(folder.path).ready) == 2, 120)
+        cluster.remove_node(cluster.workers[0])
+        wait_until(lambda: len(read_roster(folder.path).ready) == 1, 60)
+        cluster.remove_node(cluster.workers[1])
+        wait_until(lambda: read_roster(folder.path).waiting is not None, 60)
+        wait_until(lambda: not read_roster(folder.path).ready, 60)
+        cluster.add_node(num_cpus=1)
+
+    result, rosters = watched(config, tmp_path, shake)
+    assert result.state == "complete"
+    assert [(t.status, t.reason) for t in result.trials if t.status != "complete"] == []
+    assert len(result.trials) == TRIALS
+    assert rosters.most == 2
+    assert "no-node" in rosters.kinds
+    Left(tmp_path, config).check_whole(trials=TRIALS)
+    assert not folder.path.joinpath("engines.json").exists()

@@ -1,0 +1,277 @@
+"""The doctor's judgements, one by one, from made-up facts; and its findings on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import sqlalchemy
+from typer.testing import CliRunner
+
+from orchestrator.cli import app
+from orchestrator.doctor import checks, mlflow_checks
+from orchestrator.doctor.checks import FLOORS
+from orchestrator.doctor.cluster_checks import node_findings, wait_for_nodes
+from orchestrator.doctor.door import check_door, token_of
+from orchestrator.doctor.examination import examine
+from orchestrator.doctor.facts import Facts, facts_of, free_bytes, why_unwritable
+from orchestrator.doctor.findings import DoctorReport, Finding
+from orchestrator.engines.placement import Node
+
+VERSIONS = {
+    "latentune": "1.0",
+    "code": "abc",
+    "python": "3.11.7",
+    "ray": "2.60.0",
+    "mlflow": "3.17.2",
+    "torch": "2.13.0+cpu",
+    "transformers": "5.23.0",
+}
+CLIENT = Facts(name="client", versions=VERSIONS, time=1000.0, free_bytes=2**40)
+NODE = replace(CLIENT, name="w1")
+
+
+def outcome(finding: Finding) -> str:
+    """Every finding that is not well has a remedy, and no other has one."""
+    assert (finding.remedy is not None) == (finding.outcome in ("failed", "warning"))
+    return finding.outcome
+
+
+def test_old_packages_are_named() -> None:
+    assert outcome(checks.check_floors("client", VERSIONS)) == "ok"
+    found = checks.check_floors("client", VERSIONS | {"ray": "2.9.3", "torch": "not installed"})
+    assert outcome(found) == "failed"
+    assert "ray 2.9.3 (at least 2.59)" in found.detail
+    assert "torch not installed" in found.detail
+    assert "mlflow" not in found.detail
+
+
+def test_the_floors_are_met_where_the_tests_run() -> None:
+    for name in FLOORS:
+        if name != "python":
+            found = checks.check_floors("client", VERSIONS | {name: metadata.version(name)})
+            assert outcome(found) == "ok"
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "expected"),
+    [
+        ("torch", "2.13.0+cu130", "ok"),  # another build
+        ("python", "3.11.9", "ok"),
+        ("python", "3.12.1", "failed"),
+        ("torch", "2.12.0", "failed"),
+        ("transformers", "5.22.0", "failed"),
+        ("ray", "2.59.0", "failed"),
+        ("code", "stale", "failed"),
+    ],
+)
+def test_a_node_runs_what_the_client_runs(name: str, version: str, expected: str) -> None:
+    found = checks.check_same_versions(CLIENT, replace(NODE, versions=VERSIONS | {name: version}))
+    assert outcome(found) == expected
+    assert (version in found.detail) == (expected == "failed")
+
+
+@pytest.mark.parametrize(
+    ("ahead", "trip", "expected"),
+    [(0.1, 0.1, "ok"), (-20.0, 40.0, "ok"), (8.0, 0.2, "warning"), (-3600.0, 1.0, "failed")],
+)
+def test_clocks(ahead: float, trip: float, expected: str) -> None:
+    assert outcome(checks.check_clock("w1", ahead, trip)) == expected
+
+
+def test_folders_and_disks(tmp_path: Path) -> None:
+    assert why_unwritable(tmp_path / "not" / "yet") is None
+    assert not list(tmp_path.iterdir())
+    assert free_bytes(tmp_path / "not" / "yet") > 0
+    facts = replace(NODE, folders={"/a": None, "/b": "read-only file system"}, free_bytes=2**29)
+    assert [outcome(one) for one in checks.check_folders(facts)] == ["ok", "failed"]
+    assert outcome(checks.check_disk(facts)) == "failed"
+    assert outcome(checks.check_disk(replace(facts, free_bytes=5 * 2**30))) == "warning"
+    assert outcome(checks.check_disk(replace(facts, free_bytes=50 * 2**30))) == "ok"
+
+
+@pytest.mark.parametrize(
+    ("facts", "promised", "in_use", "expected"),
+    [
+        (NODE, 0, False, "skipped"),
+        (NODE, 2, False, "failed"),
+        (NODE, 2, True, "skipped"),
+        (replace(NODE, gpus=1, gpu_error=1e-4), 1, False, "ok"),
+        (replace(NODE, gpus=1, gpu_error=float("nan")), 1, False, "failed"),
+        (replace(NODE, gpus=1, gpu_problem="CUDA error: ECC"), 1, False, "failed"),
+    ],
+)
+def test_gpus(facts: Facts, promised: int, in_use: bool, expected: str) -> None:
+    assert outcome(checks.check_gpu(facts, promised, in_use=in_use)) == expected
+
+
+def test_models() -> None:
+    assert outcome(checks.check_model(NODE, "bundled")) == "ok"
+    missing = replace(NODE, model="neither cached nor reachable")
+    assert outcome(checks.check_model(missing, "org/name")) == "failed"
+    assert outcome(checks.check_model(missing, "/here", is_sent=True)) == "skipped"
+
+
+def test_tokens(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+
+    def found(environment: Mapping[str, str], needed: bool) -> list[str]:
+        return [outcome(one) for one in checks.check_token(environment, file, needed=needed)]
+
+    mode = {"RAY_AUTH_MODE": "token"}
+    assert found({}, needed=False) == ["skipped"]
+    assert found({}, needed=True) == ["failed", "failed"]
+    assert found(mode | {"RAY_AUTH_TOKEN": "canary"}, needed=True) == ["ok"]
+    file.write_text("canary\n")
+    file.chmod(0o644)
+    assert found(mode, needed=True) == ["failed"]
+    file.chmod(0o600)
+    assert found(mode, needed=True) == ["ok"]
+    assert token_of({}, file) == "canary"
+    shown = [one.model_dump_json() for one in checks.check_token(mode, file, needed=True)]
+    assert "canary" not in "".join(shown)
+
+
+def test_it_waits_for_nodes_until_the_deadline() -> None:
+    clock = [0.0]
+
+    def sleep(seconds: float) -> None:
+        clock[0] += seconds
+
+    def nodes() -> list[Node]:
+        return [Node(str(n), str(n), 1, 0) for n in range(1 + int(clock[0] // 10))]
+
+    found, waited = wait_for_nodes(nodes, 3, 60.0, lambda: clock[0], sleep)
+    assert (len(found), waited) == (3, 20.0)
+    assert outcome(checks.check_joined(len(found), 3, waited)) == "ok"
+    found, waited = wait_for_nodes(nodes, 9, 30.0, lambda: clock[0], sleep)
+    assert waited == 30.0
+    told = checks.check_joined(len(found), 9, waited)
+    assert outcome(told) == "failed"
+    assert f"{len(found)} of 9" in told.detail
+    assert [outcome(one) for one in checks.check_answers(["w2"])] == ["failed"]
+
+
+def test_a_node_is_looked_at_whole() -> None:
+    node = Node("id", "w1", 4, 1, free_gpus=0.0)
+    facts = replace(NODE, time=1000.2, folders={"/a": None})
+    found = node_findings(CLIENT, node, facts, "bundled", 1000.0, 1000.4)
+    assert {one.check for one in found} == {
+        "versions", "clock", "folders", "disk", "gpu", "model",
+    }  # fmt: skip
+    assert all(one.where == "w1" and one.outcome in ("ok", "skipped") for one in found)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        (200, metadata.version("mlflow"), "ok"),
+        (200, "2.1.0", "warning"),
+        (401, "", "failed"),
+        (403, "", "failed"),
+        (500, "", "failed"),
+    ],
+)
+def test_mlflow_servers(status: int, body: str, expected: str) -> None:
+    uri = "http://user:canary@mlflow:5000"
+    found = mlflow_checks.check_server(uri, lambda url: (status, body))
+    assert outcome(found) == expected
+    assert "canary" not in found.detail
+    assert ("allowed-hosts" in (found.remedy or "")) == (status == 403)
+
+
+def test_an_mlflow_server_that_does_not_answer() -> None:
+    def get(url: str) -> tuple[int, str]:
+        raise OSError("refused")
+
+    assert outcome(mlflow_checks.check_server("http://mlflow:5000", get)) == "failed"
+
+
+def test_mlflow_databases(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert outcome(mlflow_checks.check_database(uri)) == "skipped"
+    engine = sqlalchemy.create_engine(uri)
+    with engine.begin() as connection:
+        connection.execute(sqlalchemy.text("CREATE TABLE alembic_version (version_num TEXT)"))
+        insert = sqlalchemy.text("INSERT INTO alembic_version VALUES (:revision)")
+        connection.execute(insert, {"revision": "451aebb31d03"})
+    engine.dispose()
+    old = mlflow_checks.check_database(uri, lambda: "newer")
+    assert outcome(old) == "failed"
+    assert old.remedy is not None and "mlflow db upgrade" in old.remedy
+    assert outcome(mlflow_checks.check_database(uri, lambda: "451aebb31d03")) == "ok"
+
+
+@pytest.mark.slow
+def test_a_new_mlflow_database_has_the_current_schema(tmp_path: Path) -> None:
+    from orchestrator.tracking import ensure_store
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    ensure_store(tmp_path, uri)
+    assert outcome(mlflow_checks.check_database(uri)) == "ok"
+
+
+@pytest.mark.parametrize(
+    ("stranger", "friend", "token", "ray", "expected"),
+    [
+        (401, 200, "canary", "2.60.0", ["ok", "ok", "skipped"]),
+        (401, 200, "canary", "2.59.0", ["ok", "failed", "skipped"]),
+        (200, 200, "canary", "2.60.0", ["failed"]),
+        (401, 403, "canary", "2.60.0", ["failed"]),
+        (401, 200, None, "2.60.0", ["failed"]),
+    ],
+)
+def test_doors(
+    stranger: int, friend: int, token: str | None, ray: str, expected: list[str]
+) -> None:
+    def get(url: str, headers: Mapping[str, str]) -> tuple[int, str]:
+        assert url == "http://head:8265/api/version"
+        return (friend, f'{{"ray_version": "{ray}"}}') if headers else (stranger, "")
+
+    found = list(check_door("http://head:8265/", token, "2.60.0", get))
+    assert [outcome(one) for one in found] == expected
+    assert "canary" not in repr(found)
+
+
+def test_this_machine_without_a_cluster(tmp_path: Path, tiny_folder: Path) -> None:
+    report = examine(
+        tmp_path, model=str(tiny_folder), environment={"RAY_AUTH_TOKEN_PATH": str(tmp_path / "no")}
+    )
+    assert report.address is None and report.nodes is None
+    told = {one.check: one.outcome for one in report.findings}
+    assert set(told) == {"versions", "folders", "disk", "gpu", "model", "mlflow", "token"}
+    assert told["model"] == told["folders"] == "ok"
+    assert DoctorReport.model_validate_json(report.model_dump_json()) == report
+
+
+def test_a_model_that_is_not_there(tmp_path: Path) -> None:
+    facts = facts_of("client", [str(tmp_path)], "no/such-model", try_gpu=False)
+    assert facts.model is not None and "no/such-model" in facts.model
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from orchestrator.doctor import examination
+
+    told = {"expected": None, "deadline_s": 0.0}
+
+    def examined(home: Path, address: str | None, **options: object) -> DoctorReport:
+        told.update(options)  # type: ignore[arg-type]
+        wrong = Finding(
+            check="disk", where="client", outcome="failed", detail="[full]", remedy="free space"
+        )
+        return DoctorReport(address=address, findings=[wrong] if address else [])
+
+    monkeypatch.setattr(examination, "examine", examined)
+    monkeypatch.setenv("LATENTUNE_HOME", str(tmp_path))
+    run = CliRunner().invoke
+    assert run(app, ["doctor"]).exit_code == 0
+    bad = run(app, ["doctor", "--address", "auto", "--expect", "3", "--deadline", "5"])
+    assert bad.exit_code == 1
+    assert (told["expected"], told["deadline_s"]) == (3, 5.0)
+    assert run(app, ["doctor", "--expect", "none"]).exit_code == 2
+    as_json = run(app, ["doctor", "--address", "auto", "--json"])
+    assert as_json.exit_code == 1
+    assert DoctorReport.model_validate_json(as_json.stdout).findings[0].remedy == "free space"

@@ -1,0 +1,375 @@
+"""A fleet over a made-up cluster: engines that start, die, hang, are refused, and end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.engines.cluster import Autoscaler, from_report
+from orchestrator.engines.fleet import Cluster, Fleet, FleetPlan
+from orchestrator.engines.handshake import own_versions
+from orchestrator.engines.host import CallFailedError
+from orchestrator.engines.placement import Node, Place
+from orchestrator.engines.roster import read_roster
+from orchestrator.engines.watchdog import DEAF_S, Pulse
+from orchestrator.errors import ClusterError
+from trainable.errors import BaseModelError
+
+VERSIONS = own_versions()
+MODEL = {"fingerprint": "f" * 64}
+A, B, C = (Node(name * 8, f"node-{name}", 4, 1) for name in "abc")
+
+
+@dataclass
+class MadeUpEngine:
+    """What stands for an actor."""
+
+    name: str
+    node: str
+    versions: dict[str, str] = field(default_factory=lambda: dict(VERSIONS))
+    model: Any = field(default_factory=lambda: dict(MODEL))
+    pulse: Pulse | None = field(default_factory=lambda: Pulse(trials={}))
+    dead: bool = False
+    calls: list[tuple[Any, ...]] = field(default_factory=list)
+
+
+@dataclass
+class MadeUpCall:
+    engine: MadeUpEngine
+    method: str
+    arguments: tuple[Any, ...]
+
+
+class MadeUpRay:
+    """A host and a cluster."""
+
+    def __init__(self, nodes: list[Node]) -> None:
+        self.now = 0.0
+        self.up = nodes
+        self.engines: dict[str, MadeUpEngine] = {}
+        self.killed: list[str] = []
+        self.demanded: list[int] = []
+        self.scaler: Autoscaler | None = None
+        self.make: Callable[[MadeUpEngine], None] = lambda engine: None
+
+    def nodes(self) -> list[Node]:
+        used = [engine.node for engine in self.engines.values() if not engine.dead]
+        return [replace(node, free_gpus=node.gpus - used.count(node.id)) for node in self.up]
+
+    def start(self, name: str, place: Place) -> MadeUpEngine:
+        if name not in self.engines:
+            self.engines[name] = MadeUpEngine(name, place.node)
+            self.make(self.engines[name])
+        return self.engines[name]
+
+    def find(self, name: str) -> MadeUpEngine | None:
+        return self.engines.get(name)
+
+    def names(self) -> list[str]:
+        return list(self.engines)
+
+    def begin(self, engine: MadeUpEngine, method: str, *arguments: Any) -> MadeUpCall:
+        engine.calls.append((method, *arguments))
+        return MadeUpCall(engine, method, arguments)
+
+    def is_done(self, call: MadeUpCall) -> bool:
+        return call.engine.dead or not (call.method == "pulse" and call.engine.pulse is None)
+
+    def answer(self, call: MadeUpCall, timeout_s: float | None = None) -> Any:
+        engine = call.engine
+        if engine.dead or not self.is_done(call):
+            raise CallFailedError(None, "the actor died")
+        if call.method == "describe" and isinstance(engine.model, Exception):
+            raise CallFailedError(engine.model, str(engine.model))
+        answers = {"greet": engine.versions, "describe": engine.model, "pulse": engine.pulse}
+        return answers.get(call.method, True)
+
+    def kill(self, engine: MadeUpEngine) -> None:
+        self.killed.append(engine.name)
+        engine.dead = True
+        self.engines.pop(engine.name, None)
+
+    def lose_node(self, node: Node) -> None:
+        self.up = [one for one in self.up if one.id != node.id]
+        for engine in self.engines.values():
+            engine.dead = engine.dead or engine.node == node.id
+
+
+class Scene:
+    """A fleet with its cluster, and time that passes in beats."""
+
+    def __init__(self, folder: Path, nodes: list[Node], **changed: Any) -> None:
+        self.ray = MadeUpRay(nodes)
+        self.said: list[str] = []
+        can_grow = changed.pop("can_grow", True)
+        asked: dict[str, Any] = {"gpus": 1, "trials_each": 2} | changed
+        plan = FleetPlan(holder="s", folder=folder, pool="engine/k", **asked)
+        cluster = Cluster(
+            nodes=self.ray.nodes,
+            autoscaler=lambda: self.ray.scaler,
+            demand=self.ray.demanded.append,
+            depot=lambda node: f"depot for {node}",
+            can_grow=can_grow,
+        )
+        self.fleet = Fleet(plan, self.ray, cluster, self.said.append, lambda: self.ray.now)
+        self.trials = 4
+        self.fleet.work = lambda: self.trials
+
+    def passes(self, seconds: float) -> None:
+        end = self.ray.now + seconds
+        while self.ray.now < end:
+            self.ray.now += 0.5
+            self.fleet.beat()
+
+    @property
+    def at(self) -> list[str]:
+        """The nodes of engines that are ready."""
+        return sorted(one.node for one in read_roster(self.fleet.plan.folder).ready)
+
+    def engine(self, node: Node) -> MadeUpEngine:
+        (found,) = [one for one in self.ray.engines.values() if one.node == node.id]
+        return found
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    made = Scene(tmp_path, [A, B])
+    made.passes(3)
+    assert made.at == ["node-a", "node-b"]
+    return made
+
+
+def test_engines_start_where_there_are_gpus(scene: Scene) -> None:
+    assert [call[0] for call in scene.engine(A).calls[:3]] == ["greet", "provide", "describe"]
+    assert scene.fleet.room == 4
+    assert scene.fleet.gpus == 2
+    assert scene.fleet.base_model == MODEL
+    assert scene.fleet.waiting is None
+    assert scene.said == []
+
+
+def test_a_node_goes_and_another_comes_late(scene: Scene) -> None:
+    scene.ray.lose_node(B)
+    scene.passes(3)
+    assert scene.at == ["node-a"]
+    assert scene.fleet.room == 2
+    assert scene.fleet.waiting is not None and scene.fleet.waiting.kind == "full"
+    assert len(scene.said) == 1 and "node-b was lost" in scene.said[0]
+    scene.ray.up.append(C)
+    scene.passes(5)
+    assert scene.at == ["node-a", "node-c"]
+    assert scene.fleet.waiting is None
+
+
+def test_with_no_node_left_trials_wait_and_it_is_said(scene: Scene) -> None:
+    scene.ray.lose_node(A)
+    scene.ray.lose_node(B)
+    scene.passes(3)
+    assert (scene.at, scene.fleet.room) == ([], 0)
+    waiting = read_roster(scene.fleet.plan.folder).waiting
+    assert waiting is not None and waiting.kind == "no-node"
+    assert any(line.startswith("waiting: no node is alive") for line in scene.said)
+    assert scene.ray.demanded[-1] == 2
+    scene.ray.scaler = from_report({"pending_nodes": [["10.0.0.1", "gpu", "setting-up"]]})
+    scene.passes(3)
+    told = scene.fleet.waiting
+    assert told is not None
+    assert (told.kind, told.detail) == (
+        "node-starting", "the autoscaler starts nodes: 1 gpu setting-up",
+    )  # fmt: skip
+
+
+def test_an_engine_that_died_is_replaced_at_its_place(scene: Scene) -> None:
+    first = scene.engine(A)
+    scene.ray.kill(first)
+    scene.passes(8)
+    assert scene.at == ["node-a", "node-b"]
+    assert scene.engine(A) is not first
+    assert read_roster(scene.fleet.plan.folder).lost == 1
+
+
+def test_a_place_that_loses_one_after_another_is_avoided(scene: Scene) -> None:
+    for _ in range(3):
+        scene.ray.kill(scene.engine(A))
+        scene.passes(8)
+    assert scene.at == ["node-b"]
+    scene.ray.engines.clear()
+    scene.passes(200)
+    assert not [one for one in scene.ray.engines.values() if one.node == A.id]
+    scene.passes(200)
+    assert "node-a" in scene.at
+
+
+def test_a_step_that_hangs_costs_its_engine(scene: Scene) -> None:
+    hung = scene.engine(A)
+    hung.pulse = Pulse(trials={"s-1": "s"}, busy_s=100.0, longest_s=2.0)
+    scene.passes(10)
+    assert hung.name not in scene.ray.killed
+    hung.pulse = replace(hung.pulse, busy_s=400.0)
+    scene.passes(10)
+    assert hung.name in scene.ray.killed
+    assert "step has gone on for 400 s" in scene.said[0]
+    assert scene.at == ["node-a", "node-b"]
+
+
+def test_the_deadline_of_a_step_can_be_given(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, [A], step_timeout_s=50.0)
+    scene.passes(3)
+    hung = scene.engine(A)
+    hung.pulse = Pulse(trials={}, busy_s=60.0)
+    scene.passes(5)
+    assert hung.name in scene.ray.killed
+
+
+def test_an_engine_that_is_silent_is_killed(scene: Scene) -> None:
+    silent = scene.engine(A)
+    silent.pulse = None
+    scene.passes(DEAF_S - 10)
+    assert silent.name not in scene.ray.killed
+    scene.passes(30)
+    assert silent.name in scene.ray.killed
+
+
+def test_another_version_is_refused_once_with_the_remedy(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, [A, B])
+    stale = {**VERSIONS, "torch": "1.0"}
+
+    def make(engine: MadeUpEngine) -> None:
+        engine.versions = stale if engine.node == A.id else engine.versions
+
+    scene.ray.make = make
+    scene.passes(60)
+    assert scene.at == ["node-b"]
+    assert len(scene.said) == 1
+    assert "node-a runs other versions (torch: 1.0 there" in scene.said[0]
+    assert "doctor" in scene.said[0]
+    greeted = [name for name in scene.ray.killed if A.id in name]
+    assert len(greeted) == 1  # it is not tried again and again
+
+
+def test_another_model_under_the_same_name_is_refused(scene: Scene) -> None:
+    scene.ray.up.append(C)
+    scene.trials = 6
+    scene.ray.make = lambda engine: setattr(engine, "model", {"fingerprint": "0" * 64})
+    scene.passes(10)
+    assert scene.at == ["node-a", "node-b"]
+    assert "node-c has another base model" in scene.said[0]
+
+
+def test_a_model_that_cannot_be_used_is_the_searchs_end(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, [A])
+    scene.ray.make = lambda engine: setattr(engine, "model", BaseModelError("no such model"))
+    scene.passes(3)
+    with pytest.raises(BaseModelError, match="no such model"):
+        scene.fleet.wait()
+
+
+def test_it_waits_for_a_gpu_only_where_one_can_come(tmp_path: Path) -> None:
+    bare = [Node("h", "head", 4, 0, is_head=True)]
+    alone = Scene(tmp_path, bare, can_grow=False)
+    alone.passes(1)
+    with pytest.raises(ClusterError, match="no engine can be started: no node has the 1 GPUs"):
+        alone.fleet.wait()
+    growing = Scene(tmp_path, bare)
+    growing.passes(1)
+    assert not growing.fleet.wait(lambda: True)
+
+
+def test_nothing_runs_nothing_stays(scene: Scene) -> None:
+    scene.trials = 2
+    scene.engine(B).pulse = Pulse(trials={"s-1": "s"})
+    scene.passes(60)
+    assert scene.at == ["node-b"]
+    scene.engine(B).pulse = Pulse(trials={})
+    scene.trials = 0
+    scene.passes(60)
+    assert scene.ray.engines == {}
+    assert scene.fleet.gpus == 0
+
+
+def test_a_close_leaves_nothing_unless_it_is_kept(scene: Scene) -> None:
+    scene.fleet.close(keep=True)
+    assert len(scene.ray.engines) == 2
+    assert not read_roster(scene.fleet.plan.folder).engines
+    other = Scene(scene.fleet.plan.folder, [A, B])
+    other.ray.engines, before = scene.ray.engines, dict(scene.ray.engines)
+    other.passes(3)
+    assert other.ray.engines == before  # adopted
+    assert other.at == ["node-a", "node-b"]
+    other.fleet.close()
+    assert other.ray.engines == {}
+    assert other.ray.demanded[-1] == 0
+
+
+def test_gpu_seconds_are_those_of_engines_that_were_there(scene: Scene) -> None:
+    before = scene.fleet.gpu_s
+    scene.passes(10)
+    assert scene.fleet.gpu_s - before == pytest.approx(20.0)
+    scene.ray.lose_node(B)
+    scene.passes(3)
+    before = scene.fleet.gpu_s
+    scene.passes(10)
+    assert scene.fleet.gpu_s - before == pytest.approx(10.0)
+
+
+def test_pauses_reach_engines_that_come_later(scene: Scene) -> None:
+    scene.fleet.unpause(["s-1", "s-2"])
+    scene.fleet.pause(["s-1"])
+    assert ("pause", ["s-1"]) in scene.engine(A).calls
+    assert read_roster(scene.fleet.plan.folder).paused == ["s-1"]
+    scene.ray.kill(scene.engine(A))
+    scene.passes(8)
+    assert ("unpause", ["s-1", "s-2"]) in scene.engine(A).calls
+    assert ("pause", ["s-1"]) in scene.engine(A).calls
+
+
+def test_a_halted_fleet_starts_nothing(scene: Scene) -> None:
+    scene.fleet.halt()
+    assert read_roster(scene.fleet.plan.folder).halting
+    scene.ray.kill(scene.engine(A))
+    scene.passes(10)
+    assert scene.at == ["node-b"]
+
+
+def test_a_smaller_gpu_gets_fewer_trials(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, [A, B], trials_each=8)
+    scene.trials = 16
+    scene.passes(3)
+    assert scene.fleet.room == 16
+    scene.engine(A).pulse = Pulse(trials={}, tokens_at_once=8192)
+    scene.engine(B).pulse = Pulse(trials={}, tokens_at_once=32768)
+    scene.passes(5)
+    rooms = {one.node: one.room for one in read_roster(tmp_path).engines}
+    assert rooms == {"node-a": 2, "node-b": 8}
+
+
+def test_a_call_goes_to_another_engine_where_one_is_lost(scene: Scene) -> None:
+    scene.engine(A).dead = True
+    assert scene.fleet.ask("check", "rows") is True
+    assert ("check", "rows") in scene.engine(B).calls
+
+
+def test_a_clock_adds_all_engines_up(scene: Scene) -> None:
+    pulse = Pulse(trials={}, train_s=3.0, evaluate_s=1.0, trial_steps=7)
+    for node in (A, B):
+        scene.engine(node).pulse = pulse
+    scene.passes(5)
+    scene.ray.kill(scene.engine(A))
+    scene.passes(1)
+    assert scene.fleet.clock == {"train_s": 6.0, "evaluate_s": 2.0, "trial_steps": 14.0}
+
+
+def test_what_an_autoscaler_does_in_words() -> None:
+    assert from_report({}).doing is None
+    report = {
+        "pending_launches": {"gpu": 2},
+        "pending_nodes": [["1", "gpu", "setting-up"], ["2", "gpu", "setting-up"]],
+        "failed_nodes": [["3", "spot"]],
+    }
+    assert from_report(report).doing == (
+        "the autoscaler starts nodes: 2 gpu asked of the cloud, 2 gpu setting-up, 1 spot failed"
+    )
