@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from orchestrator.ledger import LedgerTrial, TrialStatus
@@ -31,9 +31,9 @@ class AtReport(Watching):
             self._act()
 
 
-def freeze_own(title: str, seconds: float) -> int:
-    """SIGSTOP our own Ray workers of this title, and SIGCONT after a while; how many there were."""
-    frozen = own_processes(title)
+def freeze_own(titles: Sequence[str], seconds: float) -> int:
+    """SIGSTOP our own Ray workers of these titles, and SIGCONT after a while; how many."""
+    frozen = [pid for title in titles for pid in own_processes(title)]
     for pid in frozen:
         os.kill(pid, signal.SIGSTOP)
     threading.Timer(seconds, _thaw, [frozen]).start()

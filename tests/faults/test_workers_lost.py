@@ -24,7 +24,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # Ray's and MLflow's own
 ]
 
-THIN, ENGINE = "ray::ThinTrial", "ray::EngineActor"
+THIN, ENGINE = "thin-trials", "engine"
+TITLES = {
+    THIN: ("ray::ThinTrial", "ray::ResourceTrainable"),  # idle, and in Tune's wrapper
+    ENGINE: ("ray::EngineActor",),
+}
 FROZEN_S = 8.0
 LATE_S = 5.0
 REPORTS = 12  # of a chaos search
@@ -58,7 +62,7 @@ def test_killed_workers(
     config = chaos_config(f"lost-{place}")
     killed: list[int] = []
     with tally.trying(KILLED[title], CHECKED) as row:
-        watcher = AtReport(report, lambda: killed.append(kill_own(title)))
+        watcher = AtReport(report, lambda: killed.append(sum(map(kill_own, TITLES[title]))))
         assert run(config, home=tmp_path, watcher=watcher).state == "complete"
         assert killed and killed[0] >= 1
         row.steps_again += Aftermath(tmp_path, config, tracked).check(reference)
@@ -69,10 +73,10 @@ def test_killed_workers(
 def test_frozen_workers(
     title: str, tmp_path: Path, tracked: str, reference: Scores, tally: Tally
 ) -> None:
-    config = chaos_config(f"frozen-{title[5:].lower()}")
+    config = chaos_config(f"frozen-{title}")
     frozen: list[int] = []
     with tally.trying(FROZEN[title], CHECKED) as row:
-        watcher = AtReport(3, lambda: frozen.append(freeze_own(title, FROZEN_S)))
+        watcher = AtReport(3, lambda: frozen.append(freeze_own(TITLES[title], FROZEN_S)))
         assert run(config, home=tmp_path, watcher=watcher).state == "complete"
         assert frozen and frozen[0] >= 1
         row.steps_again += Aftermath(tmp_path, config, tracked).check(reference)
