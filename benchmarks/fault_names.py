@@ -23,7 +23,7 @@ class Fault(StrEnum):
     TRIALS_FROZEN = "thin trials' processes: SIGSTOP for 8 s, then SIGCONT"
     ENGINE = "engine: SIGKILL at a random report"
     ENGINE_FROZEN = "engine: SIGSTOP for 8 s, then SIGCONT"
-    NODE = "the engine's node removed, another added 5 s later"
+    NODE = "the node of engine and trials removed, another added 5 s later"
     MLFLOW_AWAY = "MLflow: killed for 60 s"
     MLFLOW_GONE = "MLflow: killed, and not back before the search has ended"
     MLFLOW_SILENT = "MLflow: takes connections and never answers"

@@ -34,7 +34,7 @@ from benchmarks.machine import RESULTS
 from tests.faults.standing import standing_cluster
 from tests.faults.tally import Row, Tally
 from tests.integration.mlflow_server import free_port, server
-from tests.integration.small_search import own_processes
+from tests.integration.small_search import kill_own
 
 ROOT = Path(__file__).parent.parent
 SEED = 6
@@ -176,8 +176,8 @@ class Arms:
                 glued = Glued(self._scratch / f"worker-{place}", self._url)
                 driver = glued.start()
                 glued.wait_report(driver)
-                for pid in own_processes("ray::SleepyTrial"):
-                    os.kill(pid, signal.SIGKILL)
+                for title in ("ray::SleepyTrial", "ray::ResourceTrainable"):
+                    kill_own(title)
                 glued.check(row, glued.ended(driver))
 
     def interrupt(self) -> None:

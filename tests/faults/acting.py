@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from orchestrator.ledger import LedgerTrial, TrialStatus
 from tests.integration.small_search import Watching, own_processes
@@ -30,9 +31,9 @@ class AtReport(Watching):
             self._act()
 
 
-def freeze_own(title: str, seconds: float) -> int:
-    """SIGSTOP our own Ray workers of this title, and SIGCONT after a while; how many there were."""
-    frozen = own_processes(title)
+def freeze_own(titles: Sequence[str], seconds: float) -> int:
+    """SIGSTOP our own Ray workers of these titles, and SIGCONT after a while; how many."""
+    frozen = [pid for title in titles for pid in own_processes(title)]
     for pid in frozen:
         os.kill(pid, signal.SIGSTOP)
     threading.Timer(seconds, _thaw, [frozen]).start()
@@ -41,4 +42,5 @@ def freeze_own(title: str, seconds: float) -> int:
 
 def _thaw(pids: list[int]) -> None:
     for pid in pids:
-        os.kill(pid, signal.SIGCONT)
+        with suppress(ProcessLookupError):  # somebody gave it up meanwhile
+            os.kill(pid, signal.SIGCONT)

@@ -173,6 +173,7 @@ def chaos_config(name: str, **changed: Any) -> SearchConfig:
         "name": name,
         "budget": {"trials": 4, "steps": 8},
         "stopping": {"kind": "median", "startup_trials": 1000, "min_steps": 2, "factor": 2},
+        "engine": {"concurrent_trials": 2, "threads": 1, "count": 1},
         "tracking": told,
     }
     return SearchConfig.model_validate(small_config(Path("bundled"), **options | changed))

@@ -32,12 +32,13 @@ def standing(ray_scratch: Path) -> Iterator[Standing]:
 
 
 @pytest.fixture(scope="package")
-def warm_engine(standing: Standing) -> Iterator[None]:
+def warm_engine(standing: Standing, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A lease that keeps the engine of all chaos searches loaded between them."""
-    from orchestrator.engine_actor import leased_engine
+    from orchestrator.engines.ray_fleet import open_fleet
 
-    options = engine_options(chaos_config("warm"))
-    with leased_engine(*options, "warm"):
+    config = chaos_config("warm")
+    with open_fleet(config, engine_options(config), {}, tmp_path_factory.mktemp("warm")) as fleet:
+        fleet.wait()
         yield
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,7 +40,7 @@ class Standing:
         """For RAY_ADDRESS."""
         return str(self._cluster.address)
 
-    def add(self, cpus: float) -> Any:
+    def add(self, cpus: int) -> Any:
         """A further node, once it is alive."""
         return self._cluster.add_node(num_cpus=cpus, object_store_memory=OBJECT_STORE_BYTES)
 
@@ -73,7 +74,7 @@ def standing_cluster(scratch: Path) -> Iterator[Standing]:
 
 
 @contextmanager
-def bare_cluster(scratch: Path, head_cpus: float) -> Iterator[Standing]:
+def bare_cluster(scratch: Path, head_cpus: int) -> Iterator[Standing]:
     """A cluster of one node, to which this process is not connected."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's own
@@ -85,7 +86,7 @@ def bare_cluster(scratch: Path, head_cpus: float) -> Iterator[Standing]:
                 "num_cpus": head_cpus,
                 "object_store_memory": OBJECT_STORE_BYTES,
                 "include_dashboard": False,
-                "temp_dir": str(scratch / "ray"),
+                "temp_dir": tempfile.mkdtemp(prefix="ray", dir=scratch),
             },
         )
         try:

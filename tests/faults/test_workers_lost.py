@@ -24,7 +24,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # Ray's and MLflow's own
 ]
 
-THIN, ENGINE = "ray::ThinTrial", "ray::EngineActor"
+THIN, ENGINE = "thin-trials", "engine"
+TITLES = {
+    THIN: ("ray::ThinTrial", "ray::ResourceTrainable"),  # idle, and in Tune's wrapper
+    ENGINE: ("ray::EngineActor",),
+}
 FROZEN_S = 8.0
 LATE_S = 5.0
 REPORTS = 12  # of a chaos search
@@ -58,7 +62,7 @@ def test_killed_workers(
     config = chaos_config(f"lost-{place}")
     killed: list[int] = []
     with tally.trying(KILLED[title], CHECKED) as row:
-        watcher = AtReport(report, lambda: killed.append(kill_own(title)))
+        watcher = AtReport(report, lambda: killed.append(sum(map(kill_own, TITLES[title]))))
         assert run(config, home=tmp_path, watcher=watcher).state == "complete"
         assert killed and killed[0] >= 1
         row.steps_again += Aftermath(tmp_path, config, tracked).check(reference)
@@ -69,10 +73,10 @@ def test_killed_workers(
 def test_frozen_workers(
     title: str, tmp_path: Path, tracked: str, reference: Scores, tally: Tally
 ) -> None:
-    config = chaos_config(f"frozen-{title[5:].lower()}")
+    config = chaos_config(f"frozen-{title}")
     frozen: list[int] = []
     with tally.trying(FROZEN[title], CHECKED) as row:
-        watcher = AtReport(3, lambda: frozen.append(freeze_own(title, FROZEN_S)))
+        watcher = AtReport(3, lambda: frozen.append(freeze_own(TITLES[title], FROZEN_S)))
         assert run(config, home=tmp_path, watcher=watcher).state == "complete"
         assert frozen and frozen[0] >= 1
         row.steps_again += Aftermath(tmp_path, config, tracked).check(reference)
@@ -81,18 +85,18 @@ def test_frozen_workers(
 def test_a_node_goes_and_another_comes_late(
     standing: Standing, ray_scratch: Path, tmp_path: Path, tracked: str, tally: Tally
 ) -> None:
-    """On a cluster whose head has room for thin trials and none for an engine."""
+    """On a cluster whose head has no room: the engine and the thin trials are on another node."""
     config, home = chaos_config("nodes"), tmp_path / "home"
     left = Aftermath(home, config, tracked)
     with (
         tally.trying(Fault.NODE, CHECKED.partition(";")[0]) as row,
-        bare_cluster(ray_scratch, head_cpus=0.5) as cluster,
+        bare_cluster(ray_scratch, head_cpus=0) as cluster,
     ):
-        node = cluster.add(1)
+        node = cluster.add(2)
         with start_driver(config, home, RAY_ADDRESS=cluster.address) as driver:
             wait_until(lambda: driver.poll() is not None or bool(left.events("trial_report")), 240)
             cluster.remove(node)
             time.sleep(LATE_S)
-            cluster.add(1)
+            cluster.add(2)
             assert driver.wait(240) == 0, left.events("search_ended")
         row.steps_again += left.check()
