@@ -11,6 +11,7 @@ from typing import Any
 import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
+from tenacity import Retrying, retry_if_exception_message, stop_after_delay, wait_fixed
 
 from orchestrator.errors import (
     ClusterAccessError,
@@ -21,6 +22,10 @@ from orchestrator.errors import (
 from orchestrator.jobs.access import ADDRESS_VARIABLES, Access, open_access
 from orchestrator.jobs.records import JobRecord, latest, read_job
 from trainable.errors import LatentuneError
+
+_NO_AGENT_YET = r"(?s).*No available agent to submit job"
+_AGENT_COMES_S = 90.0
+_RETRY_S = 0.5
 
 
 class Cluster:
@@ -78,19 +83,20 @@ class Cluster:
         """
         with _plain_errors(self.address):
             try:
-                self._client.submit_job(
+                _patient()(
+                    self._client.submit_job,
                     entrypoint=entrypoint,
                     submission_id=submission_id,
                     runtime_env=dict(runtime_env),
                     metadata=metadata,
                 )
             except RuntimeError as error:
-                if "already exists" in str(error):
-                    raise SearchLockedError(
-                        f"{submission_id} has just been submitted to {self.address} by somebody "
-                        "else: see `latentune jobs list`"
-                    ) from None
-                raise
+                if "already exists" not in str(error):
+                    raise
+                raise SearchLockedError(
+                    f"{submission_id} has just been submitted to {self.address} by somebody "
+                    "else: see `latentune jobs list`"
+                ) from None
 
     def stop(self, job: JobRecord) -> None:
         """Ask a job to end; one that has ended is left alone."""
@@ -121,6 +127,16 @@ class Cluster:
 def open_cluster(address: str | None = None, *, accept_open_cluster: bool = False) -> Cluster:
     """Connect to a cluster; raises as `open_access` does."""
     return Cluster(open_access(address, accept_open_cluster=accept_open_cluster))
+
+
+def _patient() -> Retrying:
+    """On a head that has just begun, the Jobs server answers before it can start anything."""
+    return Retrying(
+        retry=retry_if_exception_message(match=_NO_AGENT_YET),
+        wait=wait_fixed(_RETRY_S),
+        stop=stop_after_delay(_AGENT_COMES_S),
+        reraise=True,
+    )
 
 
 async def _next(stream: Any) -> str | None:
@@ -160,4 +176,4 @@ def _plain_errors(address: str) -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

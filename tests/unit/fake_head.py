@@ -23,10 +23,12 @@ class FakeHead:
 
     Args:
         token: that it asks for; None for an open cluster.
+        agents_missing: how many submissions it cannot take yet.
     """
 
     token: str | None = TOKEN
     port: int = 0
+    agents_missing: int = 0
     requests: list[tuple[str, str, dict[str, str], bytes]] = field(default_factory=list)
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     logs: dict[str, str] = field(default_factory=dict)
@@ -77,6 +79,9 @@ class FakeHead:
 
     def _create(self, request: dict[str, Any]) -> tuple[int, Any]:
         job = request["submission_id"]
+        if self.agents_missing:
+            self.agents_missing -= 1
+            return 500, "No available agent to submit job, please try again later."
         if job in self.jobs:
             return 400, f"ValueError: Job with submission_id {job} already exists."
         self.jobs[job] = {

@@ -199,6 +199,12 @@ def test_a_search_is_sent_whole(head: FakeHead, config: SearchConfig) -> None:
     )
 
 
+def test_a_head_that_has_just_begun_is_waited_for(head: FakeHead, config: SearchConfig) -> None:
+    head.agents_missing = 1
+    assert submit(config, address=head.url).submission_id == "latentune-small.1"
+    assert len(head.sent("POST")) == 2
+
+
 def test_the_token_is_in_the_header_alone(
     head: FakeHead, config: SearchConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
