@@ -54,6 +54,7 @@ from orchestrator.jobs.verbs import jobs, submit
 from orchestrator.safety.floors import check_floors
 from orchestrator.safety.ray_token import keep_ray_at_home
 from orchestrator.safety.redaction import safe_logging, tell_crash
+from orchestrator.service.verbs import backup, restore
 from trainable.errors import LatentuneError
 
 app = typer.Typer(
