@@ -350,8 +350,8 @@ def spaces(
 
 for verb in (pull, register, generate, evaluate, inspect, export, rerun, doctor):
     app.command()(verb)
-for verb in (submit, backup, restore):
-    app.command()(verb)
+for other in (submit, backup, restore):
+    app.command()(other)
 app.command(name="import")(import_)
 app.add_typer(jobs, name="jobs")
 
