@@ -80,7 +80,7 @@ class Loop:
     def __init__(self, home: Path, trials: int, ended: Callable[[], None]) -> None:
         self.config = config_of(trials)
         self.folder = SearchFolder.of(home, self.config.name)
-        self.folder.path.mkdir(parents=True)
+        self.folder.path.mkdir(parents=True, exist_ok=True)
         self.folder.config.write_text(self.config.to_yaml())
         self.ledger = open_ledger(self.config, self.folder)
         self.events = EventLog(self.folder.events)

@@ -49,6 +49,7 @@ def record(
         "params": {},
         "attempts": 1,
         "reason": None,
+        "failure": "numeric" if status == "failed" else None,
     }
     return TrialRecord(**defaults | fields)
 

@@ -64,7 +64,7 @@ def test_the_end_of_a_run() -> None:
     assert f"Candidate: tiny-2. {WORDS}" in text
     assert "not confirmed on data that the search never saw" in text
     assert "Cut early: trials at step 60: 3, 5; at step 180: 4." in text
-    assert "1 failed, the first one (tiny-6): lower optim.lr=0.05" in text
+    assert "1 failed, numeric; the first one (tiny-6): lower optim.lr=0.05" in text
     assert (
         "Time: 100 s in all; the engine trained for 60 s (4321 trial-steps) and evaluated for "
         "15 s; everything else (start-up, processes, Tune, Optuna, tracking) took 25 s." in text
@@ -83,7 +83,7 @@ def test_a_run_without_a_complete_trial_names_no_candidate() -> None:
     assert "No trial was cut early." in text
     assert "Time:" not in text
     assert text.endswith("Next:\n  latentune status tiny\n")
-    assert ["0", "start2", "-", "-", "-", "540", "failed"] in rows(text)
+    assert ["0", "start2", "-", "-", "-", "540", "failed: numeric"] in rows(text)
 
 
 def test_an_objective_of_its_own_has_a_column_of_its_own() -> None:
