@@ -75,6 +75,7 @@ class Host:
     ip: str
     own: Path
     pid: int  # of its first process, as it is called out here
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def command(self, *arguments: str) -> list[str]:
         """What runs `arguments` on this host."""
@@ -96,15 +97,14 @@ class Host:
         assert not check or done.returncode == 0, f"{arguments}\n{done.stdout}\n{done.stderr}"
         return done
 
-    def start(
-        self, *arguments: str, env: Mapping[str, str] | None = None
-    ) -> subprocess.Popen[bytes]:
+    def start(self, *arguments: str, env: Mapping[str, str] | None = None) -> None:
         """Start a command there; it ends with the host."""
         with (self.own / "started.log").open("ab") as log:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 self.command(*arguments), env={**PLAIN, **(env or {})}, stdin=subprocess.DEVNULL,
                 stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
+        self.started.append(process)
 
     def listen(self, key: Path) -> None:
         """Let those in who hold the key's private half."""
@@ -147,22 +147,22 @@ class World:
 
     pid: int
     folder: Path
-    hosts: dict[str, Host] = field(default_factory=dict)
+    started: list[subprocess.Popen[bytes]]
 
     def add(self, name: str, ip: str) -> Host:
         """A new host that does not listen yet."""
         own = self.folder / name
         own.mkdir()
         script = _HOST_INIT.format(name=name, own=own, home=PLAIN["HOME"]) + _INIT
-        pid = _first_process(
+        pid, process = _first_process(
             [*self._enter("--mount", "--pid"), "unshare", *_NAMESPACES, "--fork", "--kill-child",
              "--mount-proc", "bash", "-c", script],
             self.folder / "hosts.log",
         )  # fmt: skip
         wait_for((own / "ready").exists, f"host {name}: see {self.folder / 'hosts.log'}", 20)
         self._plug_in(name, ip, pid)
-        self.hosts[name] = Host(name, ip, own, pid)
-        return self.hosts[name]
+        self.started.append(process)
+        return Host(name, ip, own, pid, self.started)
 
     def _plug_in(self, name: str, ip: str, pid: int) -> None:
         for words in (
@@ -186,16 +186,18 @@ def a_world(folder: Path) -> Iterator[World]:
     """Namespaces with a bridge; all in there ends with the block."""
     log = folder / "hosts.log"
     outer = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    pid = _first_process([*outer, "bash", "-c", _INIT], log)
+    pid, process = _first_process([*outer, "bash", "-c", _INIT], log)
+    world = World(pid, folder, [process])
     try:
         for words in ("link set lo up", "link add br0 type bridge",
                       f"addr add {BRIDGE}/24 dev br0", "link set br0 up"):  # fmt: skip
             _run("nsenter", "--target", str(pid), "--net", "ip", *words.split())
-        yield World(pid, folder)
+        yield world
     finally:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: not Path(f"/proc/{pid}").exists(), "the end of the world", 20)
+        for process in world.started:  # all were in there
+            process.wait(timeout=60)
 
 
 def make_key(path: Path) -> Path:
@@ -210,11 +212,11 @@ def _run(*command: str) -> None:
     assert done.returncode == 0, f"{command}: {done.stderr}"
 
 
-def _first_process(command: list[str], log: Path) -> int:
-    """Start namespaces; the pid out here of the process that is 1 in there."""
+def _first_process(command: list[str], log: Path) -> tuple[int, subprocess.Popen[bytes]]:
+    """Start namespaces; the pid out here of the process that is 1 in there, and its keeper."""
     mark = f"host-{uuid.uuid4().hex}"
     with log.open("ab") as output:
-        subprocess.Popen(
+        process = subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", *command, mark],  # noqa: S607 - it ends with us
             stdin=subprocess.DEVNULL, stdout=output, stderr=output,
         )  # fmt: skip
@@ -225,7 +227,7 @@ def _first_process(command: list[str], log: Path) -> int:
         return found
 
     wait_for(look, f"a first process: see {log}", 20)
-    return found[0]
+    return found[0], process
 
 
 def _pids_with(mark: str) -> list[int]:
