@@ -74,7 +74,7 @@ def standing_cluster(scratch: Path) -> Iterator[Standing]:
 
 @contextmanager
 def bare_cluster(head_cpus: int) -> Iterator[Standing]:
-    """A cluster of one node, to which this process is not connected; its files are in RAY_TMPDIR."""
+    """A cluster of one node, its files in RAY_TMPDIR; this process is not connected to it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's own
         from ray.cluster_utils import Cluster
