@@ -347,7 +347,9 @@ def spaces(
         print_json(space) if json else print_space(out, space)
 
 
-for verb in (pull, register, generate, evaluate, inspect, export, rerun, doctor, submit):
+for verb in (pull, register, generate, evaluate, inspect, export, rerun, doctor):
+    app.command()(verb)
+for verb in (submit, backup, restore):
     app.command()(verb)
 app.command(name="import")(import_)
 app.add_typer(jobs, name="jobs")

@@ -116,6 +116,14 @@ class ClusterAccessError(ClusterError):
     """A Ray cluster that refuses our token, or asks nobody for one."""
 
 
+class UploadError(LatentuneError, ValueError):
+    """Files, or an environment, that cannot be sent with a search."""
+
+
+class JobError(LatentuneError, RuntimeError):
+    """A job that has no result: it runs, was killed, or refused its search."""
+
+
 class EngineLostError(ClusterError):
     """An engine that died, or that was ended because it hung."""
 
@@ -126,14 +134,6 @@ class EngineFullError(ClusterError):
 
 class ParcelError(ClusterError):
     """Files of the driver's machine that did not reach an engine's machine whole."""
-
-
-class UploadError(LatentuneError, ValueError):
-    """Files, or an environment, that cannot be sent with a search."""
-
-
-class JobError(LatentuneError, RuntimeError):
-    """A job that has no result: it runs, was killed, or refused its search."""
 
 
 class LedgerError(LatentuneError, RuntimeError):

@@ -69,6 +69,7 @@ class Outbox:
         self._best: float | None = None
         self._first = True
         self._ended = False
+        self._champions: set[str] = set()
         self._reset()
 
     def add(self, events: Iterable[Event]) -> None:
@@ -89,6 +90,7 @@ class Outbox:
             parent=self._parent,
             children=self._children,
             candidates=tuple(self._candidates),
+            revoked=frozenset(self._revoked),
         )
         self._first = False
         self._reset()
@@ -98,6 +100,7 @@ class Outbox:
         self._parent = RunUpdate(trial_uid=None, name=self._search or "", start_ms=self._start_ms)
         self._children: dict[str, RunUpdate] = {}
         self._candidates: list[Candidate] = []
+        self._revoked: set[str] = set()
 
     def _add(self, event: Event) -> None:
         if event.type == "search_started":
@@ -235,6 +238,9 @@ class Outbox:
             alias=event.type,
         )
         self._candidates.append(candidate)
+        if event.type == "champion":
+            self._champions.add(candidate.manifest_sha256)
+            self._revoked.discard(candidate.manifest_sha256)
         self._parent.tags[event.type] = uid
 
     def _report(self, event: Event) -> None:
@@ -257,6 +263,10 @@ class Outbox:
         if self._ended:
             self._close_open(event)
         self._parent.tags["confirmation"] = str(payload["state"])
+        if payload["state"] == "nothing confirmed" and self._champions:
+            self._revoked |= self._champions
+            self._parent.tags["champion"] = "none"
+            self._candidates = [one for one in self._candidates if one.alias != "champion"]
         if payload.get("verdict"):
             self._parent.tags["verdict"] = "\n".join(payload["verdict"])[:TAG_CHARS]
         self._parent.documents |= payload.get("documents") or {}

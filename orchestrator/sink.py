@@ -32,7 +32,7 @@ from orchestrator.dataset_notes import DatasetNote
 from orchestrator.errors import ManifestError, TrackingError
 from orchestrator.manifest import check_manifest, lines_sha256, manifest_lines
 from orchestrator.model_versions import ensure_version
-from orchestrator.registry import LINES_TAG, MANIFEST_TAG
+from orchestrator.registry import CHAMPION, LINES_TAG, MANIFEST_TAG
 from orchestrator.shipping.batch import Batch, Candidate, RunUpdate, TrainedFolder
 from orchestrator.shipping.search_runs import SearchRuns
 from orchestrator.stored_files import read_files
@@ -84,6 +84,9 @@ class MlflowSink:
         for candidate in batch.candidates:
             with _passing_over(f"version of {candidate.trial_uid}"):
                 self._register(batch.search, self._runs.of(candidate.trial_uid), candidate)
+        if batch.revoked:
+            with _passing_over("the champion's alias"):
+                self._revoke(batch.search, batch.revoked)
         self._tell_run(self._runs, batch.parent)
         if batch.ended:
             self._runs.end_orphans(batch)
@@ -185,6 +188,16 @@ class MlflowSink:
         }
         version = ensure_version(self._mlflow, search, source, run_id, tags)
         self._mlflow.set_registered_model_alias(search, candidate.alias, version)
+
+    def _revoke(self, search: str, manifests: frozenset[str]) -> None:
+        """Take the champion's alias away from latents that are its no longer."""
+        aliases = self._mlflow.get_registered_model(search).aliases
+        version = aliases.get(CHAMPION)
+        if version is None:
+            return
+        tags = self._mlflow.get_model_version(search, str(version)).tags
+        if tags.get(MANIFEST_TAG) in manifests:
+            self._mlflow.delete_registered_model_alias(search, CHAMPION)
 
     def _inside(self, relative: str) -> Path:
         path = (self._search_dir / relative).resolve()

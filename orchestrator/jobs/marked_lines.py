@@ -1,6 +1,6 @@
 """What a job tells its submitter: marked lines in the job's log, among those for people.
 
-    latentune:progress {"done": 3, …}
+    latentune:progress {"trials": {"done": 3, …}, …}
     latentune:result 0/2 {"name": …
     latentune:result 1/2 …}
 
@@ -16,7 +16,9 @@ from collections.abc import Iterable, Iterator
 
 from pydantic import ValidationError
 
+from orchestrator.engines.waiting import WaitingRecord
 from orchestrator.progress import Standing
+from orchestrator.record import Record
 from orchestrator.results import SearchResult
 
 _MARK = "latentune:"
@@ -25,9 +27,23 @@ _RESULT = re.compile(rf"{_MARK}result (?P<place>\d+)/(?P<count>\d+) (?P<piece>.*
 _PIECE_CHARS = 16_000
 
 
-def tell_progress(standing: Standing) -> None:
-    """Write how far the search is."""
-    _write([_PROGRESS + standing.model_dump_json()])
+class JobProgress(Record):
+    """How far a job is.
+
+    Args:
+        trials: how many have ended and run, and the best of them.
+        engines: that take trials.
+        waiting: why trials wait; None if none does.
+    """
+
+    trials: Standing
+    engines: int = 0
+    waiting: WaitingRecord | None = None
+
+
+def tell_progress(progress: JobProgress) -> None:
+    """Write how far the job is."""
+    _write([_PROGRESS + progress.model_dump_json()])
 
 
 def tell_result(result: SearchResult) -> None:
@@ -38,12 +54,12 @@ def tell_result(result: SearchResult) -> None:
     _write([f"{_MARK}result {place}/{count} {piece}" for place, piece in enumerate(pieces)])
 
 
-def read_progress(log: str) -> Standing | None:
+def read_progress(log: str) -> JobProgress | None:
     """The last progress that a log tells of."""
     for line in reversed(log.splitlines()):
         if line.startswith(_PROGRESS):
             try:
-                return Standing.model_validate_json(line.removeprefix(_PROGRESS))
+                return JobProgress.model_validate_json(line.removeprefix(_PROGRESS))
             except ValidationError:
                 return None
     return None

@@ -9,7 +9,7 @@ from ray.dashboard.modules.job.pydantic_models import JobDetails
 from ray.job_submission import JobStatus
 
 from orchestrator.console import BAD_INPUT, INTERRUPTED
-from orchestrator.progress import Standing
+from orchestrator.jobs.marked_lines import JobProgress
 from orchestrator.record import SCHEMA_VERSION, Record
 from orchestrator.results import SearchResult
 
@@ -46,7 +46,7 @@ class JobRecord(Record):
     message: str | None = None
     started_at: float | None = None
     ended_at: float | None = None
-    progress: Standing | None = None
+    progress: JobProgress | None = None
     result: SearchResult | None = None
 
     @property

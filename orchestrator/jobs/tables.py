@@ -31,10 +31,15 @@ def print_job(console: Console, job: JobRecord) -> None:
     began = f"started {_clock(job.started_at)}{ended}"
     _print(console, f"{job.name}: {job.state} as {job.submission_id} on {job.address}, {began}")
     if job.progress is not None:
-        one = job.progress
+        one, engines = job.progress.trials, job.progress.engines
         best = "none yet" if one.best is None else f"{one.objective} {one.best:.3f} {one.strategy}"
-        line = f"{one.done} of {one.total} trials ended, {one.running} running, best so far {best}"
-        _print(console, line)
+        _print(
+            console,
+            f"{one.done} of {one.total} trials ended, {one.running} running on {engines} engines, "
+            f"best so far {best}",
+        )
+        if job.progress.waiting is not None:
+            _print(console, f"waiting: {job.progress.waiting.detail}")
     if job.result is not None:
         print_result(console, job.result)
     elif job.message is not None:

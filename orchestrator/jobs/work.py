@@ -8,14 +8,16 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 from rich.console import Console
 
 from orchestrator.config import load_search
 from orchestrator.console import FAILED, INTERRUPTED, exit_code
 from orchestrator.driver import run
-from orchestrator.folders import HOME_VARIABLE, home_folder
-from orchestrator.jobs.marked_lines import tell_progress, tell_result
+from orchestrator.engines.roster import read_roster
+from orchestrator.folders import HOME_VARIABLE, SearchFolder, home_folder
+from orchestrator.jobs.marked_lines import JobProgress, tell_progress, tell_result
 from orchestrator.jobs.package import read_submission, unpack
 from orchestrator.jobs.sender import check_sender
 from orchestrator.ledger import LedgerTrial, TrialStatus
@@ -26,18 +28,33 @@ from orchestrator.tracking import without_credentials
 from trainable.errors import LatentuneError
 
 _WIDTH = 200
+_BEAT_S = 5.0
 _DEFAULT_HOME = ".latentune"
 
 
 class JobWatcher:
-    """Tells people and programs, in the job's log, how the search goes.
+    """Tells people and programs, in the job's log, how the search goes and what it waits for.
 
     Args:
         progress: who counts, and tells people.
+        folder: the search's.
     """
 
-    def __init__(self, progress: SearchProgress) -> None:
+    def __init__(self, progress: SearchProgress, folder: SearchFolder) -> None:
         self._progress = progress
+        self._folder = folder
+        self._over = threading.Event()
+        self._told: JobProgress | None = None
+        self._lock = threading.Lock()
+        self._beat = threading.Thread(target=self._look, daemon=True, name="progress")
+
+    def __enter__(self) -> Self:
+        self._beat.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._beat.join()
 
     def data_read(self, data: DataRecord) -> None:
         """The rows are known."""
@@ -50,7 +67,7 @@ class JobWatcher:
     def search_opened(self, trials: Sequence[LedgerTrial]) -> None:
         """A run begins."""
         self._progress.search_opened(trials)
-        tell_progress(self._progress.standing)
+        self._tell()
 
     def trial_started(self, trial: LedgerTrial) -> None:
         """A trial begins, or goes on."""
@@ -60,7 +77,22 @@ class JobWatcher:
         """A trial has reached a rung."""
         self._progress.trial_reported(trial, status)
         if status is not TrialStatus.RUNNING:
-            tell_progress(self._progress.standing)
+            self._tell()
+
+    def _look(self) -> None:
+        """Engines come and trials wait without anything being reported."""
+        while not self._over.wait(_BEAT_S):
+            self._tell()
+
+    def _tell(self) -> None:
+        roster = read_roster(self._folder.path)
+        found = JobProgress(
+            trials=self._progress.standing, engines=len(roster.ready), waiting=roster.waiting
+        )
+        with self._lock:
+            if found != self._told:
+                tell_progress(found)
+            self._told = found
 
 
 def run_job(package: Path, interrupt: threading.Event) -> int:
@@ -85,11 +117,15 @@ def run_package(package: Path, console: Console, interrupt: threading.Event) -> 
     config = load_search(search, overrides)
     _say(console, f"search {config.name} in {home}")
     total = config.budget.trials + len(baseline_configs()) * config.space.baselines
-    with SearchProgress(console, total, config.objective) as progress:
+    folder = SearchFolder.of(home, config.name)
+    with (
+        SearchProgress(console, total, config.objective) as progress,
+        JobWatcher(progress, folder) as watcher,
+    ):
         result = run(
             config,
             home=home,
-            watcher=JobWatcher(progress),
+            watcher=watcher,
             interrupt=interrupt,
             say=lambda line: _say(console, line),
         )

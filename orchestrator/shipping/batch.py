@@ -98,6 +98,8 @@ class Batch:
         parent: told last, so that it ends after its children.
         children: by trial.
         candidates: in the order of the log; the last one keeps the alias.
+        revoked: the digests of champions that a later confirmation no longer found better than
+            their controls: the alias leaves them, unless a person has moved it since.
     """
 
     search: str
@@ -108,3 +110,4 @@ class Batch:
     parent: RunUpdate
     children: Mapping[str, RunUpdate]
     candidates: tuple[Candidate, ...]
+    revoked: frozenset[str] = frozenset()

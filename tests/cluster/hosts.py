@@ -122,7 +122,8 @@ class Host:
         found = self.run("ps", "-eo", "pid=,args=").stdout.splitlines()
         lines = [line.split(None, 1) for line in found]
         keepers = ("ps -eo", "sleep 0.5", "/usr/sbin/sshd", "sshd:", "[")
-        return [args for pid, args in lines if pid != "1" and not args.startswith(keepers)]
+        found = [args for pid, args in lines if pid != "1" and not args.startswith(keepers)]
+        return [args for args in found if f"{self.own}/ready" not in args]  # 1, while it forks
 
     def lose(self) -> None:
         """Pull its plug: every process there dies at once."""

@@ -221,6 +221,6 @@ def test_nothing_is_left(raised: Raised) -> None:
         return [line for h in hosts for line in h.processes() if any(word in line for word in own)]
 
     try:
-        wait_for(lambda: not left(), "an end of everything", 60)
+        wait_for(lambda: not left(), "an end of everything", 150)  # workers miss the head for 60 s
     except AssertionError:
         pytest.fail("\n".join(left()))

@@ -31,7 +31,7 @@ pytestmark = [
     pytest.mark.faults,
     pytest.mark.filterwarnings("ignore"),  # Ray's and MLflow's own
 ]
-TRIALS = 8
+TRIALS = 5
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def search(tiny_folder: Path) -> SearchConfig:
     return SearchConfig.model_validate(
         small_config(
             tiny_folder,
-            budget={"trials": TRIALS, "steps": 120},
+            budget={"trials": TRIALS, "steps": 60},
             stopping={"kind": "none", "min_steps": 20},
             engine={"concurrent_trials": 2, "threads": 1},
         )

@@ -94,7 +94,7 @@ def test_a_stopped_search_goes_on_when_it_is_submitted_again(
     wait_until(lambda: runs(head, "stopped"), WAIT_S)
     running = first.status()
     assert running.state == "running"
-    assert running.progress is not None and running.progress.total == 3
+    assert running.progress is not None and running.progress.trials.total == 3
     with pytest.raises(SearchLockedError, match=r"running .* as latentune-stopped\.1"):
         submit(search)
     stopped = first.stop()

@@ -169,6 +169,29 @@ def test_what_was_registered_survives_further_training(search: TrackedSearch) ->
     assert len({source for _, source, _ in versions}) == 2
 
 
+@pytest.mark.parametrize("moved", [False, True])
+def test_the_alias_leaves_a_champion_that_is_confirmed_no_more(
+    search: TrackedSearch, *, moved: bool
+) -> None:
+    """But where a person has moved it, it is theirs."""
+    search.tell_all()
+    search.nominate(f"{NAME}-0", "champion")
+    search.log.append("confirm_ended", {"state": "confirmed"})
+    assert search.ship()
+    client = Stored(search.uri).client
+    first = client.get_model_version_by_alias(NAME, "champion")
+    assert first.tags["trial_uid"] == f"{NAME}-0"
+    if moved:
+        client.set_registered_model_alias(
+            NAME, "champion", client.get_model_version_by_alias(NAME, "candidate").version
+        )
+    search.log.append("confirm_ended", {"state": "nothing confirmed"})
+    assert search.ship()
+    aliases = client.get_registered_model(NAME).aliases
+    assert ("champion" in aliases) is moved
+    assert "candidate" in aliases
+
+
 def test_the_process_makes_the_store_delivers_and_leaves_at_the_end(search: TrackedSearch) -> None:
     (search.home / "mlflow.db").unlink()
     search.start()

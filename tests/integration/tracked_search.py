@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 from mlflow import MlflowClient
 
@@ -91,11 +91,11 @@ class TrackedSearch:
         (folder / "README.md").write_text(f"# {uid}")
         return folder.relative_to(self.folder).as_posix()
 
-    def nominate(self, uid: str) -> str:
+    def nominate(self, uid: str, alias: Literal["candidate", "champion"] = "candidate") -> str:
         artifact = f"artifacts/{uid}"
         manifest = manifest_sha256(self.folder / artifact)
         payload = {"artifact": artifact, "manifest_sha256": manifest, "metrics": {}, "name": "n"}
-        self.log.append("candidate", payload, uid, 1)
+        self.log.append(alias, payload, uid, 1)
         return manifest
 
     def tell_all(self) -> int:

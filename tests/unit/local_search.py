@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,8 @@ def search_locally(config: SearchConfig, home: Path, base: BaseModel) -> SearchF
     engine = Engine(base, deterministic=config.engine.deterministic)
     task = build_task(data.source.task, data.source.seed, tokenizer=base.tokenizer)
     encoded = engine.encode(task)
-    with EventLog(folder.events) as events:
+    ledger = open_ledger(config, folder)
+    with EventLog(folder.events) as events, closing(ledger):
         payload = {
             "search": config.name,
             "config": config.model_dump(mode="json"),
@@ -80,7 +82,7 @@ def search_locally(config: SearchConfig, home: Path, base: BaseModel) -> SearchF
         conductor = Conductor(
             config,
             folder,
-            open_ledger(config, folder),
+            ledger,
             events,
             EngineInfo("e", base.describe()),
             data.source,

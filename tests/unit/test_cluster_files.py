@@ -157,14 +157,15 @@ OWN_WAY = {
 @pytest.mark.parametrize("start", OWN_WAY)
 def test_all_start_the_same(start: str) -> None:
     aws, local, compose = (words_after(start, read(path)) for path in (AWS, LOCAL, COMPOSE))
-    assert aws == local
+    assert aws ^ local <= {"--block"}  # machines that nobody ends after `ray down`
     assert aws ^ compose <= OWN_WAY[start]
 
 
 def test_the_launchers_files_agree() -> None:
     aws, local = read(AWS), read(LOCAL)
-    for key in ("cluster_name", "file_mounts", "worker_start_ray_commands", "idle_timeout_minutes"):
+    for key in ("cluster_name", "file_mounts", "idle_timeout_minutes"):
         assert aws[key] == local[key], key
+    assert aws["worker_start_ray_commands"][:-1] == local["worker_start_ray_commands"][:-1]
     assert len(aws["head_start_ray_commands"]) == len(local["head_start_ray_commands"])
 
 
@@ -179,7 +180,7 @@ def test_all_tell_their_processes_the_same() -> None:
 
 def test_local_machines_get_the_autoscaler_that_starts_them() -> None:
     (start,) = (c for c in commands(read(LOCAL)) if "ray start --head" in c)
-    assert "RAY_enable_autoscaler_v2=0 ray start" in start
+    assert "RAY_enable_autoscaler_v2=0 " in start.partition("ray start")[0]
     assert "autoscaler_v2" not in AWS.read_text()
 
 

@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 
 from orchestrator.config import SearchConfig
+from orchestrator.engines.roster import Roster, write_roster
+from orchestrator.engines.waiting import WaitingRecord
 from orchestrator.errors import LedgerError, SearchExistsError
+from orchestrator.folders import SearchFolder
 from orchestrator.jobs import work
-from orchestrator.jobs.marked_lines import read_told_result
+from orchestrator.jobs.marked_lines import read_progress, read_told_result
 from orchestrator.jobs.package import write_package
 from orchestrator.results import SearchResult
 from tests.integration.small_search import small_config
@@ -88,6 +91,27 @@ def test_a_refusal_is_told(
     out = capfd.readouterr().out
     assert str(error) in out
     assert read_told_result(out) is None
+
+
+def test_what_a_search_waits_for_is_told(
+    package: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    waiting = WaitingRecord(kind="no-gpu", detail="no node has a GPU")
+
+    def run(config: SearchConfig, *, home: Path, watcher: Any, **_: Any) -> None:
+        folder = SearchFolder.of(home, config.name).path
+        folder.mkdir(parents=True)
+        watcher.search_opened([])
+        write_roster(folder, Roster(waiting=waiting))
+        log = ""
+        while (told := read_progress(log)) is None or told.waiting is None:
+            log += capfd.readouterr().out  # by itself: nothing is reported meanwhile
+        assert (told.trials.total, told.engines, told.waiting) == (3, 0, waiting)
+        raise SearchExistsError("enough")
+
+    monkeypatch.setattr(work, "_BEAT_S", 0.01)
+    monkeypatch.setattr(work, "run", run)
+    assert work.run_job(package, threading.Event()) == 2
 
 
 @pytest.mark.parametrize(

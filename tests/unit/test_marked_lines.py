@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from orchestrator.engines.waiting import WaitingRecord
 from orchestrator.jobs.marked_lines import (
+    JobProgress,
     for_people,
     read_progress,
     read_told_result,
@@ -20,6 +22,9 @@ RESULT = SearchResult(
 )  # fmt: skip
 STANDING = Standing(
     done=1, total=3, running=2, objective="val_ood/nll", best=0.5, strategy="start4"
+)
+PROGRESS = JobProgress(
+    trials=STANDING, engines=1, waiting=WaitingRecord(kind="full", detail="all are full")
 )
 
 
@@ -53,10 +58,10 @@ def test_half_a_result_is_none(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_last_progress_counts(capfd: pytest.CaptureFixture[str]) -> None:
-    tell_progress(STANDING.model_copy(update={"done": 0}))
-    tell_progress(STANDING)
+    tell_progress(PROGRESS.model_copy(update={"engines": 0}))
+    tell_progress(PROGRESS)
     log = told(capfd)
-    assert read_progress(log) == STANDING
+    assert read_progress(log) == PROGRESS
     assert read_progress("latentune:progress {") is None
     assert read_progress("latentune") is None
 

@@ -279,3 +279,21 @@ def test_the_end_of_a_killed_driver_leaves_the_result_that_was_told_before() -> 
     story = Story()
     story.tell("search_ended", state="interrupted", trials={"running": 1})
     assert "result.json" not in story.batch().parent.documents
+
+
+def test_a_champion_that_is_confirmed_no_more_is_revoked() -> None:
+    story = Story()
+    story.start("s-1")
+    told = {"artifact": "a", "metrics": {}, "name": "start4"}
+    story.tell("champion", "s-1", manifest_sha256="old", **told)
+    story.tell("confirm_ended", state="confirmed", verdict=[])
+    assert not story.batch().revoked
+    story.tell("confirm_ended", state="nothing confirmed", verdict=["no"])
+    batch = story.batch()
+    assert batch.revoked == {"old"}
+    assert batch.parent.tags["champion"] == "none"
+    assert [one.alias for one in batch.candidates] == []
+    story.tell("champion", "s-1", manifest_sha256="new", **told)
+    story.tell("confirm_ended", state="confirmed", verdict=[])
+    batch = story.batch()
+    assert (batch.revoked, batch.candidates[-1].manifest_sha256) == ({"old"}, "new")

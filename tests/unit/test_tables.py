@@ -83,7 +83,7 @@ def test_a_run_without_a_complete_trial_names_no_candidate() -> None:
     assert "No trial was cut early." in text
     assert "Time:" not in text
     assert text.endswith("Next:\n  latentune status tiny\n")
-    assert ["0", "start2", "-", "-", "-", "540", "failed"] in rows(text)
+    assert ["0", "start2", "-", "-", "-", "540", "failed: numeric"] in rows(text)
 
 
 def test_an_objective_of_its_own_has_a_column_of_its_own() -> None:
