@@ -54,6 +54,7 @@ from orchestrator.jobs.verbs import jobs, submit
 from orchestrator.safety.floors import check_floors
 from orchestrator.safety.ray_token import keep_ray_at_home
 from orchestrator.safety.redaction import safe_logging, tell_crash
+from orchestrator.service.verbs import backup, restore
 from trainable.errors import LatentuneError
 
 app = typer.Typer(
@@ -349,8 +350,8 @@ def spaces(
 
 for verb in (pull, register, generate, evaluate, inspect, export, rerun, doctor):
     app.command()(verb)
-for verb in (submit, backup, restore):
-    app.command()(verb)
+for other in (submit, backup, restore):
+    app.command()(other)
 app.command(name="import")(import_)
 app.add_typer(jobs, name="jobs")
 

@@ -27,6 +27,7 @@ from orchestrator.errors import SearchExistsError, SearchNotFoundError
 from orchestrator.files import write_atomic
 from orchestrator.folders import SearchFolder
 from orchestrator.ledger import LedgerTrial, TrialStatus, read_ledger
+from orchestrator.opening import engine_options
 from orchestrator.reproduction import Reproduction, processor
 from orchestrator.results import SCHEMA_VERSION, Record
 from orchestrator.search_data import data_differences, read_data
@@ -168,8 +169,9 @@ def _train(
         The report at the trial's last score, and the one at its last step.
     """
     source = read_data(config, home).source
-    options = config.engine.model_dump(exclude={"concurrent_trials", "threads", "compile"})
-    engine = Engine(base, compiled=config.engine.compile, **options)
+    _, options = engine_options(config)
+    del options["threads"]  # set already
+    engine = Engine(base, compiled=options.pop("compile"), **options)
     cache = Path(source.cache)
     task = build_task(source.task, source.seed, tokenizer=base.tokenizer, cache=cache)
     limits: dict[str, Any] = {"max_tokens": source.max_tokens, "long_rows": source.long_rows}

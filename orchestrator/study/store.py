@@ -164,5 +164,6 @@ class StudyStore:
 
 def finite(value: object) -> bool:
     """Whether a metric is a number that can be ranked."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value)
