@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,7 +61,7 @@ def standing_cluster(scratch: Path) -> Iterator[Standing]:
             patch.setenv(name, value)
         patch.setenv("RAY_AUTH_MODE", "token")
         _make_token(scratch)
-        with bare_cluster(scratch, HEAD_CPUS) as standing:
+        with bare_cluster(HEAD_CPUS) as standing:
             patch.setenv("RAY_ADDRESS", standing.address)
             import ray
 
@@ -74,8 +73,8 @@ def standing_cluster(scratch: Path) -> Iterator[Standing]:
 
 
 @contextmanager
-def bare_cluster(scratch: Path, head_cpus: int) -> Iterator[Standing]:
-    """A cluster of one node, to which this process is not connected."""
+def bare_cluster(head_cpus: int) -> Iterator[Standing]:
+    """A cluster of one node, its files in RAY_TMPDIR; this process is not connected to it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's own
         from ray.cluster_utils import Cluster
@@ -86,7 +85,6 @@ def bare_cluster(scratch: Path, head_cpus: int) -> Iterator[Standing]:
                 "num_cpus": head_cpus,
                 "object_store_memory": OBJECT_STORE_BYTES,
                 "include_dashboard": False,
-                "temp_dir": tempfile.mkdtemp(prefix="ray", dir=scratch),
             },
         )
         try:

@@ -83,14 +83,14 @@ def test_frozen_workers(
 
 
 def test_a_node_goes_and_another_comes_late(
-    standing: Standing, ray_scratch: Path, tmp_path: Path, tracked: str, tally: Tally
+    standing: Standing, tmp_path: Path, tracked: str, tally: Tally
 ) -> None:
     """On a cluster whose head has no room: the engine and the thin trials are on another node."""
     config, home = chaos_config("nodes"), tmp_path / "home"
     left = Aftermath(home, config, tracked)
     with (
         tally.trying(Fault.NODE, CHECKED.partition(";")[0]) as row,
-        bare_cluster(ray_scratch, head_cpus=0) as cluster,
+        bare_cluster(head_cpus=0) as cluster,
     ):
         node = cluster.add(2)
         with start_driver(config, home, RAY_ADDRESS=cluster.address) as driver:
