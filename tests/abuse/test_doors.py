@@ -280,8 +280,8 @@ def other_addresses() -> list[str]:
 def test_a11_no_secret_and_no_open_address_is_in_what_we_ship() -> None:
     """Cluster and container files have a test of their own where they are."""
     root = Path(__file__).parents[2]
-    files = [*root.glob("*.y*ml"), *root.glob("examples/**/*.yaml"), root / "Makefile"]
-    assert files
+    files = [*root.glob("examples/**/*.yaml"), root / "Makefile", root / ".ci" / "run"]
+    assert len(files) > 2
     for path in files:
         text = path.read_text()
         assert "0.0.0.0" not in text, path  # noqa: S104 - what is looked for
