@@ -39,13 +39,20 @@ bench-settings: .venv/ready         # what defaults were chosen by
 bench-glue: .venv/ready             # against Ray Tune and PEFT glued by hand
 	$(BIN)/python -m benchmarks.glue
 	$(BIN)/python -m benchmarks.page
-results: .venv/ready                # the paper's three tasks, about half an hour; writes docs/results.md
+results: .venv/ready                # the paper's three tasks, then all axes, confirmed: some hours on two cores
 	for task in generation summation repetition; do \
 	  $(BIN)/latentune run examples/paper/$$task.yaml && \
 	  $(BIN)/latentune status paper-$$task --json | $(BIN)/python -m benchmarks.paper keep $$task \
 	  || exit 1; \
 	done
 	$(BIN)/python -m benchmarks.paper
+	for task in generation summation repetition; do \
+	  $(BIN)/latentune run examples/full/$$task.yaml && \
+	  $(BIN)/latentune report full-$$task --to docs/results/$$task/report.html && \
+	  $(BIN)/latentune status full-$$task --json | $(BIN)/python -m benchmarks.confirmed keep $$task \
+	  || exit 1; \
+	done
+	$(BIN)/python -m benchmarks.confirmed
 lock: .venv/tools                   # after a change of pyproject.toml or constraints.txt
 	.venv/tools/bin/uv pip compile pyproject.toml --extra dev -c constraints.txt --universal \
 	  --python-version 3.11 --generate-hashes --no-emit-package torch --no-emit-index-url \

@@ -32,7 +32,9 @@ the bundled model. Its best configurations are then trained again with fresh see
 judged beside their controls on rows that the search never saw ([how](confirmation.md)). `score` \
 is what they were picked by, the mean over the out-of-distribution distances; `confirmed` is the \
 mean over the same distances with other rows and seeds. The last distance of each task is one that \
-the search had no rows of. The reports, with figures: [results/](results)."""
+the search had no rows of. Controls are made for the search's first: `equal inserted tokens` are \
+as many per row as that one has; what others have stands in the table. The reports, with figures: \
+[results/](results)."""
 
 
 @dataclass(frozen=True)
@@ -129,9 +131,8 @@ def curse(ranked: Sequence[Ranked]) -> str:
     best = max(ranked, key=lambda each: each.confirmed)
     stays = "is also the best one confirmed" if best is ranked[0] else "is not the best confirmed"
     return (
-        f"The search's first {stays}. Its score fell by {lost[0]:+.3f} when it was trained and "
-        f"tested again, those of all {len(lost)} by {statistics.fmean(lost):+.3f} on average "
-        "(above 0: the search flattered them)."
+        f"The search's first {stays}. The search's score for it was {lost[0]:+.3f} off, those of "
+        f"all {len(lost)} {statistics.fmean(lost):+.3f} on average (above 0: they flattered)."
     )
 
 

@@ -71,8 +71,8 @@ def test_both_rankings_are_of_the_same_distances(kept: Any) -> None:
 def test_the_curse_in_words(kept: Any) -> None:
     words = curse(rankings(kept))
     assert "is not the best confirmed" in words
-    assert "fell by +0.400" in words
-    assert "all 2 by +0.200" in words
+    assert "was +0.400 off" in words
+    assert "all 2 +0.200 on average" in words
 
 
 def test_a_section_has_the_verdict_both_places_and_every_arm(kept: Any) -> None:
