@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it once, when it is imported
 
 import tempfile
 from collections.abc import Callable, Iterator

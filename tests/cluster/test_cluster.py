@@ -161,7 +161,7 @@ def test_a_search_outlives_one_worker_and_uses_another(raised: Raised, tmp_path:
         assert time.monotonic() < deadline, job
         time.sleep(2)
     assert job["state"] == "complete", job
-    assert job["result"]["counts"]["failed"] == 0
+    assert [trial for trial in job["result"]["trials"] if trial["status"] == "failed"] == []
     folder = f"{HOME}/latentune/home/searches/{NAME}"
     raised.head.run("test", "-e", f"{folder}/ended-at-the-head")
 
@@ -221,6 +221,6 @@ def test_nothing_is_left(raised: Raised) -> None:
         return [line for h in hosts for line in h.processes() if any(word in line for word in own)]
 
     try:
-        wait_for(lambda: not left(), "an end of everything", 150)  # workers miss the head for 60 s
+        wait_for(lambda: not left(), "an end of everything", 240)  # workers miss the head for 60 s
     except AssertionError:
         pytest.fail("\n".join(left()))
