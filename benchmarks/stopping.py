@@ -22,13 +22,13 @@ from benchmarks import curves, machine
 from benchmarks.curve_replay import AT_ONCE, Replay, replay
 
 ORDERS = 200
-# The demo's own: cut at a sixth and a half. And two that cut earlier.
+# The demo's own: cut at a ninth and a third. And two that cut earlier, and later.
 SETTINGS: tuple[tuple[str, tuple[int, ...], int], ...] = (
-    ("asha, factor 3 from 45", (45, 135, 270), 3),
     ("asha, factor 3 from 30", (30, 90, 270), 3),
     ("asha, factor 3 from 15", (15, 45, 135, 270), 3),
+    ("asha, factor 3 from 45", (45, 135, 270), 3),
 )
-RANKED_BY = "val_ood/equation_accuracy"  # dense, as in the demo
+RANKED_BY = "val_ood/exact_match"  # the objective, as in the demo
 OBJECTIVES = ("val_ood/exact_match", "val_ood/equation_accuracy")
 FIGURE = machine.RESULTS.parent.parent / "docs" / "images" / "stopping.svg"
 LEVEL = 0.95
