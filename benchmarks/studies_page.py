@@ -61,8 +61,8 @@ def stopping(found: Mapping[str, Any]) -> list[str]:
         f"ASHA, Optuna's and so a search's own, replayed over {found['orders']} random orders of "
         f"the {rows[0]['trials']} curves, {rows[0]['at_once']} at a time, ranked by "
         "`val_ood/exact_match`, the objective. *Saved* is the share of all optimiser steps; in "
-        "brackets where 95 of 100 orders lie. *Regret* is what the winner without stopping scores above the "
-        f"winner with it, on {_first(rows)['items']} rows that decided nothing; its 95 % interval "
+        "brackets where 95 of 100 orders lie. *Regret* is what the winner without stopping scores "
+        f"above the winner with it, on {_first(rows)['items']} rows that decided nothing; its 95 % interval "
         "resamples orders and rows.",
         "",
         "| rule | steps saved | objective | regret | same winner | a random trial's regret |",
