@@ -62,8 +62,8 @@ def stopping(found: Mapping[str, Any]) -> list[str]:
         f"the {rows[0]['trials']} curves, {rows[0]['at_once']} at a time, ranked by "
         "`val_ood/exact_match`, the objective. *Saved* is the share of all optimiser steps; in "
         "brackets where 95 of 100 orders lie. *Regret* is what the winner without stopping scores "
-        f"above the winner with it, on {_first(rows)['items']} rows that decided nothing; its 95 % interval "
-        "resamples orders and rows.",
+        f"above the winner with it, on {_first(rows)['items']} rows that decided nothing; its 95 % "
+        "interval resamples orders and rows.",
         "",
         "| rule | steps saved | objective | regret | same winner | a random trial's regret |",
         "|---|---|---|---|---|---|",
