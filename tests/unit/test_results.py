@@ -137,6 +137,7 @@ def folder(tmp_path: Path) -> SearchFolder:
     folder.config.write_text(search_config().to_yaml())
     assert ledger.ask() is not None
     ledger.report(0, RUNGS[-1], {OBJECTIVE: 0.25})
+    ledger.close()  # its files are as a run leaves them
     return folder
 
 
