@@ -17,6 +17,7 @@ from orchestrator.console import (
     TrustCode,
     out,
     print_json,
+    print_line,
     say,
 )
 from orchestrator.folders import home_folder
@@ -71,7 +72,7 @@ def generate(
     text = generate_text(
         folder, prompt, max_new_tokens, base_model, trust_remote_code=trust_remote_code
     )
-    out.print(text, markup=False, highlight=False, soft_wrap=True)
+    print_line(out, text)
 
 
 def evaluate(

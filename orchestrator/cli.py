@@ -40,6 +40,7 @@ from orchestrator.console import (
     fail,
     out,
     print_json,
+    print_line,
     quiet_bars,
     say,
 )
@@ -364,7 +365,7 @@ def _check_arguments(arguments: Sequence[str]) -> None:
 
 
 def _tell(line: str) -> None:
-    err.print(line, markup=False, highlight=False, soft_wrap=True)
+    print_line(err, line)
 
 
 def _ask() -> None:

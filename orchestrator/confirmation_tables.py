@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.confirmation_record import ArmRecord, ConfirmationRecord
+from orchestrator.console import print_line
 
 
 def print_confirmation(console: Console, record: ConfirmationRecord) -> None:
@@ -32,7 +33,7 @@ def print_confirmation(console: Console, record: ConfirmationRecord) -> None:
         )
     console.print(table)
     for line in (*record.verdict, *record.notes):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_line(console, line)
 
 
 def _role(arm: ArmRecord, record: ConfirmationRecord) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TextIO
 
 import typer
 from pydantic import BaseModel
@@ -39,8 +39,10 @@ TrustCode = Annotated[
 class PlainConsole(Console):
     """A console on which texts are texts: no markup, no emoji codes, no control characters."""
 
-    def __init__(self, *, stderr: bool = False) -> None:
-        super().__init__(stderr=stderr, markup=False, emoji=False)
+    def __init__(
+        self, *, stderr: bool = False, file: TextIO | None = None, width: int | None = None
+    ) -> None:
+        super().__init__(stderr=stderr, file=file, width=width, markup=False, emoji=False)
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
@@ -66,9 +68,14 @@ def quiet_bars(arguments: Sequence[str]) -> None:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
+def print_line(console: Console, text: str) -> None:
+    """Print a line as it is, whatever console it is: no markup, no colours, no breaks."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def say(text: str) -> None:
     """Print a line as it is."""
-    out.print(text, markup=False, highlight=False, soft_wrap=True)
+    print_line(out, text)
 
 
 def exit_code(error: LatentuneError) -> int:
@@ -79,7 +86,5 @@ def exit_code(error: LatentuneError) -> int:
 
 def fail(message: str, code: int) -> None:
     """Say what went wrong, without secrets, and leave."""
-    err.print(
-        Redaction.of_environment().of_text(message), markup=False, highlight=False, soft_wrap=True
-    )
+    print_line(err, Redaction.of_environment().of_text(message))
     sys.exit(code)

@@ -29,6 +29,7 @@ from orchestrator.attention_data import (
     write_table,
 )
 from orchestrator.attention_figure import draw
+from orchestrator.console import print_line
 from orchestrator.errors import TargetExistsError
 from orchestrator.usage import attach_folder
 from trainable.artifact import Artifact
@@ -111,7 +112,7 @@ def print_inspection(console: Console, inspection: Inspection) -> None:
     curves = inspection.latest_by_distance
     for group in dict.fromkeys(curve.group for curve in curves):
         console.print(_table([curve for curve in curves if curve.group == group], inspection))
-    console.print(f"{', '.join(FILES)} in {inspection.folder}", markup=False, soft_wrap=True)
+    print_line(console, f"{', '.join(FILES)} in {inspection.folder}")
 
 
 def _table(curves: list[Curve], inspection: Inspection) -> Table:

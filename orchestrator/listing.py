@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.config import load_search
+from orchestrator.console import print_line
 from orchestrator.folders import SearchFolder
 from orchestrator.ledger import read_ledger
 from orchestrator.results import SCHEMA_VERSION, Record, SearchState, best_trial, saved_state
@@ -95,7 +96,7 @@ def _line(folder: SearchFolder) -> SearchLine:
 def print_list(console: Console, listing: SearchListing, home: Path) -> None:
     """Searches as a table."""
     if not listing.searches:
-        console.print(f"no searches under {home}", markup=False, highlight=False, soft_wrap=True)
+        print_line(console, f"no searches under {home}")
         return
     table = Table("search", "state", "trials", "best strategy", "objective", "score")
     for column in table.columns:
@@ -145,7 +146,7 @@ def print_space(console: Console, space: SpaceRecord) -> None:
         lines.append(
             f"  {config.strategy.short_name}  init {config.init.kind}  lr {config.optim.lr:.3g}"
         )
-    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+    print_line(console, "\n".join(lines))
 
 
 def _about(name: str) -> str:

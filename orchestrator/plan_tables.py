@@ -6,6 +6,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.console import print_line
 from orchestrator.estimate import estimate_lines
 from orchestrator.plan import Plan
 
@@ -24,35 +25,37 @@ def print_plan(console: Console, plan: Plan) -> None:
         for split, one in plan.overlap.items()
     ]
     for line in [*lines, *plan.notes]:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_line(console, line)
     for pattern, delimiter in plan.delimiters.items():
         shown = "  ".join(repr(text) for text in delimiter.tokens)
         more = "" if delimiter.ids <= len(delimiter.tokens) else "  ..."
-        console.print(
+        print_line(
+            console,
             f"delimiter {pattern!r} matches {delimiter.ids} of {plan.vocabulary} tokens: "
             f"{shown or 'none, so it makes no site'}{more}",
-            markup=False, highlight=False, soft_wrap=True,
-        )  # fmt: skip
+        )
     console.print(_strategy_table(plan))
     refused = [cost.refused for cost in plan.strategies.values() if cost.refused]
     if refused:
-        console.print(
+        print_line(
+            console,
             f"* {len(refused)} of {len(plan.strategies)} strategies would be refused: {refused[0]}",
-            markup=False, highlight=False, soft_wrap=True,
-        )  # fmt: skip
+        )
     for name in _shown(plan)[:SHOWN_SAMPLES]:
-        _say(console, f"{name}: {plan.strategies[name].sample}")
-    _say(
+        print_line(console, f"{name}: {plan.strategies[name].sample}")
+    print_line(
         console,
         f"context {plan.context or 'without limit'}; {plan.trials} trials and {plan.baselines} "
         f"baselines, at most {plan.most_trial_steps} optimiser steps in all",
     )
     for line in estimate_lines(plan.estimate):
-        _say(console, line)
+        print_line(console, line)
     if plan.exact:
-        _say(console, "the tokens of training are exact: each configuration is known beforehand")
+        print_line(
+            console, "the tokens of training are exact: each configuration is known beforehand"
+        )
     for line in plan.warnings:
-        _say(console, f"warning: {line}")
+        print_line(console, f"warning: {line}")
 
 
 def _strategy_table(plan: Plan) -> Table:
@@ -77,7 +80,3 @@ def _shown(plan: Plan) -> list[str]:
     ranked = sorted(plan.strategies, key=lambda name: plan.strategies[name].extra_tokens_pct)
     places = np.unique(np.linspace(0, len(ranked) - 1, SHOWN_STRATEGIES).astype(int))
     return [ranked[int(place)] for place in places]
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)

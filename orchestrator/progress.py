@@ -10,6 +10,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from orchestrator.console import print_line
 from orchestrator.estimate import estimate_lines
 from orchestrator.ledger import LedgerTrial, TrialStatus
 from orchestrator.record import Record
@@ -101,12 +102,12 @@ class SearchProgress:
     def data_read(self, data: DataRecord) -> None:
         """Say what is known of a person's own rows."""
         for line in data_lines(data):
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+            print_line(self._console, line)
 
     def planned(self, found: Estimate, warnings: Sequence[str], *, going_on: bool) -> None:
         """Show what the search will cost, and ask where somebody can answer."""
         for line in [*estimate_lines(found), *(f"warning: {line}" for line in warnings)]:
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+            print_line(self._console, line)
         if self._ask is not None and not going_on:
             self._bar.stop()  # a live line and a question do not share a terminal
             self._ask()
@@ -136,11 +137,11 @@ class SearchProgress:
         self._update()
         if not self._console.is_terminal and status is not TrialStatus.RUNNING:
             shown = "no score" if score is None else f"{self._objective} {score:.3f}"
-            self._console.print(
+            print_line(
+                self._console,
                 f"[{self._done}/{self._total}] trial {trial.number} {name}: {status} at step "
                 f"{trial.step}, {shown}; {self._detail()}",
-                markup=False, highlight=False, soft_wrap=True,
-            )  # fmt: skip
+            )
 
     def _note_best(self, trial: LedgerTrial, status: TrialStatus) -> None:
         score = trial.metrics.get(self._objective)

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.config import SearchConfig, load_search
+from orchestrator.console import print_line
 from orchestrator.errors import SearchExistsError, SearchNotFoundError
 from orchestrator.files import write_atomic
 from orchestrator.folders import SearchFolder
@@ -296,7 +297,7 @@ def print_rerun(console: Console, rerun: Rerun) -> None:
         f"its latents are in {rerun.folder}",
     ]
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_line(console, line)
 
 
 def _shown(score: float | None) -> str:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.confirmation_tables import print_confirmation
+from orchestrator.console import print_line
 from orchestrator.failures import failure_lines
 from orchestrator.ledger import Role, TrialStatus
 from orchestrator.results import (
@@ -232,4 +233,4 @@ def _prompt(result: SearchResult) -> str:
 
 
 def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    print_line(console, text)

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.console import print_line
 from orchestrator.errors import TargetExistsError
 from orchestrator.files import write_atomic
 from orchestrator.results import SCHEMA_VERSION, Record
@@ -273,7 +274,7 @@ def print_evaluation(console: Console, evaluation: Evaluation) -> None:
     console.print(table)
     for spec in evaluation.left_out:
         line = f"left out: {spec}, which is code of the search's; give it with --metric"
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_line(console, line)
 
 
 def print_data_evaluation(console: Console, evaluation: DataEvaluation) -> None:
@@ -290,7 +291,7 @@ def print_data_evaluation(console: Console, evaluation: DataEvaluation) -> None:
     table.add_row("extra tokens", f"{evaluation.extra_tokens_pct:.0f} %")
     console.print(table)
     written = f"one row per item: {evaluation.predictions}"
-    console.print(written, markup=False, highlight=False, soft_wrap=True)
+    print_line(console, written)
 
 
 def _default_splits(data: EncodedTask) -> list[Split]:

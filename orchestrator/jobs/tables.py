@@ -7,6 +7,7 @@ from datetime import datetime
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.console import print_line
 from orchestrator.jobs.records import JobListing, JobRecord
 from orchestrator.tables import print_result
 
@@ -53,4 +54,4 @@ def _clock(seconds: float | None) -> str:
 
 
 def _print(console: Console, line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    print_line(console, line)

@@ -13,7 +13,7 @@ from typing import Self
 from rich.console import Console
 
 from orchestrator.config import load_search
-from orchestrator.console import FAILED, INTERRUPTED, exit_code
+from orchestrator.console import FAILED, INTERRUPTED, PlainConsole, exit_code, print_line
 from orchestrator.driver import run
 from orchestrator.engines.roster import read_roster
 from orchestrator.folders import HOME_VARIABLE, SearchFolder, home_folder
@@ -24,6 +24,7 @@ from orchestrator.ledger import LedgerTrial, TrialStatus
 from orchestrator.opening import baseline_configs
 from orchestrator.progress import SearchProgress
 from orchestrator.results import DataRecord, Estimate, SearchResult
+from orchestrator.safety.redaction import Redaction, safe_logging, tell_crash
 from orchestrator.tracking import without_credentials
 from trainable.errors import LatentuneError
 
@@ -97,14 +98,17 @@ class JobWatcher:
 
 def run_job(package: Path, interrupt: threading.Event) -> int:
     """Run the search of a package; returns the exit code that the command line would have."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    console = Console(file=sys.stdout, width=_WIDTH, force_terminal=False)
+    safe_logging(logging.WARNING, "%(levelname)s: %(message)s")
+    sys.excepthook = tell_crash
+    console = PlainConsole(file=sys.stdout, width=_WIDTH)
     try:
         result = run_package(package, console, interrupt)
     except LatentuneError as error:
-        _say(console, str(error))
+        print_line(console, Redaction.of_environment().of_text(str(error)))
         return exit_code(error)
-    _say(console, f"the search is {result.state}" + (f": {result.summary}" if result.best else ""))
+    print_line(
+        console, f"the search is {result.state}" + (f": {result.summary}" if result.best else "")
+    )
     tell_result(result)
     return {"complete": 0, "failed": FAILED}.get(result.state, INTERRUPTED)
 
@@ -115,7 +119,7 @@ def run_package(package: Path, console: Console, interrupt: threading.Event) -> 
     home = _lasting_home()
     search, overrides = unpack(package, home)
     config = load_search(search, overrides)
-    _say(console, f"search {config.name} in {home}")
+    print_line(console, f"search {config.name} in {home}")
     total = config.budget.trials + len(baseline_configs()) * config.space.baselines
     folder = SearchFolder.of(home, config.name)
     with (
@@ -127,7 +131,7 @@ def run_package(package: Path, console: Console, interrupt: threading.Event) -> 
             home=home,
             watcher=watcher,
             interrupt=interrupt,
-            say=lambda line: _say(console, line),
+            say=lambda line: print_line(console, line),
         )
     uri = without_credentials(result.tracking_uri, result.tracking_uri)
     return result.model_copy(update={"tracking_uri": uri})
@@ -137,7 +141,3 @@ def _lasting_home() -> Path:
     """The head's LATENTUNE_HOME; never below the current folder, which Ray throws away."""
     named = Path(os.environ.get(HOME_VARIABLE) or _DEFAULT_HOME).expanduser()
     return home_folder(Path.home() / named)
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from orchestrator.config import load_search
+from orchestrator.console import print_line
 from orchestrator.driver_lock import driver_lock, is_held
 from orchestrator.errors import SearchLockedError
 from orchestrator.events import EventLog, read_events
@@ -123,4 +124,4 @@ def print_sync(console: Console, found: Sync) -> None:
             "store is there"
         )
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_line(console, line)
