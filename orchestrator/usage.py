@@ -38,6 +38,7 @@ from trainable.records.problems import RowProblems
 from trainable.records.reading import digest_or_none
 from trainable.records.report import table_notes
 from trainable.records.store import RecordStore
+from trainable.records.table import RecordTable
 from trainable.tasks import RECORDS, build_task
 
 logger = logging.getLogger(__name__)
@@ -225,24 +226,11 @@ def evaluate_data(
         TargetExistsError: if the file is there already.
         TaskError: for a metric that cannot be used.
     """
-    if to.exists() and not to.is_dir():
-        raise TaskError(f"--to {to} is a file: give a folder for {PREDICTIONS_FILE}")
-    if (to / PREDICTIONS_FILE).exists() and not overwrite:
-        raise TargetExistsError(
-            f"{to / PREDICTIONS_FILE} is there already: give another folder with --to, or replace "
-            "it with --overwrite"
-        )
+    _check_target(to, overwrite=overwrite)
     specs = [absolute_metric(spec, Path.cwd()) for spec in metrics]
     own = load_answer_metrics([NORMALISED_MATCH, *specs])
     lm, latents = attach_folder(folder, base_model, trust_remote_code=trust_remote_code)
-    problems = RowProblems()
-    specials = latents.artifact.add_special_tokens
-    store = RecordStore(lm.tokenizer, None, add_special_tokens=specials)
-    records = store.table({str(data): digest_or_none(data)}, problems)
-    problems.raise_any()
-    assert records is not None  # or there was a problem
-    for note in table_notes(str(data), records):
-        logger.warning("%s", note)
+    records = _read_records(data, lm, add_special_tokens=latents.artifact.add_special_tokens)
     found = predict(
         lm,
         records,
@@ -264,6 +252,28 @@ def evaluate_data(
         metrics=found.means(),
         baseline=found.means(BASELINE_PREFIX) if baseline else None,
     )
+
+
+def _check_target(to: Path, *, overwrite: bool) -> None:
+    if to.exists() and not to.is_dir():
+        raise TaskError(f"--to {to} is a file: give a folder for {PREDICTIONS_FILE}")
+    if (to / PREDICTIONS_FILE).exists() and not overwrite:
+        raise TargetExistsError(
+            f"{to / PREDICTIONS_FILE} is there already: give another folder with --to, or replace "
+            "it with --overwrite"
+        )
+
+
+def _read_records(data: Path, lm: LatentLM, *, add_special_tokens: bool) -> RecordTable:
+    """A person's rows, encoded; what is odd about them is said."""
+    problems = RowProblems()
+    store = RecordStore(lm.tokenizer, None, add_special_tokens=add_special_tokens)
+    records = store.table({str(data): digest_or_none(data)}, problems)
+    problems.raise_any()
+    assert records is not None  # or there was a problem
+    for note in table_notes(str(data), records):
+        logger.warning("%s", note)
+    return records
 
 
 def print_evaluation(console: Console, evaluation: Evaluation) -> None:

@@ -35,7 +35,7 @@ from orchestrator.ui import serve_ui, ui_command
 from tests.abuse.searches import GOOD, Terminal
 from tests.integration.mlflow_server import free_port, server
 from tests.integration.small_search import environment, scratch_folder
-from tests.unit.ledgers import open_ledger, search_config, search_folder
+from tests.unit.ledgers import abandoned_search, search_config
 
 PASSWORD = "correct horse battery"  # noqa: S105 - of a server that lives for a second
 STRANGER = 12345
@@ -302,10 +302,7 @@ def test_a11_no_secret_and_no_open_address_is_in_what_we_ship() -> None:
 
 @pytest.fixture
 def begun(terminal: Terminal) -> Terminal:
-    """A search with one running trial, whose driver is gone."""
-    folder = search_folder(terminal.home)
-    open_ledger(folder.path).ask()
-    folder.config.write_text(search_config().to_yaml())
+    abandoned_search(terminal.home)
     return terminal
 
 

@@ -19,7 +19,7 @@ from orchestrator.tracking import without_credentials
 from orchestrator.yaml_source import dump_yaml
 from tests.abuse.searches import GOOD, Terminal
 from tests.integration.small_search import environment, scratch_folder, small_config
-from tests.unit.ledgers import open_ledger, search_config, search_folder
+from tests.unit.ledgers import abandoned_search
 
 CANARIES = {
     "HF_TOKEN": "hf_canaryAbCdEfGh",
@@ -130,9 +130,7 @@ def test_a12_a_tracking_uri_s_password_is_not_shown(
 ) -> None:
     uri = "http://me:canary-of-mlflow@127.0.0.1:9/x"
     assert without_credentials(f"at {uri}", uri) == "at http://127.0.0.1:9/x"
-    folder = search_folder(terminal.home)
-    open_ledger(folder.path).ask()
-    folder.config.write_text(search_config().to_yaml())
+    abandoned_search(terminal.home)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     said = terminal("status", "tiny", "--json")
     assert said.code == 0

@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cli import main
 from orchestrator.config import SearchConfig
 from orchestrator.events import read_events
 from orchestrator.results import SearchResult
 from orchestrator.search_data import read_data
 from orchestrator.yaml_source import dump_yaml
+from tests.abuse.searches import Terminal
 from tests.integration.small_search import (
     Left,
     environment,
@@ -29,7 +29,7 @@ from tests.integration.small_search import (
     small_config,
     wait_until,
 )
-from tests.unit.ledgers import open_ledger, search_config, search_folder
+from tests.unit.ledgers import abandoned_search, search_config, search_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # other people's
 COMMAND = [sys.executable, "-c", "from orchestrator.cli import main; main()"]
@@ -90,37 +90,17 @@ START2 = {"kind": "start", "m": 2}
 # --- bad input: exit code 2, one message with field, value and remedy, and nothing written
 
 
-class Prompt:
-    """The same command in this process: a second sooner, and what escapes it is no exit code."""
-
-    def __init__(
-        self, folder: Path, patch: pytest.MonkeyPatch, streams: pytest.CaptureFixture[str]
-    ) -> None:
-        self.folder = folder
-        self.home = folder / "home"
-        self._patch = patch
-        self._streams = streams
-        patch.chdir(folder)
-        patch.setenv("LATENTUNE_HOME", str(self.home))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+class Prompt(Terminal):
+    """The same command in this process: a second sooner."""
 
     def refuses(self, *arguments: str) -> str:
         """Check that a verb is bad input and left nothing; its message."""
         before = sorted(self.folder.rglob("*"))
-        self._patch.setattr(sys, "argv", ["latentune", *arguments])
-        self._streams.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            main()
-        out, err = self._streams.readouterr()
-        assert (caught.value.code, out) == (2, ""), err
-        assert "Traceback" not in err
+        said = self(*arguments)
+        assert (said.code, said.out) == (2, ""), said.err
+        assert "Traceback" not in said.err
         assert sorted(self.folder.rglob("*")) == before
-        return err
-
-    def file(self, data: dict[str, Any] | str) -> str:
-        path = self.folder / "search.yaml"
-        path.write_text(data if isinstance(data, str) else dump_yaml(data))
-        return str(path)
+        return said.err
 
 
 @pytest.fixture
@@ -315,10 +295,7 @@ def test_a_bad_command_line(prompt: Prompt, arguments: list[str], words: str) ->
 
 @pytest.fixture
 def begun(shell: Shell) -> Shell:
-    """A search with one running trial, whose driver is gone."""
-    folder = search_folder(shell.home)
-    open_ledger(folder.path).ask()
-    folder.config.write_text(search_config().to_yaml())
+    abandoned_search(shell.home)
     return shell
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,8 @@ def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrackedS
         config, folder = search_config(name=NAME), SearchFolder(search.folder)
         write_atomic(folder.config, config.to_yaml().encode())
         folder.study.write_bytes(empty_study())
-        open_ledger(config, folder).ask()
+        with closing(open_ledger(config, folder)) as ledger:
+            ledger.ask()
         search.start()
         search.report(search.start_trial(0), 20, 0.1)
         yield search

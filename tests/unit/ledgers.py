@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -85,6 +86,15 @@ def open_ledger(
 
 def search_folder(home: Path) -> SearchFolder:
     return SearchFolder.of(home, NAME)
+
+
+def abandoned_search(home: Path) -> SearchFolder:
+    """A search with one running trial, whose driver is gone."""
+    folder = search_folder(home)
+    with closing(open_ledger(folder.path)) as ledger:
+        ledger.ask()
+    folder.config.write_text(search_config().to_yaml())
+    return folder
 
 
 def search_config(**changed: Any) -> SearchConfig:

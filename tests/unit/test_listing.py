@@ -20,7 +20,14 @@ from orchestrator.listing import (
     print_spaces,
 )
 from search_spaces import PRESETS, SpaceError
-from tests.unit.ledgers import OBJECTIVE, RUNGS, open_ledger, search_config, search_folder
+from tests.unit.ledgers import (
+    OBJECTIVE,
+    RUNGS,
+    abandoned_search,
+    open_ledger,
+    search_config,
+    search_folder,
+)
 from trainable.trial import TrialConfig
 
 
@@ -66,9 +73,7 @@ def test_a_search_is_one_line(tmp_path: Path, console: Console) -> None:
 
 
 def test_a_search_without_a_score_has_none(tmp_path: Path, console: Console) -> None:
-    folder = search_folder(tmp_path)
-    open_ledger(folder.path).ask()
-    folder.config.write_text(search_config().to_yaml())
+    abandoned_search(tmp_path)
     listing = list_searches(all_searches(tmp_path))
     assert (listing.searches[0].best_strategy, listing.searches[0].best_score) == (None, None)
     print_list(console, listing, tmp_path)
