@@ -17,13 +17,17 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.finding import finding
 from benchmarks.setting import ROOT, Setting, run_row
 
+if TYPE_CHECKING:
+    from orchestrator.results import TimeSplit
+
 # Rows per trial-step, with the ratio to reach.
 LOADS = ((1, 2.0), (16, 1.0))
+IDLE_SHARE = 0.02
 AT_ONCE = (1, 2)
 STEPS, FIRST_RUNG, FACTOR = 120, 40, 3
 RATES = (0.005, 0.01, 0.02, 0.04)
@@ -61,24 +65,36 @@ def main(argv: Sequence[str] = ()) -> None:
 def measure(setting: Setting) -> list[dict[str, Any]]:
     """Both arms at both loads."""
     if setting.quick:
-        return [_case(1, None, trials=2, at_once=(1,))]
+        return _case(1, None, trials=2, at_once=(1,))
     trials = len(STRATEGIES) * len(RATES) * len(SEEDS)
-    return [_case(rows, target, trials=trials, at_once=AT_ONCE) for rows, target in LOADS]
+    cases = [_case(rows, target, trials=trials, at_once=AT_ONCE) for rows, target in LOADS]
+    return [found for case in cases for found in case]
 
 
 def _case(
     batch_rows: int, target: float | None, *, trials: int, at_once: Sequence[int]
-) -> dict[str, Any]:
+) -> list[dict[str, Any]]:
     glued = {n: glued_s(batch_rows, trials, n) for n in at_once}
-    ours = ours_s(batch_rows, trials)
+    ours, split = our_search(batch_rows, trials)
     best = min(glued, key=lambda n: glued[n])
-    return finding(
-        f"{trials} trials, {batch_rows} rows per trial-step ({best} at a time is better by hand)",
-        [glued[best] / ours],
-        target,
-        glued_s={str(n): seconds for n, seconds in glued.items()},
-        ours_s=ours,
-    )
+    load = f"{trials} trials, {batch_rows} rows per trial-step"
+    engine_s = split.train_s + split.evaluate_s + split.idle_s
+    return [
+        finding(
+            f"{load} ({best} at a time is better by hand)",
+            [glued[best] / ours],
+            target,
+            glued_s={str(n): seconds for n, seconds in glued.items()},
+            ours_s=ours,
+            ours_split=split.model_dump(),
+        ),
+        finding(
+            f"{load}: share of our engine's time in which it waits for decisions",
+            [split.idle_s / engine_s],
+            IDLE_SHARE,
+            "at most",
+        ),
+    ]
 
 
 def glued_s(batch_rows: int, trials: int, at_once: int) -> float:
@@ -87,15 +103,21 @@ def glued_s(batch_rows: int, trials: int, at_once: int) -> float:
     return _seconds([sys.executable, "-m", "benchmarks.glued_search", *arguments])
 
 
-def ours_s(batch_rows: int, trials: int) -> float:
-    """Seconds of `latentune run` on the same configurations."""
+def our_search(batch_rows: int, trials: int) -> tuple[float, TimeSplit]:
+    """Seconds of `latentune run` on the same configurations, and where they went."""
+    from orchestrator.results import SearchResult
     from orchestrator.yaml_source import dump_yaml
 
     with tempfile.TemporaryDirectory() as home:
         search = Path(home) / "search.yaml"
         search.write_text(dump_yaml(search_of(batch_rows, trials)))
         code = "from orchestrator.cli import main; main()"
-        return _seconds([sys.executable, "-c", code, "run", str(search)], LATENTUNE_HOME=home)
+        command = [sys.executable, "-c", code, "run", str(search)]
+        seconds = _seconds(command, LATENTUNE_HOME=home)
+        [found] = Path(home).rglob("result.json")
+        split = SearchResult.model_validate_json(found.read_text()).time
+        assert split is not None  # of a search that has just run
+        return seconds, split
 
 
 def search_of(batch_rows: int, trials: int) -> dict[str, Any]:
@@ -122,6 +144,7 @@ def search_of(batch_rows: int, trials: int) -> dict[str, Any]:
         "budget": {"trials": trials, "steps": STEPS},
         "stopping": {"min_steps": FIRST_RUNG, "factor": FACTOR, "metric": METRIC},
         "engine": {"concurrent_trials": 16},
+        "confirm": {"enabled": False},
     }
 
 

@@ -300,6 +300,7 @@ class _Run:
             total_s=time.monotonic() - self.began,
             train_s=clock["train_s"],
             evaluate_s=clock["evaluate_s"],
+            idle_s=clock["idle_s"],
             trial_steps=int(clock["trial_steps"]),
             ask_s=self.ledger.ask_s,
         )

@@ -45,18 +45,24 @@ class TrialRecord(Record):
 
 
 class TimeSplit(Record):
-    """Where the seconds of one run went; `ask_s`: to the sampler, for choosing configurations."""
+    """Where the seconds of one run went; those of several engines are added up.
+
+    Args:
+        idle_s: of engines that had trials, and none with a step to do: waiting for decisions.
+        ask_s: to the sampler, for choosing configurations.
+    """
 
     total_s: float
     train_s: float
     evaluate_s: float
     trial_steps: int
+    idle_s: float = 0.0
     ask_s: float = 0.0
 
     @property
     def outside_s(self) -> float:
-        """Everything but the engine's work: processes, Tune, Optuna, waiting, tracking."""
-        return self.total_s - self.train_s - self.evaluate_s
+        """Everything but the engine: processes, Tune, Optuna, tracking; 0 beside several."""
+        return max(0.0, self.total_s - self.train_s - self.evaluate_s - self.idle_s)
 
 
 class SpentRecord(Record):

@@ -160,8 +160,9 @@ def _time_split(result: SearchResult) -> str:
     chosen = f" Choosing configurations took {split.ask_s:.1f} s of it." if split.ask_s else ""
     return (
         f"Time: {split.total_s:.0f} s in all; the engine trained for {split.train_s:.0f} s "
-        f"({split.trial_steps} trial-steps) and evaluated for {split.evaluate_s:.0f} s; everything "
-        f"else (start-up, processes, Tune, Optuna, tracking) took {split.outside_s:.0f} s."
+        f"({split.trial_steps} trial-steps), evaluated for {split.evaluate_s:.0f} s and waited "
+        f"{split.idle_s:.1f} s for decisions; everything else (start-up, processes, Tune, Optuna, "
+        f"tracking) took {split.outside_s:.0f} s."
         f"{chosen}"
     )
 

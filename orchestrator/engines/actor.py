@@ -97,6 +97,7 @@ class EngineActor:
             slots_per_s=clock.all_slots / clock.train_s if clock.train_s else None,
             train_s=clock.train_s,
             evaluate_s=clock.evaluate_s,
+            idle_s=clock.idle_s,
             trial_steps=clock.trial_steps,
         )
 

@@ -29,6 +29,7 @@ _LOSSES = 3  # at one place, without a step in between: something is wrong there
 _AVOID_S = 300.0
 _AGAIN_S = 2.0  # until a killed engine's name and GPU are free
 _LEAVES_S = 10.0
+CLOCK = ("train_s", "evaluate_s", "idle_s", "trial_steps")
 
 
 @dataclass
@@ -72,8 +73,7 @@ class CrewMember:
     def clock(self) -> Counter[str]:
         """Where its time went, up to its last pulse."""
         pulse = self.pulse
-        spent = {"train_s": pulse.train_s, "evaluate_s": pulse.evaluate_s}
-        return Counter({**spent, "trial_steps": pulse.trial_steps})
+        return Counter({name: getattr(pulse, name) for name in CLOCK})
 
 
 class Crew:
@@ -140,7 +140,7 @@ class Crew:
         found = Counter(self._ended)
         for member in self.members.values():
             found.update(member.clock)
-        return {name: float(found[name]) for name in ("train_s", "evaluate_s", "trial_steps")}
+        return {name: float(found[name]) for name in CLOCK}
 
     def node_name(self, member: CrewMember) -> str:
         """Its machine, for people."""

@@ -26,7 +26,7 @@ class Pulse:
         trials: uid to holder, of all that are in it.
         tokens_at_once: slots of one forward; None before the model is loaded.
         slots_per_s: slots trained per second so far; None before the first step.
-        train_s, evaluate_s, trial_steps: as in `LoopClock`.
+        train_s, evaluate_s, idle_s, trial_steps: as in `LoopClock`.
     """
 
     busy_s: float = 0.0
@@ -36,6 +36,7 @@ class Pulse:
     slots_per_s: float | None = None
     train_s: float = 0.0
     evaluate_s: float = 0.0
+    idle_s: float = 0.0
     trial_steps: int = 0
 
 

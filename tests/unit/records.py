@@ -68,4 +68,4 @@ def result(trials: list[TrialRecord], **fields: Any) -> SearchResult:
     return SearchResult(**defaults | fields)
 
 
-SPLIT = TimeSplit(total_s=100.0, train_s=60.0, evaluate_s=15.0, trial_steps=4321)
+SPLIT = TimeSplit(total_s=100.0, train_s=60.0, evaluate_s=15.0, idle_s=1.0, trial_steps=4321)

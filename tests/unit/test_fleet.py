@@ -354,13 +354,18 @@ def test_a_call_goes_to_another_engine_where_one_is_lost(scene: Scene) -> None:
 
 
 def test_a_clock_adds_all_engines_up(scene: Scene) -> None:
-    pulse = Pulse(trials={}, train_s=3.0, evaluate_s=1.0, trial_steps=7)
+    pulse = Pulse(trials={}, train_s=3.0, evaluate_s=1.0, idle_s=0.5, trial_steps=7)
     for node in (A, B):
         scene.engine(node).pulse = pulse
     scene.passes(5)
     scene.ray.kill(scene.engine(A))
     scene.passes(1)
-    assert scene.fleet.clock == {"train_s": 6.0, "evaluate_s": 2.0, "trial_steps": 14.0}
+    assert scene.fleet.clock == {
+        "train_s": 6.0,
+        "evaluate_s": 2.0,
+        "idle_s": 1.0,
+        "trial_steps": 14.0,
+    }
 
 
 def test_what_an_autoscaler_does_in_words() -> None:

@@ -66,8 +66,9 @@ def test_the_end_of_a_run() -> None:
     assert "Cut early: trials at step 60: 3, 5; at step 180: 4." in text
     assert "1 failed, numeric; the first one (tiny-6): lower optim.lr=0.05" in text
     assert (
-        "Time: 100 s in all; the engine trained for 60 s (4321 trial-steps) and evaluated for "
-        "15 s; everything else (start-up, processes, Tune, Optuna, tracking) took 25 s." in text
+        "Time: 100 s in all; the engine trained for 60 s (4321 trial-steps), evaluated for "
+        "15 s and waited 1.0 s for decisions; everything else (start-up, processes, Tune, Optuna, "
+        "tracking) took 24 s." in text
     )
     assert text.endswith(
         "Next:\n"
@@ -173,4 +174,4 @@ def test_what_was_spent_is_told_with_the_budgets_that_are_spent() -> None:
 def test_choosing_is_told_where_it_took_time() -> None:
     split = SPLIT.model_copy(update={"ask_s": 2.5})
     text = shown(print_result, result(TRIALS, time=split))
-    assert "took 25 s. Choosing configurations took 2.5 s of it." in text
+    assert "took 24 s. Choosing configurations took 2.5 s of it." in text
