@@ -28,6 +28,7 @@ from benchmarks.machine import facts, write
 from orchestrator.assignment import Assignment, DataSource, TrialReport
 from orchestrator.conductor import Conductor, EngineInfo, Quiet
 from orchestrator.config import SearchConfig
+from orchestrator.engines.berth import Berth
 from orchestrator.events import EventLog
 from orchestrator.folders import SearchFolder
 from orchestrator.ledger import LedgerTrial, TrialStatus
@@ -132,13 +133,21 @@ class Noting(Quiet):
             self._ended()
 
 
-class Untrained(ThinTrial):
-    """A thin trial whose engine answers at once."""
+class Unmanned(Berth):
+    """A berth whose engine answers at once, and trains nothing."""
 
-    def _ask_engine(self, goal: int) -> dict[str, Any]:
+    def train(self, step: int, goal: int) -> dict[str, Any]:
+        """The goal is reached; the score is made of the trial's number."""
         metrics = {OBJECTIVE: score(self._assignment.number, goal), "train/loss": 1.0}
         told = {"step": goal, "metrics": metrics, "curve": [(goal, 1.0)], "paused": False}
         return {"state": b"", **told}
+
+
+class Untrained(ThinTrial):
+    """A thin trial that is trained by nobody."""
+
+    def _find_berth(self) -> Berth:
+        return Unmanned(self._assignment, Path())
 
 
 def measure(trials: int, *, tune: bool = False) -> dict[str, Any]:
@@ -175,7 +184,7 @@ def measure(trials: int, *, tune: bool = False) -> dict[str, Any]:
     return {"what": what, "seconds": round(seconds, 1), **tenths(began, ends), "memory_mib": memory}
 
 
-def run_with_tune(loop: Loop, scratch: Path) -> None:
+def run_with_tune(loop: Loop, scratch: Path, trainable: type[ThinTrial] = Untrained) -> None:
     """The same search, as `latentune run` runs it."""
     run_trials(
         LedgerSearcher(loop.conductor, lambda: CONCURRENT),
@@ -183,7 +192,7 @@ def run_with_tune(loop: Loop, scratch: Path) -> None:
         LostTrials(loop.conductor),
         CONCURRENT,
         scratch,
-        Untrained,
+        trainable,
     )
 
 

@@ -36,28 +36,34 @@ class LedgerSearcher(Searcher):
         super().__init__()
         self._conductor = conductor
         self._room = room
-        self._numbers: dict[str, int] = {}
+        self._held: dict[str, int] = {}  # Tune's trials that have a process
 
     def suggest(  # type: ignore[override]  # Tune takes FINISHED and None too
         self, trial_id: str
     ) -> dict[str, Any] | str | None:
-        """An assignment as plain data, FINISHED, or None while the engines are full."""
-        if self._conductor.halted is None and self._conductor.running >= self._room():
+        """An assignment as plain data, FINISHED, or None while the engines are full.
+
+        A trial that has ended holds its place until Tune has put its process aside: asked sooner,
+        Tune starts a process for the next one, and throws it away when it finds the other.
+        """
+        running = max(self._conductor.running, len(self._held))
+        if self._conductor.halted is None and running >= self._room():
             return None
         assignment = self._conductor.assign()
         if assignment is None:
             finished: str = Searcher.FINISHED
             return finished
-        self._numbers[trial_id] = assignment.number
+        self._held[trial_id] = assignment.number
         return asdict(assignment)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """Tune has given a trial up; one that ended by itself is closed already."""
-        if error and trial_id in self._numbers:
+        number = self._held.pop(trial_id, None)
+        if error and number is not None:
             self._conductor.on_error(
-                self._numbers[trial_id],
+                number,
                 "its process was lost as often as it was started",
                 FailureKind.LOST_MACHINE,
             )

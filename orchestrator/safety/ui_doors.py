@@ -17,20 +17,18 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from orchestrator.errors import TrackingUriError
+from orchestrator.safety.mlflow_accounts import (
+    PASSWORD_VARIABLE,
+    SETTINGS_VARIABLE,
+    write_accounts,
+)
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-PASSWORD_VARIABLE, SETTINGS_VARIABLE = "MLFLOW_AUTH_ADMIN_PASSWORD", "MLFLOW_AUTH_CONFIG_PATH"
 HOSTS_VARIABLE = "MLFLOW_SERVER_ALLOWED_HOSTS"
 _SWITCHED_OFF = "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE"
 _KEY_VARIABLE = "MLFLOW_FLASK_SERVER_SECRET_KEY"
 _LEAST_PASSWORD = 12
 _NAMES = ("localhost", "127.0.0.1", "[::1]")
-_SETTINGS = """[mlflow]
-default_permission = NO_PERMISSIONS
-database_uri = {database}
-admin_username = admin
-authorization_function = mlflow.server.auth:authenticate_request_basic_auth
-"""
 
 
 def refuse_open_door(host: str) -> None:
@@ -75,7 +73,8 @@ def door_options(home: Path, host: str) -> tuple[list[str], dict[str, str]]:
         return options, {}
     environment = {_KEY_VARIABLE: os.environ.get(_KEY_VARIABLE) or secrets.token_hex(32)}
     if not os.environ.get(SETTINGS_VARIABLE):
-        environment[SETTINGS_VARIABLE] = str(_write_settings(home))
+        settings = write_accounts(home / "ui-auth.ini", "NO_PERMISSIONS")
+        environment[SETTINGS_VARIABLE] = str(settings)
     return [*options, "--app-name", "basic-auth"], environment
 
 
@@ -102,14 +101,3 @@ def _addresses() -> list[str]:
     except OSError:
         return []
     return [str(one[4][0]) for one in found]
-
-
-def _write_settings(home: Path) -> Path:
-    """MLflow's settings for passwords, beside its store; users are in a database of their own."""
-    path = home / "ui-auth.ini"
-    home.mkdir(parents=True, exist_ok=True)
-    database = f"sqlite:///{(home / 'ui-auth.db').resolve()}"
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(file, "w") as settings:
-        settings.write(_SETTINGS.format(database=database.replace("%", "%%")))
-    return path

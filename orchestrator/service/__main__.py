@@ -12,6 +12,7 @@ import typer
 from orchestrator.console import BAD_INPUT, FAILED, fail, say
 from orchestrator.errors import SecretError, TrackingError
 from orchestrator.folders import home_folder
+from orchestrator.safety.mlflow_accounts import ADMIN
 from orchestrator.service.mlflow_server import (
     LOCAL_HOSTS,
     ServerOptions,
@@ -19,7 +20,7 @@ from orchestrator.service.mlflow_server import (
     serve,
     start_detached,
 )
-from orchestrator.service.mlflow_users import ADMIN, Server, allow_choosing, ensure_user
+from orchestrator.service.mlflow_users import Server, allow_choosing, ensure_user
 from orchestrator.service.secret_files import (
     as_credentials,
     make_all,

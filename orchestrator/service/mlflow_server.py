@@ -25,8 +25,13 @@ from types import FrameType
 from filelock import FileLock, Timeout
 
 from orchestrator.errors import TrackingError
-from orchestrator.files import write_atomic
-from orchestrator.service.mlflow_users import ADMIN, Server, ensure_user
+from orchestrator.safety.mlflow_accounts import (
+    ADMIN,
+    PASSWORD_VARIABLE,
+    SETTINGS_VARIABLE,
+    write_accounts,
+)
+from orchestrator.service.mlflow_users import Server, ensure_user
 from orchestrator.service.secret_files import (
     ADMIN_PASSWORD,
     CREDENTIALS,
@@ -44,20 +49,10 @@ from orchestrator.ui import stop_server, wait_ready
 
 logger = logging.getLogger(__name__)
 
-ADMIN_VARIABLE = "MLFLOW_AUTH_ADMIN_PASSWORD"
 LOCAL_HOSTS = "localhost:*,127.0.0.1:*"
 PEER_GONE_S = 30.0
 _WHO_AM_I = "/api/2.0/mlflow/users/current"
 _POLL_S = 1.0
-_PASSWORD_CACHE_S = 60  # without it, each request pays a quarter of a second for its password
-_ACCOUNTS = """\
-[mlflow]
-default_permission = READ
-admin_username = {admin}
-database_uri = {uri}
-authorization_function = mlflow.server.auth:authenticate_request_basic_auth
-auth_cache_ttl_seconds = {cache_s}
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +95,7 @@ class ServerOptions:
 
 def admin_password(folder: Path) -> str:
     """The admin's password: MLFLOW_AUTH_ADMIN_PASSWORD over the file, made where missing."""
-    return os.environ.get(ADMIN_VARIABLE) or ensure_secret(folder, ADMIN_PASSWORD)
+    return os.environ.get(PASSWORD_VARIABLE) or ensure_secret(folder, ADMIN_PASSWORD)
 
 
 def server_command(options: ServerOptions) -> tuple[list[str], dict[str, str]]:
@@ -118,8 +113,8 @@ def server_command(options: ServerOptions) -> tuple[list[str], dict[str, str]]:
     environment |= {
         "MLFLOW_BACKEND_STORE_URI": options.store_uri or default_uri(home),
         "MLFLOW_ARTIFACTS_DESTINATION": options.artifacts or str(home / "mlartifacts"),
-        "MLFLOW_AUTH_CONFIG_PATH": str(home / "mlflow-auth.ini"),
-        ADMIN_VARIABLE: admin_password(folder),
+        SETTINGS_VARIABLE: str(home / "mlflow-auth.ini"),
+        PASSWORD_VARIABLE: admin_password(folder),
         "MLFLOW_FLASK_SERVER_SECRET_KEY": ensure_secret(folder, FLASK_KEY),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -216,12 +211,7 @@ def keep_credentials(text: str) -> None:
 
 def _serve(options: ServerOptions, on_ready: Callable[[str], None]) -> None:
     command, environment = server_command(options)
-    accounts = _ACCOUNTS.format(
-        admin=ADMIN,
-        uri=f"sqlite:///{options.home.resolve() / 'mlflow-auth.db'}",
-        cache_s=_PASSWORD_CACHE_S,
-    )
-    write_atomic(Path(environment["MLFLOW_AUTH_CONFIG_PATH"]), accounts.encode())
+    write_accounts(Path(environment[SETTINGS_VARIABLE]), "READ")
     signal.signal(signal.SIGTERM, _leave)
     with options.log.open("ab") as log:
         server = subprocess.Popen(  # noqa: S603 - our own interpreter

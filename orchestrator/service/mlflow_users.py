@@ -15,7 +15,6 @@ from typing import Any
 
 from orchestrator.errors import TrackingError
 
-ADMIN = "admin"
 MIN_PASSWORD = 12  # MLflow refuses shorter ones
 _TIMEOUT_S = 30.0
 _EXISTS = "RESOURCE_ALREADY_EXISTS"

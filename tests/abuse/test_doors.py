@@ -19,6 +19,7 @@ import pytest
 from orchestrator.config import load_search
 from orchestrator.driver import run
 from orchestrator.errors import ForeignFolderError, TrackingUriError
+from orchestrator.safety.mlflow_accounts import PASSWORD_VARIABLE, SETTINGS_VARIABLE
 from orchestrator.safety.ownership import check_ownership
 from orchestrator.safety.ray_token import (
     MODE_VARIABLE,
@@ -30,7 +31,6 @@ from orchestrator.safety.ray_token import (
     secure_local_ray,
     token_path,
 )
-from orchestrator.safety.ui_doors import PASSWORD_VARIABLE, SETTINGS_VARIABLE
 from orchestrator.ui import serve_ui, ui_command
 from tests.abuse.searches import GOOD, Terminal
 from tests.integration.mlflow_server import free_port, server

@@ -151,14 +151,14 @@ class Aftermath:
         return found
 
 
-def check_scores(found: Scores, reference: Scores) -> None:
+def check_scores(found: Scores, reference: Scores, rounding: float = _ROUNDING) -> None:
     """The same configurations, and to rounding the same scores."""
     assert set(found) == set(reference), "other configurations than without faults"
     for config, metrics in reference.items():
         for metric, value in metrics.items():
             if metric == LOSS:
                 continue  # the mean since the last report, and that may be another one
-            close = math.isclose(found[config][metric], value, rel_tol=_ROUNDING, abs_tol=_ROUNDING)
+            close = math.isclose(found[config][metric], value, rel_tol=rounding, abs_tol=rounding)
             assert close, f"{metric} is {found[config][metric]}, {value} without faults"
 
 

@@ -10,9 +10,11 @@ import pytest
 from benchmarks import gpu, machine
 from benchmarks.fidelity import kendall_tau
 from benchmarks.finding import finding, number_of, short, verdict_of
+from benchmarks.glue import FIRST_RUNG, LOADS, STEPS, search_of
 from benchmarks.occupancy import by_refill, continuous
 from benchmarks.page import PAGE, ROWS, page, stored
 from benchmarks.recorded import RUNGS, TRIALS, last_steps, recorded_losses
+from orchestrator.config import SearchConfig
 
 MACHINE = {"processor": "a processor", "cores": 2, "torch": "2", "accelerator": "a GPU"}
 
@@ -119,3 +121,11 @@ def test_a_gpu_row_of_many_processes_runs_on_a_cpu(row: str) -> None:
 def test_a_row_that_is_not_there_is_refused() -> None:
     with pytest.raises(SystemExit, match="rows: fidelity"):
         gpu.main(["fission"])
+
+
+@pytest.mark.parametrize(("batch_rows", "_"), LOADS)
+def test_the_search_that_stands_against_a_glued_one_is_legal(batch_rows: int, _: float) -> None:
+    config = SearchConfig.model_validate(search_of(batch_rows, 32))
+    assert len(config.grid()) == config.budget.trials == 32
+    assert config.rungs() == [FIRST_RUNG, STEPS]
+    assert not config.confirm.enabled

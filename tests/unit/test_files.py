@@ -82,7 +82,6 @@ _WRITERS = {
     "orchestrator/jobs/package.py": "into a scratch folder",
     "orchestrator/report/telling.py": "a process's log",
     "orchestrator/safety/ray_token.py": "a new file, with mode 0600 from the start",
-    "orchestrator/safety/ui_doors.py": "a server's settings, made again at each start",
     "orchestrator/service/mlflow_server.py": "a process's log",
     "orchestrator/service/on_end.py": "a process's log",
     "orchestrator/service/secret_files.py": "new files alone, and with mode 0600 from the start",

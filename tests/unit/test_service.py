@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import SecretError, TrackingError
+from orchestrator.safety.mlflow_accounts import PASSWORD_VARIABLE
 from orchestrator.service import mlflow_server
 from orchestrator.service.mlflow_server import (
-    ADMIN_VARIABLE,
     ServerOptions,
     keep_credentials,
     own_credentials,
@@ -34,7 +34,7 @@ from orchestrator.service.secret_files import (
 
 @pytest.fixture(autouse=True)
 def plain_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (ADMIN_VARIABLE, "LATENTUNE_SECRETS", "PGPASSWORD", "MLFLOW_TRACKING_URI"):
+    for name in (PASSWORD_VARIABLE, "LATENTUNE_SECRETS", "PGPASSWORD", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
 
@@ -75,7 +75,7 @@ def test_no_secret_is_an_argument(tmp_path: Path) -> None:
     command, environment = server_command(options)
     for name in (ADMIN_PASSWORD, FLASK_KEY, CREDENTIALS, POSTGRES_PASSWORD):
         assert read_secret(tmp_path / "secrets" / name) not in " ".join(command)
-    assert environment[ADMIN_VARIABLE] == read_secret(tmp_path / "secrets" / ADMIN_PASSWORD)
+    assert environment[PASSWORD_VARIABLE] == read_secret(tmp_path / "secrets" / ADMIN_PASSWORD)
     assert environment["PGPASSWORD"] == read_secret(tmp_path / "secrets" / POSTGRES_PASSWORD)
     assert environment["MLFLOW_BACKEND_STORE_URI"] == "postgresql+psycopg://latentune@db/mlflow"
 
@@ -95,8 +95,8 @@ def test_the_doors_are_shut(tmp_path: Path) -> None:
 def test_a_password_from_the_environment_makes_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(ADMIN_VARIABLE, "from-elsewhere-12")
-    assert server_command(ServerOptions(home=tmp_path))[1][ADMIN_VARIABLE] == "from-elsewhere-12"
+    monkeypatch.setenv(PASSWORD_VARIABLE, "from-elsewhere-12")
+    assert server_command(ServerOptions(home=tmp_path))[1][PASSWORD_VARIABLE] == "from-elsewhere-12"
     assert not (tmp_path / "secrets" / ADMIN_PASSWORD).exists()
 
 
