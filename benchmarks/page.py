@@ -74,11 +74,11 @@ ROWS = (
         "`reuse_actors`, ASHA, a process per trial, PEFT's `prompt_tuning` for latents at the "
         "start and `trainable_tokens`, placed by a collator, for the others; the better of one "
         "and two at a time. Whole commands, start-up included; tracking is part of ours alone. "
-        "On two cores ours is slower: two processes of one thread each never wait for each other, "
-        "where the two threads of an engine meet after every operation, and waiting passively costs "
-        "them a fifth (S1); and driver, thin trials, ledger and tracking take their part of the same "
-        "two cores. What fusion saves is for machines with more of them, for a GPU, and for bases "
-        "that take long to load. "
+        "On two cores ours is slower: two processes of one thread each never wait for each "
+        "other, where the two threads of an engine meet after every operation, and waiting "
+        "passively costs them a fifth (S1); and driver, thin trials, ledger and tracking take "
+        "their part of the same two cores. What fusion saves is for machines with more of them, "
+        "for a GPU, and for bases that take long to load. "
         "On a GPU, without Ray and PEFT, a process per trial runs this project's own engine, so "
         "that it lacks nothing but the sharing.",
         on_gpu="processes",
