@@ -18,6 +18,7 @@ from benchmarks.machine import RESULTS
 
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 GPU = "-1b-cuda"  # what the results of a GPU are called after their row
+STOPPING = "stopping"  # the replays of early stopping, which no machine has timed
 
 Result = Mapping[str, Any]
 Results = Mapping[str, Result]
@@ -189,13 +190,36 @@ def page(results: Results) -> str:
     ]
     for row in (*ROWS, *SIDE_ROWS):
         lines += _section(row, results)
-    return "\n".join(lines)
+    return "\n".join([*lines, *_early_stopping(results.get(STOPPING))])
+
+
+def _early_stopping(found: Result | None) -> list[str]:
+    """What the first rule of the replays saved, and what its winner cost."""
+    lines = ["## Early stopping: steps saved, and the winner's regret", ""]
+    if found is None:
+        return [*lines, "Not measured yet.", ""]
+    row = found["rows"][0]
+    mean, low, high = (f"{100 * row['saved'][key]:.0f}" for key in ("mean", "low", "high"))
+    regrets = [
+        "{mean:.3f} ({low:.3f} to {high:.3f})".format_map(one["regret"]) + f" of `{metric}`"
+        for metric, one in row["objectives"].items()
+    ]
+    items = next(iter(row["objectives"].values()))["items"]
+    return [
+        *lines,
+        f"{row['trials']} recorded trials, replayed in {found['orders']} random orders "
+        f"({row['setting']} of {row['rungs'][-1]} steps): **{mean} % of the steps are saved** "
+        f"({low} to {high} in 95 of 100 orders), and **the winner's regret is "
+        f"{' and '.join(regrets)}** (95 % interval, {items} rows that decided nothing). Other rules, the figure and the sampler are in "
+        "[search_studies.md](search_studies.md).",
+        "",
+    ]
 
 
 def _machines(results: Results) -> list[str]:
     """Which machines spoke, and that no GPU did."""
     seen = dict[str, None]()
-    for result in results.values():
+    for result in (found for name, found in results.items() if name != STOPPING):
         machine = result["machine"]
         where = f"{machine['processor']}, {machine['cores']} cores, torch {machine['torch']}"
         if machine.get("device") == "cuda":
@@ -329,7 +353,7 @@ READERS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
 def stored() -> dict[str, Result]:
     """What has been run, by file name; tries and the paper's searches left out."""
     names = [row.file for row in (*ROWS, *SIDE_ROWS)] + ["ladder", "processes"]
-    names += [name + GPU for name in names]
+    names += [name + GPU for name in names] + [STOPPING]
     paths = [
         (name, RESULTS / f"{spelt}.json")
         for name in names

@@ -6,14 +6,15 @@
 The surrogate is a forest of randomised trees over the space's own parameters; it answers with its
 prediction plus noise of the size of its own error on trials that it was not fitted to. What counts
 is the noiseless prediction of what a search picked by its noisy scores. Repeats are paired: both
-samplers of a repeat have the same seed for noise.
+samplers of a repeat have the same seed for noise. The samplers are those of a search with
+`sampler.kind: random` and `tpe`, made afresh for each draw as there.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,15 @@ from sklearn.ensemble import ExtraTreesRegressor
 
 from benchmarks import curves, machine
 from benchmarks.stopping import curve_of
+from orchestrator.config import SamplerConfig
+from orchestrator.sampling import SamplerOf, sampler_of
 from search_spaces import PRESETS, Space
 
 REPEATS, TRIALS = 20, 48
 AT = (12, 24, 48)  # trials after which the pick is judged
 OBJECTIVE = "val_ood/equation_accuracy"
-STARTUP = 8  # of TPE, as in a search file
+STARTUP = SamplerConfig().startup_trials  # of TPE, as in a search file
+KINDS = ("random", "tpe")
 LEVEL = 0.95
 
 
@@ -38,8 +42,8 @@ def main() -> None:
     surface = Surface(stored)
     space = PRESETS[stored["setup"]["space"]]()
     best = {
-        name: np.array([search(surface, space, make(seed), seed) for seed in range(REPEATS)])
-        for name, make in SAMPLERS.items()
+        kind: np.array([search(surface, space, sampler(kind, s), s) for s in range(REPEATS)])
+        for kind in KINDS
     }
     path = machine.RESULTS / "samplers.json"
     path.write_text(json.dumps(summary(surface, best), indent=1) + "\n")
@@ -49,12 +53,10 @@ def main() -> None:
     sys.stdout.write(f"written to {path.name} and the page\n")
 
 
-SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
-    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
-    "tpe": lambda seed: optuna.samplers.TPESampler(
-        seed=seed, n_startup_trials=STARTUP, constant_liar=True
-    ),
-}
+def sampler(kind: str, seed: int) -> SamplerOf:
+    """What a search would have drawn with."""
+    config = {"kind": kind, "seed": seed, "startup_trials": STARTUP}
+    return sampler_of(SamplerConfig.model_validate(config))
 
 
 class Surface:
@@ -112,14 +114,13 @@ def encode(
     return tuple(values)
 
 
-def search(
-    surface: Surface, space: Space, sampler: optuna.samplers.BaseSampler, seed: int
-) -> list[float]:
+def search(surface: Surface, space: Space, sampler_at: SamplerOf, seed: int) -> list[float]:
     """One search; the true score of what it would pick after each of `AT` trials."""
-    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study = optuna.create_study(direction="maximize")
     random = np.random.default_rng(seed)
     seen: list[tuple[float, float]] = []  # (noisy, true)
-    for _ in range(TRIALS):
+    for number in range(TRIALS):
+        study.sampler = sampler_at(number)
         trial = study.ask()
         space.sample(trial)
         true = surface.score(trial.params)
@@ -133,7 +134,7 @@ def summary(surface: Surface, best: Mapping[str, Any]) -> dict[str, Any]:
     """The paired difference after each budget, with its bootstrap interval over repeats."""
     rows = []
     for place, count in enumerate(AT):
-        random, tpe = (best[name][:, place] for name in ("random", "tpe"))
+        random, tpe = (best[kind][:, place] for kind in KINDS)
         rows.append(
             {
                 "trials": count,

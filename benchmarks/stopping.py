@@ -22,7 +22,7 @@ from benchmarks import curves, machine
 from benchmarks.curve_replay import AT_ONCE, Replay, replay
 
 ORDERS = 200
-# The demo's own: cut at a ninth and a third. And two that cut earlier, and later.
+# Cut at a ninth and a third of the steps, as the demo does. And two that cut earlier, and later.
 SETTINGS: tuple[tuple[str, tuple[int, ...], int], ...] = (
     ("asha, factor 3 from 30", (30, 90, 270), 3),
     ("asha, factor 3 from 15", (15, 45, 135, 270), 3),

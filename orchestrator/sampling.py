@@ -2,7 +2,8 @@
 
 A draw depends on the sampler's seed, the draw's number and what the study knows, and on
 nothing that a process remembers. So a search that was interrupted draws what it would have
-drawn without the interruption, given the same results in the same order.
+drawn without the interruption, given the same results in the same order. Samplers that learn
+see the trials that have parameters of the space, and no others.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TypeAlias
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 
+from orchestrator.sampler_view import SpaceSampler
 from orchestrator.sections import SamplerConfig
 
 # The number of a draw to the sampler that makes it.
@@ -42,19 +44,22 @@ def draw_seed(seed: int, number: int) -> int:
 
 def _sampler(config: SamplerConfig, seed: int) -> BaseSampler:
     if config.kind == "gp":
-        return GPSampler(
-            seed=seed, n_startup_trials=config.startup_trials, warn_independent_sampling=False
+        return SpaceSampler(
+            GPSampler(
+                seed=seed, n_startup_trials=config.startup_trials, warn_independent_sampling=False
+            )
         )
     if config.kind == "nsga2":
-        return NSGAIISampler(seed=seed, population_size=config.population)
+        return SpaceSampler(NSGAIISampler(seed=seed, population_size=config.population))
     if config.kind != "tpe":
         return RandomSampler(seed=seed)  # a grid's trials are enqueued, and leave nothing to draw
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # `group`, in Optuna since 2.8
-        return TPESampler(
+        tpe = TPESampler(
             seed=seed,
             n_startup_trials=config.startup_trials,
             multivariate=True,
             group=True,
             constant_liar=True,
         )
+    return SpaceSampler(tpe)

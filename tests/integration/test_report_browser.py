@@ -6,14 +6,9 @@ import json
 import re
 import shutil
 import subprocess
-import threading
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from html import unescape
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -23,8 +18,8 @@ from mlflow.entities.model_registry import ModelVersion
 from orchestrator.manifest import manifest_sha256
 from orchestrator.registry import download
 from orchestrator.report.writing import write_report
+from tests.integration.browser import CHROMIUM, FLAGS, recorder
 from tests.integration.mlflow_server import free_port, server
-from tests.integration.test_ui_browser import CHROMIUM, FLAGS
 from tests.integration.tracked_search import NAME, Stored, tracked_search
 from tests.unit.test_report import tell_search
 
@@ -37,42 +32,7 @@ document.title = JSON.stringify([...document.querySelectorAll("figure")].map((fi
   return [figure.id, place.top, place.bottom];
 }));
 """
-# What this browser asks for by itself, whatever it shows; no page's fonts or scripts are there.
-OWN_HOSTS = {
-    "accounts.google.com",
-    "clients2.google.com",
-    "content-autofill.googleapis.com",
-    "optimizationguide-pa.googleapis.com",
-    "update.googleapis.com",
-}
 OUTSIDE = "http://outside.example/x.png"
-
-
-@contextmanager
-def recorder() -> Iterator[tuple[int, list[str]]]:
-    """A proxy that lets nothing out: its port, and what was asked for but by the browser itself."""
-    asked: list[str] = []
-
-    class Refuse(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            host = urlsplit(self.path if "//" in self.path else f"//{self.path}").hostname
-            if host not in OWN_HOSTS:
-                asked.append(self.path)
-            self.send_error(502)
-
-        do_POST = do_HEAD = do_CONNECT = do_GET
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    proxy = ThreadingHTTPServer(("127.0.0.1", 0), Refuse)
-    thread = threading.Thread(target=proxy.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield proxy.server_port, asked
-    finally:
-        proxy.shutdown()
-        proxy.server_close()
 
 
 def browse(page: Path, profile: Path, port: int, *wanted: str) -> str:

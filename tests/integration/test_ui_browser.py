@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.browser import CHROMIUM, FLAGS, recorder
 from tests.integration.mlflow_server import free_port, server
 from tests.integration.tracked_search import (
     NAME,
@@ -21,13 +22,6 @@ from tests.integration.tracked_search import (
 
 pytestmark = pytest.mark.slow
 
-CHROMIUM = "chromium"
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--window-size=1700,900", "--virtual-time-budget=60000",
-)  # fmt: skip
-
 
 @pytest.fixture
 def search(tmp_path: Path) -> Iterator[TrackedSearch]:
@@ -36,14 +30,25 @@ def search(tmp_path: Path) -> Iterator[TrackedSearch]:
 
 
 def page(url: str, profile: Path) -> str:
-    """The page's own elements, once its scripts have run.
+    """The page's own elements, once its scripts have run; nothing of it left the machine.
 
     A profile remembers the filters of the page before: each page has its own.
     """
     browser = shutil.which(CHROMIUM)
     assert browser, "these tests need Debian's package chromium: apt-get install chromium"
-    command = [browser, *FLAGS, f"--user-data-dir={profile}", "--dump-dom", url]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    with recorder() as (port, asked):  # a proxy, which requests to this machine pass by
+        proxy = f"--proxy-server=http://127.0.0.1:{port}"
+        command = [browser, *FLAGS, proxy, f"--user-data-dir={profile}", "--dump-dom", url]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert asked == [], "asked of other machines"
+    return done.stdout
+
+
+def test_a_page_that_asks_another_machine_is_seen(tmp_path: Path) -> None:
+    leaky = tmp_path / "leaky.html"
+    leaky.write_text('<img src="http://outside.example/x.png">')
+    with pytest.raises(AssertionError, match=r"outside\.example"):
+        page(leaky.as_uri(), tmp_path / "profile")
 
 
 def test_runs_sort_by_the_score_out_of_distribution(search: TrackedSearch, tmp_path: Path) -> None:

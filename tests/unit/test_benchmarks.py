@@ -29,6 +29,15 @@ def test_a_page_says_what_has_not_been_measured() -> None:
     assert "**No GPU figure exists yet.**" in text
 
 
+def test_a_page_has_what_early_stopping_saves_and_costs() -> None:
+    text = page(stored())
+    row = stored()["stopping"]["rows"][0]
+    regret = row["objectives"]["val_ood/exact_match"]["regret"]
+    assert "[search_studies.md](search_studies.md)" in text
+    assert f"**{100 * row['saved']['mean']:.0f} % of the steps are saved**" in text
+    assert f"{regret['mean']:.3f} ({regret['low']:.3f} to {regret['high']:.3f}) of" in text
+
+
 def test_a_page_says_what_was_missed_and_where() -> None:
     rows = [finding("64 trials", [2.0, 2.2, 2.1], 2.5), finding("1 trial", [1.0])]
     on_gpu = MACHINE | {"device": "cuda"}

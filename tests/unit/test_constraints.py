@@ -66,7 +66,14 @@ def test_constraints_that_exclude_everything_are_told() -> None:
     ("constraint", "message"),
     [
         ("strategy.triggers.every.kk > 2", "did you mean `strategy.triggers.every.k`"),
-        ("strategy.position == 2", "takes values that are no numbers"),
+        ("strategy.position == 2", "'2' is no choice of strategy.position; write one of none, e"),
+        ("strategy.position != evry", "'evry' is no choice of .*write one of none, every"),
+        (f"{K} < 3 or strategy.position == x", "'x' is no choice of strategy.position"),
+        (f"strategy.position == {K}", "is no choice of strategy.position"),
+        ("strategy.position < every", "strategy.position .*`<` cannot order.*by `==` or `!=`"),
+        ("strategy.position * 2 < 4", "have no product; .*`strategy.position != none`"),
+        ("strategy.position != 'none", "expected two sides"),
+        (f"{K} < 3 or {M}", "expected two sides"),
         ("1 < 2", "names no axis"),
         (K, "expected two sides"),
         (f"{K} = 2", "expected two sides"),
@@ -78,6 +85,62 @@ def test_a_wrong_constraint_is_named(constraint: Any, message: str) -> None:
         space(constraint)
     (problem,) = caught.value.problems
     assert (problem.path, problem.location) == ("constraints.0", ("constraints", 0))
+
+
+RULE = "strategy.position_rule"
+TEXTS = {
+    "strategy": {
+        "position_rule": {"choice": ["following", "own"]},
+        "name": "strategy.position",
+        "one_of": {
+            "start": {"triggers": {"start": {"kind": "start"}}},
+            "one, or two": {"triggers": {"every": EVERY}},
+        },
+    },
+    "optim": {"clip_norm": {"choice": [None, 1.0]}},
+}
+POSITION, CLIP = "strategy.position", "optim.clip_norm"
+
+
+def chosen(*constraints: str) -> set[tuple[str, str, float | None]]:
+    found = Space({**TEXTS, "constraints": list(constraints)})
+    params = [point.params for point in enumerate_configs(found)]
+    return {(one[POSITION], one[RULE], one[CLIP]) for one in params}
+
+
+def test_two_choices_can_be_kept_apart() -> None:
+    every = chosen()
+    kept = chosen(f"{POSITION} != start or {RULE} != own")
+    assert every - kept == {("start", "own", None), ("start", "own", 1.0)}
+    assert kept < every
+
+
+@pytest.mark.parametrize(
+    ("constraint", "kept"),
+    [
+        (f"{POSITION} == start", {"start"}),
+        (f"start == {POSITION}", {"start"}),
+        (f"{POSITION} == 'one, or two'", {"one, or two"}),
+        (f'{POSITION} != "one, or two"', {"start"}),
+        (f"{POSITION} != start or {K} < 0", {"one, or two", "start"}),
+        (f"{POSITION} == {RULE}", set()),
+    ],
+)
+def test_an_axis_of_texts_is_compared_with_its_choices(constraint: str, kept: set[str]) -> None:
+    """The fifth: a comparison with an axis that does not exist holds."""
+    assert {position for position, *_ in chosen(constraint)} == kept
+
+
+@pytest.mark.parametrize(("word", "kept"), [("null", None), ("1", 1.0), ("1.0", 1.0)])
+def test_choices_that_are_no_texts_are_written_as_in_yaml(word: str, kept: float | None) -> None:
+    assert {clip for *_, clip in chosen(f"{CLIP} == {word}")} == {kept}
+
+
+def test_a_sample_that_breaks_an_alternative_is_refused_with_all_its_values() -> None:
+    found = Space({**TEXTS, "constraints": [f"{POSITION} != start or {RULE} != own"]})
+    params = {POSITION: "start", RULE: "own", CLIP: None}
+    with pytest.raises(ConstraintError, match=r"position=start, strategy.position_rule=own"):
+        found.sample(FixedTrial(params))
 
 
 def test_constraints_must_be_a_list() -> None:

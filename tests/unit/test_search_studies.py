@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
+from typing import Any
 
 import numpy as np
 import optuna
 import pytest
 
-from benchmarks import curves
+from benchmarks import curves, samplers
 from benchmarks.curve_replay import replay
 from benchmarks.machine import RESULTS
-from benchmarks.stopping import curve_of, interval, item_scores
-from benchmarks.studies_page import PAGE, page, sampler_verdict, verdict
+from benchmarks.stopping import SETTINGS, curve_of, interval, item_scores
+from benchmarks.studies_page import DEMO, PAGE, demo_words, page, sampler_verdict, verdict
+from orchestrator.config import SamplerConfig, load_search
+from orchestrator.sampling import sampler_of
+from search_spaces import PRESETS
+from tests.unit.test_sampler_view import RELATIVE
 
 RUNGS = (1, 3, 9)
 
@@ -94,10 +100,62 @@ def test_the_verdict_follows_the_interval(low: float, high: float, words: str) -
     assert "on average" in verdict(row)
 
 
+def rows_of(*gains: tuple[float, float]) -> dict[str, Any]:
+    return {
+        "rows": [
+            {"trials": 12 * 2**place, "gain": {"mean": (low + high) / 2, "low": low, "high": high}}
+            for place, (low, high) in enumerate(gains)
+        ]
+    }
+
+
 @pytest.mark.parametrize(
-    ("low", "high", "words"),
-    [(-1, 1, "does not help"), (0.1, 1, "helps after 12"), (-1, -0.1, "is worse")],
+    ("gains", "words"),
+    [
+        ([(-1, 1), (-1, 1)], r"does not help\*\* measurably here: no interval excludes 0\. "),
+        ([(0.1, 1), (-1, 1)], "is better after 12 trials, where .* elsewhere nothing is shown"),
+        (
+            [(0.1, 1), (0.1, 1)],
+            r"is better after 12 and 24 trials, where the interval excludes 0\. ",
+        ),
+        ([(-1, 1), (-1, -0.1)], "is worse.* after 24 trials"),
+        ([(0.1, 1), (-1, -0.1)], "is better after 12 .*is worse.* after 24 "),
+    ],
 )
-def test_the_samplers_verdict(low: float, high: float, words: str) -> None:
-    gain = {"mean": (low + high) / 2, "low": low, "high": high}
-    assert words in sampler_verdict({"rows": [{"trials": 12, "gain": gain}]})
+def test_the_samplers_verdict(gains: list[tuple[float, float]], words: str) -> None:
+    assert re.search(words, sampler_verdict(rows_of(*gains)))
+
+
+def test_the_samplers_verdict_has_every_interval() -> None:
+    said = sampler_verdict(rows_of((0, 0.02), (-0.01, 0.03), (-0.02, 0.02)))
+    for gain in ("+0.010 (+0.000 to +0.020) after 12", "(-0.010 to +0.030) after 24",
+                 "(-0.020 to +0.020) after 48"):  # fmt: skip
+        assert gain in said
+    assert "3 intervals of 95 % each, none corrected for the others" in said
+
+
+def test_the_benchmark_draws_as_a_search_does() -> None:
+    theirs = sampler_of(SamplerConfig(kind="tpe", seed=3))
+    found = []
+    for make in (theirs, samplers.sampler("tpe", 3)):
+        study = optuna.create_study()
+        for number in range(12):
+            study.sampler = make(number)
+            trial = study.ask()
+            PRESETS["quick"]().sample(trial)
+            study.tell(trial, number)
+        found.append([trial.params for trial in study.trials])
+        assert RELATIVE in study.trials[-1].system_attrs
+    assert found[0] == found[1]
+
+
+def test_the_page_tells_the_demos_rule_from_the_replayed_one() -> None:
+    demo = load_search(DEMO)
+    recorded = json.loads(curves.FILE.read_text())
+    rungs = SETTINGS[0][1]
+    said = demo_words(recorded, rungs)
+    assert "from 60 of 540 steps by 3" in said
+    assert "8 rows a step where these have 4, and chains of 3 to 10" in said
+    steps, first, factor = demo.budget.steps, demo.stopping.min_steps, demo.stopping.factor
+    assert [first / steps, first * factor / steps] == [rung / rungs[-1] for rung in rungs[:-1]]
+    assert "The demo's rule (" not in PAGE.read_text()
