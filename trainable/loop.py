@@ -169,7 +169,7 @@ class EngineLoop:
             self._guard(self._advance)
 
     def _guard(self, action: Callable[[], None]) -> None:
-        """The thread's boundary: whatever is raised, each waiter is told, and the thread goes on."""
+        """The thread's boundary: each waiter is told what is raised, and the thread goes on."""
         try:
             action()
         except BaseException as error:  # a thread that ended would answer nobody any more

@@ -164,11 +164,12 @@ def test_a12_a_failed_confirmation_holds_none(tmp_path: Path) -> None:
     folder = SearchFolder.of(tmp_path, "tiny")
     folder.path.mkdir(parents=True)
     members = [Member(uid=f"tiny-confirm-a-{n}", config=TrialConfig.from_dict({})) for n in "01"]
+    said: list[str] = []
     with EventLog(folder.events) as events:
         bench = Bench(
             engine=TellingEngine(), name="engine", data=DataSource({}, 0, None, "refuse", ""),
             splits=["val_id"], steps=4, at_once=2, folder=folder, events=events,
-            halt=lambda: False, say=str,
+            halt=lambda: False, say=said.append,
         )  # fmt: skip
         reports = bench.train(members)
     told = [reports[member.uid].failed for member in members]

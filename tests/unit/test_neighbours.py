@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 from orchestrator.assignment import Assignment
 from orchestrator.engines import berth
@@ -118,8 +119,8 @@ def test_a_trial_waits_for_no_engine_that_its_driver_has_left(
             write_roster(tmp_path, Roster())
         return [], calls
 
-    monkeypatch.setattr(berth.ray, "wait", wait)
-    monkeypatch.setattr(berth.ray, "get", lambda call: None)
+    monkeypatch.setattr(ray, "wait", wait)
+    monkeypatch.setattr(ray, "get", lambda call: None)
     monkeypatch.setattr(berth, "_open_engines", lambda roster: [(record, HungEngine())])
     assignment = Assignment(
         uid="tiny-0", number=0, attempt=1, config={}, data={}, start_step=0, rungs=[4],
