@@ -55,7 +55,7 @@ from orchestrator.search_end import SearchEnd
 from orchestrator.service.on_end import tell_end
 from orchestrator.spending import Meter, Spending
 from orchestrator.study.owner import forget_study
-from orchestrator.tracking import start_shipper, tracking_uri
+from orchestrator.tracking import ShipperKeeper, tracking_uri
 from trainable.artifact import versions
 from trainable.data import SEARCH_SPLITS
 from trainable.errors import DiskFullError
@@ -221,16 +221,16 @@ class _Run:
                 return end.finish("interrupted")
             self._meter.gpu_clock = lambda: (fleet.gpu_s, fleet.gpus)
             left = self._announce(end.events, fleet)
-            shipper = start_shipper(self.folder.path, self.uri)
+            shipper = ShipperKeeper(self.folder.path, self.uri)
             conductor = self._conductor(end.events, EngineInfo(fleet.plan.pool, fleet.base_model))
             conductor.settle()
             fleet.work = lambda: max(left - conductor.ended, conductor.running)
-            self._train(conductor, fleet, interrupt, scratch)
+            self._train(conductor, fleet, shipper, interrupt, scratch)
             clock = fleet.clock
             fleet.is_kept = config.confirm.enabled and not self._has_work()
         state: SearchState = "interrupted" if self._has_work() else "complete"
         self._meter.note(self._spending.tokens)
-        result = end.finish(state, self._split(clock), shipper, self.estimate)
+        result = end.finish(state, self._split(clock), shipper.process, self.estimate)
         if conductor.full_disk is not None and state == "interrupted":
             raise DiskFullError(conductor.full_disk)
         return result
@@ -270,7 +270,12 @@ class _Run:
         )
 
     def _train(
-        self, conductor: Conductor, fleet: Fleet, interrupt: threading.Event, scratch: Path
+        self,
+        conductor: Conductor,
+        fleet: Fleet,
+        shipper: ShipperKeeper,
+        interrupt: threading.Event,
+        scratch: Path,
     ) -> None:
         """Let Tune run the trials, until there are none or something ends the run early."""
         from orchestrator.ray_session import run_trials
@@ -284,6 +289,7 @@ class _Run:
             seconds_left=self._meter.seconds_left,
             pause=fleet.pause,
             halt=fleet.halt,
+            look=shipper.look,
         )
         with watch.kept():
             if self.ledger.has_work() and not interrupt.is_set():

@@ -30,6 +30,7 @@ class Watch:
         seconds_left: of the time budgets; they go the faster, the more GPUs there are.
         pause: tells the engines to pause trials, by uid.
         halt: tells trials that wait for an engine to give up.
+        look: called at every poll.
     """
 
     conductor: Conductor
@@ -38,6 +39,7 @@ class Watch:
     seconds_left: Callable[[], float]
     pause: Callable[[Sequence[str]], object]
     halt: Callable[[], object] = lambda: None
+    look: Callable[[], object] = lambda: None
 
     @contextmanager
     def kept(self) -> Iterator[None]:
@@ -55,6 +57,7 @@ class Watch:
     def _watch(self, over: threading.Event) -> None:
         requests, asked = Requests(self.folder), set[int]()
         while not over.wait(_POLL_S):
+            self.look()
             new = [number for number in requests.trials() if number not in asked]
             asked |= set(new)
             to_pause = [self.conductor.stop_trial(number) for number in new]

@@ -29,6 +29,7 @@ from orchestrator.events import EventLog
 from orchestrator.files import write_atomic
 from orchestrator.folders import SearchFolder
 from orchestrator.item_tables import item_table, write_items
+from orchestrator.safety.redaction import Redaction
 from trainable.data import SEARCH_SPLITS, TEST_SPLITS, Split
 from trainable.errors import LatentuneError, UnknownTrialError
 from trainable.item_scores import ItemScores
@@ -266,7 +267,8 @@ class _Round:
         return False
 
     def _fail(self, member: Member, reason: str) -> None:
-        report = MemberReport(self._steps[member.uid], failed=reason)
+        told = Redaction.of_environment().of_text(reason)  # it goes into reports
+        report = MemberReport(self._steps[member.uid], failed=told)
         self._bench.save_report(member.uid, report)
 
     def _tell_start(self, member: Member) -> None:

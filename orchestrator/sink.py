@@ -107,8 +107,7 @@ class MlflowSink:
 
     def _tell_run(self, runs: SearchRuns, update: RunUpdate) -> str:
         run_id = runs.ensure(update)
-        with _passing_over(f"points of {update.name}"):
-            self._log_batch(run_id, update)
+        self._log_values(run_id, update)
         for name, document in update.documents.items():
             with _passing_over(f"{name} of {update.name}"):
                 self._mlflow.log_dict(run_id, dict(document), name)
@@ -122,12 +121,25 @@ class MlflowSink:
             self._mlflow.set_terminated(run_id, update.status, update.end_ms)
         return run_id
 
-    def _log_batch(self, run_id: str, update: RunUpdate) -> None:
+    def _log_values(self, run_id: str, update: RunUpdate) -> None:
+        """Log points, params and tags at once; each by itself where MLflow refuses one of them."""
         metrics = [Metric(*point) for point in update.points]
         params = [Param(key, value) for key, value in update.params.items()]
         tags = [RunTag(key, value) for key, value in update.tags.items()]
-        if metrics or params or tags:
+        try:
             self._mlflow.log_batch(run_id, metrics=metrics, params=params, tags=tags)
+        except MlflowException as error:
+            if error.error_code not in _REFUSALS:
+                raise
+            for tag in tags:
+                with _passing_over(f"tag {tag.key} of {update.name}"):
+                    self._mlflow.log_batch(run_id, tags=[tag])
+            for point in metrics:
+                with _passing_over(f"point {point.key} at {point.step} of {update.name}"):
+                    self._mlflow.log_batch(run_id, metrics=[point])
+            for param in params:
+                with _passing_over(f"param {param.key} of {update.name}"):
+                    self._mlflow.log_batch(run_id, params=[param])
 
     def _log_folder(self, run_id: str, path: Path, lines: str) -> str:
         """Log an artifact folder under its content's name; return its URI in the store.

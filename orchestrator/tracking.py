@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ CURSOR_NAME = "shipped.json"
 SHIPPING_WAIT_S = 60.0  # of a driver, at its end, for what moves
 _TROUBLE_WAIT_S = 5.0  # ... and for what does not
 _SHIPPER_LEAVES_S = 5.0
+_SHIPPER_AGAIN_S = 30.0  # between two starts while a search runs
 _POLL_S = 0.05
 _SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
 _PACKAGE_PARENT = Path(__file__).resolve().parent.parent
@@ -150,6 +152,33 @@ def start_shipper(
             stderr=log,
             start_new_session=True,
         )
+
+
+class ShipperKeeper:
+    """A search's shipper while its driver runs, started again where it ended before the search.
+
+    Args:
+        search_dir: the search's folder.
+        uri: from `tracking_uri`.
+        now: seconds on a clock that never goes back.
+    """
+
+    def __init__(
+        self, search_dir: Path, uri: str, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._search_dir, self._uri, self._now = search_dir, uri, now
+        self._begun = now()
+        self.process = start_shipper(search_dir, uri)
+
+    def look(self) -> None:
+        """Start another where it is gone; seldom, where each is gone at once."""
+        code = self.process.poll()
+        if code is None or self._now() - self._begun < _SHIPPER_AGAIN_S:
+            return
+        logger.warning("the shipper ended (%d) before the search: another is started", code)
+        self._begun = self._now()
+        with suppress(OSError):  # tracking never stops a search: a later look tries again
+            self.process = start_shipper(self._search_dir, self._uri)
 
 
 def wait_shipped(

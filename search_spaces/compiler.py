@@ -27,6 +27,7 @@ from search_spaces.nodes import Condition, Copy, Distribution, Draw, Fields, Fix
 WORDS = ("choice", "int", "float", "one_of", "same_as")
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _AXIS_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_LONGEST_AXIS_NAME = 250  # MLflow's limit for a param's name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +192,9 @@ class Compiler:
             remedy = "add a name such as `name: strategy.position`"
             self._refuse(place, name, "the axis needs a dotted name", remedy)
             return str(name)
+        if len(name) > _LONGEST_AXIS_NAME:
+            wrong = f"the axis' name has {len(name)} characters, of at most {_LONGEST_AXIS_NAME}"
+            self._refuse(place, name, wrong, "add a shorter `name`, or shorten the keys above it")
         declared = self.axes.setdefault(name, Declared(distribution))
         if any(_together(place.condition, other) for other in declared.conditions):
             remedy = f"give this one another, for example `name: {name}_2`"

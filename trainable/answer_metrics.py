@@ -144,11 +144,11 @@ def judge(
         where: the row, for the message.
 
     Raises:
-        TaskError: if the metric raises, or returns what is no finite number.
+        TaskError: if the metric raises, ends the process, or returns what is no finite number.
     """
     try:
         value = metric(answer=answer, reference=reference, prompt=prompt)
-    except Exception as error:  # a person's own code may raise anything
+    except (Exception, SystemExit) as error:  # a person's own code may raise anything, or exit
         raise TaskError(
             f"metric {name} raised {type(error).__name__}: {error} at {where}, answer "
             f"{_short(answer)}: answers can be any text, empty ones too; make it return a number"
@@ -201,7 +201,7 @@ def _module(source: str, spec: str, where: str) -> ModuleType:
         module = importlib.util.module_from_spec(found)
         found.loader.exec_module(module)
         return module
-    except Exception as error:  # a person's own code may raise anything
+    except (Exception, SystemExit) as error:  # a person's own code may raise anything, or exit
         raise TaskError(
             f"{where}: {spec!r} cannot be imported ({type(error).__name__}: {error}): give an "
             "installed module, or a file beside the search file"

@@ -160,30 +160,41 @@ class EngineLoop:
                 self.clock.idle_s += self._now() - begin
             if work is None:
                 return
-            work()
+            self._guard(work)
             while not self._work.empty():
                 work = self._work.get()
                 if work is None:
                     return
-                work()
-            self._advance()
+                self._guard(work)
+            self._guard(self._advance)
+
+    def _guard(self, action: Callable[[], None]) -> None:
+        """The thread's boundary: each waiter is told what is raised, and the thread goes on."""
+        try:
+            action()
+        except BaseException as error:  # a thread that ended would answer nobody any more
+            logger.exception("the engine failed; all waiting trials are told")
+            for goal in self._goals.values():
+                goal.answer.set_exception(_told(error))
+            self._goals.clear()
+            self._scorings.clear()
 
     def _next_work(self) -> Callable[[], None] | None:
         return (lambda: None) if self._goals else self._work.get()
 
     def _set_goal(self, uid: str, goal: _Goal) -> None:
-        try:
-            self.engine.step_of(uid)
-        except LatentuneError as error:
-            goal.answer.set_exception(error)
-            return
         earlier = self._goals.pop(uid, None)
         if earlier is not None:  # its caller died and was replaced; nobody else answers the call
             earlier.answer.set_exception(UnknownTrialError(f"trial {uid} was asked for again"))
+        self._goals[uid] = goal
+        try:
+            self.engine.step_of(uid)
+        except LatentuneError as error:
+            del self._goals[uid]
+            goal.answer.set_exception(error)
+            return
         if uid in self._paused:
-            goal.answer.set_result(self._describe(uid, goal, {}, paused=True))
-        else:
-            self._goals[uid] = goal
+            self._pause({uid})
 
     def _leave(self, engine: Engine, uid: str) -> None:
         engine.leave(uid)
@@ -193,18 +204,11 @@ class EngineLoop:
 
     def _advance(self) -> None:
         """One step for all trials short of their goal, and as long for those that are scored."""
-        try:
-            with self.watch.watched():
-                step_s = self._step()
-                self._drop_failed()
-                self._begin_scoring()
-                self._score(step_s)
-        except Exception as error:  # the thread's boundary: every waiter is told
-            logger.exception("the engine failed; all waiting trials are told")
-            for goal in self._goals.values():
-                goal.answer.set_exception(error)
-            self._goals.clear()
-            self._scorings.clear()
+        with self.watch.watched():
+            step_s = self._step()
+            self._drop_failed()
+            self._begin_scoring()
+            self._score(step_s)
 
     def _step(self) -> float:
         """One optimiser step for all trials short of their goal; the seconds that it took."""
@@ -275,29 +279,35 @@ class EngineLoop:
     def _report(self, uid: str, goal: _Goal, metrics: dict[str, float]) -> None:
         if self._goals.get(uid) is not goal:
             return  # paused, gone or asked for again meanwhile
-        del self._goals[uid]
         if not self._is_sound(uid, goal):
+            del self._goals[uid]
             return
         recent = [loss for _, loss in goal.curve[-LOSS_WINDOW_STEPS:]]
         if recent:
             metrics["train/loss"] = sum(recent) / len(recent)
-        goal.answer.set_result(self._describe(uid, goal, metrics, paused=False))
+        self._answer(uid, metrics, paused=False)
 
     def _pause(self, uids: set[str]) -> None:
         self._paused |= uids
         for uid in uids & set(self._goals):
-            goal = self._goals.pop(uid)
-            goal.answer.set_result(self._describe(uid, goal, {}, paused=True))
+            self._answer(uid, {}, paused=True)
 
-    def _describe(
-        self, uid: str, goal: _Goal, metrics: dict[str, float], *, paused: bool
-    ) -> Report:
-        state = self.engine.state(uid)
-        return Report(state.step, metrics, goal.curve, state, paused)
+    def _answer(self, uid: str, metrics: dict[str, float], *, paused: bool) -> None:
+        """Report to a trial's caller; the goal goes last, so that no failure leaves one waiting."""
+        goal, state = self._goals[uid], self.engine.state(uid)
+        goal.answer.set_result(Report(state.step, metrics, goal.curve, state, paused))
+        del self._goals[uid]
 
 
 def _settle(answer: Future[Any], action: Callable[[], Any]) -> None:
     try:
         answer.set_result(action())
-    except Exception as error:  # noqa: BLE001  (carried to the caller, who raises it)
-        answer.set_exception(error)
+    except BaseException as error:  # noqa: BLE001  (carried to the caller, who raises it)
+        answer.set_exception(_told(error))
+
+
+def _told(error: BaseException) -> Exception:
+    """What a waiter raises: whoever waits for an engine is not ended by what it raises."""
+    if isinstance(error, Exception):
+        return error
+    return RuntimeError(f"the engine was told to end: {type(error).__name__}: {error}")

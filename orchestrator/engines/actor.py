@@ -50,13 +50,19 @@ class EngineActor:
         options: `threads` (None: all cores), and keyword arguments of `Engine`; of those, `compile`
             stands for `compiled`.
         name: of the actor; it ends itself by this name. None where there is no Ray.
+        starter: the search that has started it.
     """
 
     def __init__(
-        self, base: Mapping[str, Any], options: Mapping[str, Any], name: str | None = None
+        self,
+        base: Mapping[str, Any],
+        options: Mapping[str, Any],
+        name: str | None = None,
+        starter: str = "",
     ) -> None:
         self._base = base
         self._options = options
+        self._starter = starter
         self._loading = threading.Lock()
         self._loop: EngineLoop | None = None
         self._data: dict[str, EncodedTask] = {}
@@ -72,11 +78,11 @@ class EngineActor:
         """Begin a lease; what an earlier driver of this holder left here leaves.
 
         Returns:
-            What this process runs; see `own_versions`.
+            What this process runs, as `own_versions`, and `starter`, which search has started it.
         """
         self._leases.renew(holder)
         self._clear(holder)
-        return own_versions()
+        return {**own_versions(), "starter": self._starter}
 
     def pulse(self, holder: str) -> Pulse:
         """Renew a lease; how the engine is. Answered at once, whatever the model does."""

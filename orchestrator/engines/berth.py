@@ -2,7 +2,8 @@
 
     no engine has room      wait, until one has, or the driver halts
     the engine is lost      join another from the last saved state; a few times, then give up
-    it was pushed out       join again: an engine that its driver left forgets its trials
+    it was pushed out       join again: an engine that its driver left forgets its trials, or
+                            hangs and is another search's, which waits for it longer than this one
 
 The engine that would be through first is asked first: the fewest trials for its measured speed.
 """
@@ -43,6 +44,7 @@ class Berth:
         self._assignment = assignment
         self._search = search
         self._engine: Any = None
+        self._name = ""
         self._problems: list[str] = []
 
     def told_problems(self) -> list[str]:
@@ -93,12 +95,22 @@ class Berth:
         if self._engine is None and not self._enter(roster, step):
             return None
         uid, splits = self._assignment.uid, self._assignment.splits
+        call = self._engine.train.remote(uid, goal, splits)
         try:
-            found: dict[str, Any] = ray.get(self._engine.train.remote(uid, goal, splits))
-            return found
+            if self._is_answered(call):
+                found: dict[str, Any] = ray.get(call)
+                return found
         except UnknownTrialError:
-            self._engine = None
-            return None
+            pass
+        self._engine = None
+        return None
+
+    def _is_answered(self, call: Any) -> bool:
+        """Wait for an answer; False once the driver uses the engine no more."""
+        while not ray.wait([call], timeout=_ANSWERS_S)[0]:
+            if self._name not in {record.name for record in read_roster(self._search).engines}:
+                return False
+        return True
 
     def _enter(self, roster: Roster, step: int) -> bool:
         """Join the best engine that has room; whether there was one."""
@@ -107,7 +119,7 @@ class Berth:
                 self._join(handle, step, roster.holder, record.room)
             except EngineFullError:  # another trial was quicker
                 continue
-            self._engine = handle
+            self._engine, self._name = handle, record.name
             return True
         return False
 

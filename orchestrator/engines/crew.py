@@ -5,7 +5,8 @@
                   └────────────────────┴─► refused ◄───────┘                        lost ◄───┘
 
 Each arrow is a call that is begun, and taken up at a later beat when it has been answered: a
-driver with many engines waits for none of them.
+driver with many engines waits for none of them. An engine that another search has started is
+that search's to end: this one gives its lease back and goes elsewhere.
 """
 
 from __future__ import annotations
@@ -21,10 +22,13 @@ from orchestrator.engines.handshake import differences, own_versions, refusal
 from orchestrator.engines.host import CallFailedError, EngineHost
 from orchestrator.engines.parcels import Parcel
 from orchestrator.engines.placement import EngineState, Node, Place
-from orchestrator.engines.watchdog import Pulse, why_hung
+from orchestrator.engines.watchdog import DEAF_S, Pulse, why_hung
+from trainable.errors import LatentuneError
 
 _PULSE_S = 2.0
 _STARTS_S = 120.0  # an engine that has not greeted by then waits for something
+_LOADS_S = 3600.0  # to bring a model's files, and to load them: 100 GB at 30 MB/s
+_FAILURES = 3  # of engines before any was ready: it is the model, and no other is started
 _LOSSES = 3  # at one place, without a step in between: something is wrong there
 _AVOID_S = 300.0
 _AGAIN_S = 2.0  # until a killed engine's name and GPU are free
@@ -40,12 +44,14 @@ class CrewMember:
         name: of its actor.
         place: where it is.
         handle: its actor.
+        is_own: whether this search has started it, with this driver or with an earlier one.
         now: seconds on a clock that never goes back.
     """
 
     name: str
     place: Place
     handle: Any
+    is_own: bool
     now: Callable[[], float] = time.monotonic
     state: EngineState = "starting"
     pulse: Pulse = field(default_factory=lambda: Pulse(trials={}))
@@ -53,12 +59,22 @@ class CrewMember:
     beat: Any = None
 
     def __post_init__(self) -> None:
-        self.begun = self.beat_begun = self.used = self.now()
+        self.call_begun = self.beat_begun = self.used = self.now()
 
     @property
     def silent_s(self) -> float:
         """Since when a heartbeat has not been answered; 0 while none is on its way."""
         return 0.0 if self.beat is None else self.now() - self.beat_begun
+
+    @property
+    def late(self) -> str | None:
+        """Why it is given up while it is not ready yet; None while it may take its time."""
+        waited_s = self.now() - self.call_begun
+        if self.state == "starting" and waited_s > _STARTS_S:
+            return f"it did not start within {_STARTS_S:.0f} s"
+        if self.state == "loading" and waited_s > _LOADS_S:
+            return f"it did not load its model within {_LOADS_S:.0f} s"
+        return None
 
     @property
     def idle_s(self) -> float:
@@ -111,6 +127,7 @@ class Crew:
         self._versions = own_versions()
         self._avoid: dict[str, float] = {}
         self._losses: Counter[str] = Counter()
+        self._failures = 0
         self._ended: Counter[str] = Counter()
         self._paused: set[str] = set()
         self._unpaused: list[str] = []
@@ -135,6 +152,11 @@ class Crew:
         return bool(self.avoided - set(self.refused))
 
     @property
+    def is_hopeless(self) -> bool:
+        """Whether one engine after another has failed, and none was ever ready."""
+        return self.base_model is None and self._failures >= _FAILURES
+
+    @property
     def clock(self) -> dict[str, float]:
         """Where the engines' time went, of all that there were."""
         found = Counter(self._ended)
@@ -156,11 +178,11 @@ class Crew:
 
     def start(self, name: str, place: Place) -> None:
         """Begin an engine at a place."""
-        self.take_in(name, place, self._host.start(name, place))
+        self.take_in(name, place, self._host.start(name, place), is_own=True)
 
-    def take_in(self, name: str, place: Place, handle: Any) -> None:
-        """Use an engine, whoever started it."""
-        member = self.members[name] = CrewMember(name, place, handle, self._now)
+    def take_in(self, name: str, place: Place, handle: Any, *, is_own: bool = False) -> None:
+        """Use an engine, whoever started it; it tells itself whose it is."""
+        member = self.members[name] = CrewMember(name, place, handle, is_own, self._now)
         self._begin(member, "greet", self._holder)
 
     def tend(self) -> None:
@@ -200,8 +222,12 @@ class Crew:
         """Trials that are to give up, for now."""
         return sorted(self._paused)
 
-    def lose(self, member: CrewMember, reason: str) -> None:
-        """Give an engine up; a place that loses one after another is avoided for a while."""
+    def lose(self, member: CrewMember, reason: str, *, may_live: bool = False) -> None:
+        """Give an engine up; a place that loses one after another is avoided for a while.
+
+        Args:
+            may_live: whether it may still serve others; then another's engine is not ended.
+        """
         if self.members.get(member.name) is not member:
             return
         self.lost += 1
@@ -212,25 +238,29 @@ class Crew:
         place = member.place.name
         self._losses[place] += 1
         count = self._losses[place]
-        self._avoid[place] = self._now() + (_AVOID_S if count >= _LOSSES else count * _AGAIN_S)
-        if count >= _LOSSES:
-            told = f"its engine was lost {count} times, at last: {reason}"
+        anothers = may_live and not member.is_own
+        avoids = anothers or count >= _LOSSES
+        self._avoid[place] = self._now() + (_AVOID_S if avoids else count * _AGAIN_S)
+        if avoids:
+            times = f" {count} times, at last" if count > 1 else ""
+            told = f"its engine was lost{times}: {reason}"
             self.refused[place] = f"node {self.node_name(member)}: {told}"
             del self._losses[place]
-        self._drop(member)
+        self._drop(member, kill=not anothers)
 
     def end(self, member: CrewMember) -> None:
         """Leave an engine, and end it where nobody else uses it."""
+        if member.state == "starting":  # it may not answer yet, nor tell who waits for it
+            self._drop(member, kill=member.is_own)
+            return
         self._ended.update(self.members.pop(member.name).clock)
-        unused = member.state == "starting"
-        if not unused:
-            with suppress(CallFailedError):  # it is gone already, or hangs and ends by itself
-                release = self._host.begin(member.handle, "release", self._holder)
-                unused = bool(self._host.answer(release, _LEAVES_S))
-        if unused:
-            self._host.kill(member.handle)
+        with suppress(CallFailedError):  # it is gone already, or hangs and ends by itself
+            release = self._host.begin(member.handle, "release", self._holder)
+            if self._host.answer(release, _LEAVES_S):
+                self._host.kill(member.handle)
 
     def _begin(self, member: CrewMember, method: str, *arguments: Any) -> None:
+        member.call_begun = self._now()
         member.call = (method, self._host.begin(member.handle, method, *arguments))
 
     def _take_up(self, member: CrewMember) -> None:
@@ -240,20 +270,25 @@ class Crew:
                 self._after(member, method, self._host.answer(call))
             except CallFailedError as failed:
                 self._failed(member, failed)
-        elif member.state == "starting" and self._now() - member.begun > _STARTS_S:
-            self.lose(member, f"it did not start within {_STARTS_S:.0f} s")
+        elif member.late is not None:
+            self.lose(member, member.late, may_live=True)
 
     def _after(self, member: CrewMember, method: str, answer: Any) -> None:
         if method == "describe":
             self._is_ready(member, answer)
         elif method == "provide":
             self._begin(member, "describe")
-        elif found := differences(self._versions, answer):
-            self._refuse(member, refusal(self.node_name(member), found))
         else:
-            member.state = "loading"
-            depot = self._depot(member.place.node) if self._parcels else None
-            self._begin(member, "provide", dict(self._parcels), depot)
+            self._has_greeted(member, answer)
+
+    def _has_greeted(self, member: CrewMember, told: Mapping[str, str]) -> None:
+        member.is_own = told.get("starter", self._holder if member.is_own else "") == self._holder
+        if found := differences(self._versions, told):
+            self._refuse(member, refusal(self.node_name(member), found))
+            return
+        member.state = "loading"
+        depot = self._depot(member.place.node) if self._parcels else None
+        self._begin(member, "provide", dict(self._parcels), depot)
 
     def _is_ready(self, member: CrewMember, base_model: Mapping[str, Any]) -> None:
         first = self.base_model or base_model
@@ -266,7 +301,7 @@ class Crew:
                 "base_model.revision, or bring the model's files there to those of the others",
             )
             return
-        self.base_model = first
+        self.base_model, self.failure = first, None
         self._host.begin(member.handle, "unpause", self._unpaused)
         self._host.begin(member.handle, "pause", self.paused)
         member.state, member.used = "ready", self._now()
@@ -276,8 +311,9 @@ class Crew:
         if failed.error is None:
             self.lose(member, failed.reason)
             return
-        if self.base_model is None:
+        if self.base_model is None and isinstance(failed.error, LatentuneError):
             self.failure = failed.error
+            self._failures += 1
         self._refuse(member, f"node {self.node_name(member)}: {failed.reason}")
 
     def _refuse(self, member: CrewMember, reason: str) -> None:
@@ -287,7 +323,7 @@ class Crew:
             self._say(reason)
         self.refused[node] = reason
         self._avoid[node] = self._now() + _AVOID_S
-        self._drop(member)
+        self._drop(member, kill=member.is_own)
 
     def _pulse(self, member: CrewMember, due: bool) -> None:
         if member.beat is not None and self._host.is_done(member.beat):
@@ -300,8 +336,8 @@ class Crew:
             member.beat_begun = self._now()
             member.beat = self._host.begin(member.handle, "pulse", self._holder)
         hung = why_hung(member.pulse, member.silent_s, self._step_timeout_s)
-        if hung is not None:
-            self.lose(member, hung)
+        if hung is not None:  # one that is deaf serves nobody
+            self.lose(member, hung, may_live=member.silent_s <= DEAF_S)
 
     def _take_pulse(self, member: CrewMember, pulse: Pulse) -> None:
         if pulse.trial_steps > member.pulse.trial_steps:
@@ -310,6 +346,10 @@ class Crew:
         if member.trials(self._holder):
             member.used = self._now()
 
-    def _drop(self, member: CrewMember) -> None:
+    def _drop(self, member: CrewMember, *, kill: bool) -> None:
+        """Use an engine no more: it is killed, or left to others, or to end by itself."""
         self._ended.update(self.members.pop(member.name).clock)
-        self._host.kill(member.handle)
+        if kill:
+            self._host.kill(member.handle)
+        else:
+            self._host.begin(member.handle, "release", self._holder)

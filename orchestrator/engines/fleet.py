@@ -30,7 +30,6 @@ from orchestrator.engines.placement import Decision, EngineView, Node, Place, Wi
 from orchestrator.engines.roster import EngineRecord, Roster, remove_roster, write_roster
 from orchestrator.engines.waiting import WaitingRecord, why_waiting
 from orchestrator.errors import ClusterError
-from trainable.errors import LatentuneError
 
 logger = logging.getLogger(__name__)
 
@@ -90,9 +89,13 @@ class Cluster:
     can_grow: bool
 
 
-def pool_name(base: Mapping[str, Any], options: Mapping[str, Any]) -> str:
-    """The first part of the names of engines with this model and these options."""
-    key = hashlib.sha256(json.dumps([dict(base), dict(options)], sort_keys=True).encode())
+def pool_name(base: Mapping[str, Any], options: Mapping[str, Any], code: str) -> str:
+    """The first part of the names of engines with this model, these options and this code.
+
+    Args:
+        code: from `code_digest`: searches of different code never meet each other's engines.
+    """
+    key = hashlib.sha256(json.dumps([dict(base), dict(options), code], sort_keys=True).encode())
     return f"engine/{key.hexdigest()[:16]}"
 
 
@@ -156,7 +159,7 @@ class Fleet:
         """Wait until an engine is ready; False where `give_up` says so first.
 
         Raises:
-            BaseModelError: if the model cannot be used.
+            BaseModelError: if the model cannot be used, on this node as on that.
             ClusterError: if no engine can be started, and no node can join; or once closed.
         """
         while not self._over.wait(BEAT_S):
@@ -164,7 +167,8 @@ class Fleet:
                 if self._crew.ready:
                     return True
                 failure, waiting = self._crew.failure, self.waiting
-            if isinstance(failure, LatentuneError):
+                others = bool(self._crew.members)  # one starts, at another place
+            if failure is not None and not others:
                 raise failure
             if waiting is not None and waiting.kind in _HOPELESS and not self._cluster.can_grow:
                 raise ClusterError(f"no engine can be started: {waiting.detail}")
@@ -280,7 +284,7 @@ class Fleet:
         views = {member.place.name: self._view(member) for member in crew.members.values()}
         wish = self._wish()
         decision = decide(nodes, views, wish, crew.avoided)
-        if self._halting:
+        if self._halting or crew.is_hopeless:
             decision = Decision(end=decision.end)
         for place in decision.start:
             crew.start(self._name(place), place)

@@ -71,11 +71,13 @@ class RayHost:
     Args:
         base, options: as `EngineActor`.
         gpus: of an engine.
+        holder: the search that starts them.
     """
 
     base: Mapping[str, Any]
     options: Mapping[str, Any]
     gpus: int
+    holder: str
 
     def start(self, name: str, place: Place) -> Any:
         """As `EngineHost`."""
@@ -93,7 +95,7 @@ class RayHost:
                 scheduling_strategy=NodeAffinitySchedulingStrategy(place.node, soft=False),
                 runtime_env={"env_vars": ENVIRONMENT},
             )
-            .remote(dict(self.base), dict(self.options), name)
+            .remote(dict(self.base), dict(self.options), name, self.holder)
         )
 
     def find(self, name: str) -> Any | None:

@@ -15,6 +15,7 @@ import ray
 
 from orchestrator.engines.cluster import alive_nodes, autoscaler, own_node
 from orchestrator.engines.fleet import Cluster, Fleet, FleetPlan, pool_name
+from orchestrator.engines.handshake import code_digest
 from orchestrator.engines.host import RayHost, start_depot
 from orchestrator.engines.parcels import Parcel
 from orchestrator.engines.placement import engine_gpus
@@ -98,7 +99,7 @@ def open_fleet(
     plan = FleetPlan(
         holder=config.name,
         folder=folder,
-        pool=pool_name(base, options),
+        pool=pool_name(base, options, code_digest()),
         gpus=gpus,
         trials_each=config.engine.concurrent_trials,
         most=most or config.engine.count,
@@ -106,7 +107,7 @@ def open_fleet(
         parcels=parcels_of(base, task),
     )
     cluster = _cluster(plan, can_grow=scaler is not None or bool(os.environ.get("RAY_ADDRESS")))
-    fleet = Fleet(plan, RayHost(base, options, gpus), cluster, say)
+    fleet = Fleet(plan, RayHost(base, options, gpus, config.name), cluster, say)
     thread = threading.Thread(target=fleet.run, name="fleet", daemon=True)
     thread.start()
     try:

@@ -7,19 +7,24 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orchestrator.assignment import DataSource
 from orchestrator.events import EventLog, read_events
+from orchestrator.folders import SearchFolder
+from orchestrator.members import Bench, Member
 from orchestrator.safety.redaction import Redaction, SafeFormatter
 from orchestrator.tracking import without_credentials
 from orchestrator.yaml_source import dump_yaml
 from tests.abuse.searches import GOOD, Terminal
 from tests.integration.small_search import environment, scratch_folder, small_config
 from tests.unit.ledgers import abandoned_search
+from trainable.errors import TaskError
+from trainable.trial import TrialConfig
 
 CANARIES = {
     "HF_TOKEN": "hf_canaryAbCdEfGh",
@@ -137,17 +142,62 @@ def test_a12_a_tracking_uri_s_password_is_not_shown(
     assert leaks(said.out + said.err) == []
 
 
+class TellingEngine:
+    """What its metric raises quotes every secret: of one member at once, of another in training."""
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        if method == "join" and arguments[0].uid.endswith("0"):
+            raise TaskError(quoted())
+
+    def begin(self, method: str, *arguments: Any) -> Any:
+        return method
+
+    def ready(self, calls: Sequence[Any], timeout_s: float) -> list[Any]:
+        return list(calls)
+
+    def answer(self, call: Any) -> Any:
+        raise TaskError(quoted())
+
+
+@pytest.mark.usefixtures("canaries")
+def test_a12_a_failed_confirmation_holds_none(tmp_path: Path) -> None:
+    folder = SearchFolder.of(tmp_path, "tiny")
+    folder.path.mkdir(parents=True)
+    members = [Member(uid=f"tiny-confirm-a-{n}", config=TrialConfig.from_dict({})) for n in "01"]
+    said: list[str] = []
+    with EventLog(folder.events) as events:
+        bench = Bench(
+            engine=TellingEngine(), name="engine", data=DataSource({}, 0, None, "refuse", ""),
+            splits=["val_id"], steps=4, at_once=2, folder=folder, events=events,
+            halt=lambda: False, say=said.append,
+        )  # fmt: skip
+        reports = bench.train(members)
+    told = [reports[member.uid].failed for member in members]
+    assert all(failed is not None and "[HF_TOKEN]" in failed for failed in told)
+    assert leaks_under(tmp_path) == {}
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(600)
 def test_a12_a_whole_search_leaves_none(tmp_path: Path, tiny_folder: Path) -> None:
-    """A metric of the user's own quotes every secret when it fails; a trial fails because of it."""
-    secret_teller = (
+    """A metric of the user's own quotes every secret: a confirmation and all trials fail by it."""
+    (tmp_path / "own.py").write_text(
         "import os\n"
-        f"def tell(*, answer, reference, prompt):\n"
-        f"    raise ValueError(' '.join(os.environ[name] for name in {list(CANARIES)!r}))\n"
+        "def tell(*, answer, reference, prompt):\n"
+        f"    if os.path.exists({str(tmp_path / 'tells')!r}):\n"
+        f"        raise ValueError(' '.join(os.environ[name] for name in {list(CANARIES)!r}))\n"
+        "    return 1.0\n"
     )
-    (tmp_path / "own.py").write_text(secret_teller)
-    good = small_config(tiny_folder, tracking={"experiment": "canaries"})
+    rows: list[dict[str, Any]] = [{"prompt": f"{i}=", "completion": str(i)} for i in range(40)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    split = {"val": 0.25, "test": 0.25}
+    task = {"kind": "records", "train": "rows.jsonl", "split": split, "metrics": ["own.py:tell"]}
+    good = small_config(
+        tiny_folder, task=task, objective="val_id/tell", tracking={"experiment": "canaries"},
+        stopping={"min_steps": 2, "factor": 3, "metric": "val_id/nll"},
+        confirm={"enabled": False, "seeds": 2, "top": 1},
+    )  # fmt: skip
+    bad = good | {"name": "failing"}
     with scratch_folder() as scratch:
         variables = os.environ | environment(scratch) | CANARIES
         variables |= {"LATENTUNE_HOME": str(tmp_path / "home")}
@@ -164,14 +214,20 @@ def test_a12_a_whole_search_leaves_none(tmp_path: Path, tiny_folder: Path) -> No
         (tmp_path / "search.yaml").write_text(dump_yaml(good))
         done = say("run", "search.yaml")
         assert done.returncode == 0, done.stderr
-        rows: list[dict[str, Any]] = [{"prompt": "1", "completion": "2"}]
-        (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
         assert say("pull", good["name"], "--to", "pulled").returncode == 0
+        (tmp_path / "tells").touch()
+        unconfirmed = say("confirm", good["name"])
+        (tmp_path / "search.yaml").write_text(dump_yaml(bad))
+        lost = say("run", "search.yaml")
+        assert lost.returncode == 1, lost.stderr
         failed = say("evaluate", "pulled", "rows.jsonl", "--metric", "own.py:tell", "--to", "out")
         assert b"ValueError" in failed.stderr
-        told = [done, failed, say("status", good["name"], "--json"), say("list")]
+        told = [done, unconfirmed, lost, failed, say("status", good["name"], "--json"), say("list")]
         assert [leaks(one.stdout + one.stderr) for one in told] == [[]] * len(told)
     assert (tmp_path / "home" / "mlflow.db").exists()
     assert (tmp_path / "home" / "searches" / good["name"] / "report").exists()
+    members = (tmp_path / "home" / "searches" / good["name"] / "confirm" / "members").iterdir()
+    assert all("[HF_TOKEN]" in path.read_text() for path in members)
+    assert "[HF_TOKEN]" in (tmp_path / "home/searches/failing/events.jsonl").read_text()
     assert leaks_under(tmp_path / "home") == {}
     assert leaks_under(tmp_path / "pulled") == {}

@@ -6,15 +6,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator.config import SearchConfig
-from tests.faults.doomed import NEVER
+from tests.faults.doomed import AT, NEVER
 from tests.integration.small_search import ROOT
 
 LONGEST_S = 240.0
+_TRIES = 5
 
 
 @contextmanager
@@ -48,3 +49,25 @@ def kill_driver(config: SearchConfig, home: Path, instant: str, count: int) -> b
         code = driver.wait(LONGEST_S)
     assert code in (0, -signal.SIGKILL), (home.parent / "driver.log").read_text()[-2000:]
     return code != 0
+
+
+def kill_on_the_clock(
+    named: Callable[[str], SearchConfig], folder: Path, moments_ms: Sequence[int]
+) -> tuple[SearchConfig, Path]:
+    """A search whose driver was killed, at each of some moments after it had started.
+
+    A search that ended before one of them was not killed, and shows nothing: another is begun, and
+    killed in half the time.
+
+    Args:
+        named: the search under a name with this ending.
+        folder: where the searches' homes go.
+
+    Returns:
+        The search that was killed, and its home.
+    """
+    for again in range(_TRIES):
+        config, home = named(str(again)), folder / f"home-{again}"
+        if all(kill_driver(config, home, AT, moment >> again) for moment in moments_ms):
+            return config, home
+    raise AssertionError(f"no driver lived until it was to be killed, at {list(moments_ms)} ms")

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from benchmarks.fault_names import Fault
+from orchestrator.config import SearchConfig
 from orchestrator.driver import run
 from orchestrator.ledger import read_study
 from orchestrator.tracking import default_uri
 from tests.faults.aftermath import Aftermath, Scores, chaos_config
 from tests.faults.doomed import AT, INSTANTS
-from tests.faults.drivers import kill_driver
+from tests.faults.drivers import kill_driver, kill_on_the_clock
 from tests.faults.tally import Tally
 
 pytestmark = [
@@ -44,6 +46,17 @@ def drawn_instants(seed: int = SEED) -> list[tuple[str, int]]:
     return named + [(AT, chance.randrange(LONGEST_MS)) for _ in range(KILLS - len(named))]
 
 
+def killed(
+    named: Callable[[str], SearchConfig], folder: Path, instant: str, count: int
+) -> tuple[SearchConfig, Path]:
+    """A search whose driver was killed, at a named instant or at a moment on the clock."""
+    if instant == AT:
+        return kill_on_the_clock(named, folder, [count])
+    config, home = named("0"), folder / "home-0"
+    assert kill_driver(config, home, instant, count), "the instant never came"
+    return config, home
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("instant", "count"), drawn_instants())
@@ -57,13 +70,14 @@ def test_what_a_killed_driver_left_is_finished(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_url)
-    config = chaos_config(f"killed-{instant}-{count}")
+
+    def named(ending: str) -> SearchConfig:
+        return chaos_config(f"killed-{instant}-{count}-{ending}")
+
     with tally.trying(Fault.DRIVER, CHECKED) as row:
-        died = kill_driver(config, tmp_path / "home", instant, count)
-        assert died or instant == AT, "the instant never came"
-        assert run(config, home=tmp_path / "home").state == "complete"
-        left = Aftermath(tmp_path / "home", config, mlflow_url)
-        row.steps_again += left.check(reference)
+        config, home = killed(named, tmp_path, instant, count)
+        assert run(config, home=home).state == "complete"
+        row.steps_again += Aftermath(home, config, mlflow_url).check(reference)
 
 
 @pytest.mark.slow
@@ -78,16 +92,18 @@ def test_decisions_follow_from_the_recorded_order_of_reports(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_url)
-    config = chaos_config(
-        f"stopped-{instant}-{count}", budget={"trials": 6, "steps": 8},
-        stopping={"kind": "asha", "min_steps": 2, "factor": 2, "metric": "val_id/nll"},
-        sampler={"kind": "tpe", "startup_trials": 2},
-    )  # fmt: skip
+
+    def named(ending: str) -> SearchConfig:
+        return chaos_config(
+            f"stopped-{instant}-{count}-{ending}", budget={"trials": 6, "steps": 8},
+            stopping={"kind": "asha", "min_steps": 2, "factor": 2, "metric": "val_id/nll"},
+            sampler={"kind": "tpe", "startup_trials": 2},
+        )  # fmt: skip
+
     with tally.trying(Fault.DRIVER_STOPPING, CHECKED_DECISIONS) as row:
-        assert kill_driver(config, tmp_path / "home", instant, count) or instant == AT
-        assert run(config, home=tmp_path / "home").state == "complete"
-        left = Aftermath(tmp_path / "home", config, mlflow_url)
-        row.steps_again += left.check()
+        config, home = killed(named, tmp_path, instant, count)
+        assert run(config, home=home).state == "complete"
+        row.steps_again += Aftermath(home, config, mlflow_url).check()
 
 
 @pytest.mark.slow
@@ -100,13 +116,14 @@ def test_killed_again_and_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_url)
-    config = chaos_config("killed-again")
     chance = random.Random(SEED + 1)  # noqa: S311 - faults, no secrets
+    moments_ms = [chance.randrange(LONGEST_MS // 2) for _ in range(5)]
     with tally.trying(Fault.DRIVER_AGAIN, CHECKED) as row:
-        for _ in range(5):
-            kill_driver(config, tmp_path / "home", AT, chance.randrange(LONGEST_MS // 2))
-        assert run(config, home=tmp_path / "home").state == "complete"
-        row.steps_again += Aftermath(tmp_path / "home", config, mlflow_url).check(reference)
+        config, home = kill_on_the_clock(
+            lambda ending: chaos_config(f"killed-again-{ending}"), tmp_path, moments_ms
+        )
+        assert run(config, home=home).state == "complete"
+        row.steps_again += Aftermath(home, config, mlflow_url).check(reference)
 
 
 @pytest.mark.slow

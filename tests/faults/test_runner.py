@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import pytest
 
-from tests.faults import doomed
-from tests.faults.aftermath import check_scores
+from orchestrator.config import SearchConfig
+from tests.faults import doomed, drivers
+from tests.faults.aftermath import chaos_config, check_scores
 from tests.faults.doomed import INSTANTS, Place
 from tests.faults.test_driver_killed import KILLS, drawn_instants
 
@@ -51,6 +53,30 @@ def test_a_seed_draws_the_same_twenty_instants_every_named_one_among_them() -> N
     assert drawn == drawn_instants() != drawn_instants(seed=0)
     assert len(drawn) == len(set(drawn)) == KILLS
     assert set(INSTANTS) <= {instant for instant, _ in drawn}
+
+
+def test_a_driver_that_was_not_killed_shows_nothing_and_is_killed_sooner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[tuple[str, str, int]] = []
+
+    def kill(config: SearchConfig, home: Path, instant: str, count: int) -> bool:
+        tried.append((config.name, home.name, count))
+        return count < 500
+
+    monkeypatch.setattr(drivers, "kill_driver", kill)
+
+    def named(ending: str) -> SearchConfig:
+        return chaos_config(f"x-{ending}")
+
+    config, home = drivers.kill_on_the_clock(named, tmp_path, [400, 900])
+    assert (config.name, home.name) == ("x-1", "home-1")
+    assert tried == [
+        ("x-0", "home-0", 400), ("x-0", "home-0", 900),
+        ("x-1", "home-1", 200), ("x-1", "home-1", 450),
+    ]  # fmt: skip
+    with pytest.raises(AssertionError, match="no driver lived"):
+        drivers.kill_on_the_clock(named, tmp_path, [10**6])
 
 
 def test_other_configurations_and_other_scores_are_seen() -> None:

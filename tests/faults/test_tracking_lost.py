@@ -63,7 +63,7 @@ def blocked_time() -> Iterator[Blocked]:
     blocked = Blocked()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(EventLog, "append", blocked.timed(EventLog.append))
-        patch.setattr("orchestrator.driver.start_shipper", blocked.timed(start_shipper))
+        patch.setattr("orchestrator.tracking.start_shipper", blocked.timed(start_shipper))
         yield blocked
 
 

@@ -290,6 +290,13 @@ def test_a_bad_command_line(prompt: Prompt, arguments: list[str], words: str) ->
     assert words in prompt.refuses(*arguments)
 
 
+def test_a_metric_that_ends_the_process_is_bad_input(prompt: Prompt) -> None:
+    (prompt.folder / "leaving.py").write_text("import sys\nsys.exit(3)\n")
+    said = prompt("evaluate", "nowhere", "x.jsonl", "--metric", "leaving.py:f")
+    assert (said.code, said.out) == (2, "")
+    assert "leaving.py:f' cannot be imported (SystemExit: 3)" in said.err
+
+
 # --- reading
 
 

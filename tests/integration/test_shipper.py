@@ -93,6 +93,25 @@ def _check_versions(stored: Stored) -> None:
     assert {tags["trial_uid"] for _, _, tags in versions} == {f"{NAME}-0", f"{NAME}-3"}
 
 
+def test_what_mlflow_refuses_costs_itself_alone(search: TrackedSearch) -> None:
+    """A log may hold what a later MLflow, or an earlier check of ours, would not take."""
+    search.start()
+    long = "strategy.triggers." + "a" * 240 + ".m"
+    params = {"optim.lr": 0.1, long: 4, "seed": 7}
+    payload = {"number": 0, "name": "start4", "params": params, "config": {"seed": 1}}
+    uid = f"{NAME}-0"
+    search.log.append("trial_started", payload, uid, 1)
+    search.report(uid, 20, 0.1)
+    search.report(uid, 60, 0.9)
+    search.end_trial(uid, "complete", 60, 0.9)
+    search.end()
+    assert search.ship()
+    stored = Stored(search.uri)
+    assert stored.points(uid, OBJECTIVE) == [(20, 0.1), (60, 0.9)]
+    assert stored.runs[uid].data.params == {"strategy": "start4", "optim.lr": "0.1", "seed": "7"}
+    assert stored.runs[uid].data.tags["state"] == "complete"
+
+
 def test_an_interrupted_search_shows_nothing_running_and_runs_again(search: TrackedSearch) -> None:
     search.start()
     uid = search.start_trial(0)

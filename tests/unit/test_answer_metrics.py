@@ -74,6 +74,7 @@ def own(tmp_path: Path) -> Path:
         "number = 3\n"
     )
     (tmp_path / "broken.py").write_text("1 / 0\n")
+    (tmp_path / "leaving.py").write_text("import sys\nsys.exit(0)\n")
     return tmp_path
 
 
@@ -95,6 +96,7 @@ def test_a_file_beside_the_search_is_found_and_kept_to_itself(own: Path) -> None
     [
         ("no_such_module_xyz:f", "cannot be imported (ModuleNotFoundError"),
         ("{own}/broken.py:f", "cannot be imported (ZeroDivisionError"),
+        ("{own}/leaving.py:f", "cannot be imported (SystemExit"),
         ("{own}/none.py:f", "cannot be imported (FileNotFoundError"),
         ("{own}/my_metrics.py:f", "has no function 'f'"),
         ("{own}/my_metrics.py:number", "has no function 'number'"),
@@ -136,3 +138,11 @@ def test_a_metric_that_raises_is_told_with_its_row() -> None:
     with pytest.raises(TaskError, match=r"m raised ValueError: .* at r 3, answer ''") as caught:
         judge("m", metric, "r 3", answer="", reference="1", prompt="")
     assert isinstance(caught.value.__cause__, ValueError)
+
+
+def test_a_metric_that_ends_the_process_has_failed() -> None:
+    def metric(*, answer: str, reference: str, prompt: str) -> float:
+        sys.exit(2)  # as argparse does
+
+    with pytest.raises(TaskError, match=r"m raised SystemExit: 2 at r 3, answer 'a'"):
+        judge("m", metric, "r 3", answer="a", reference="1", prompt="")

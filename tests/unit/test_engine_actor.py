@@ -15,8 +15,8 @@ from orchestrator.search_config import SearchConfig
 
 
 def test_it_tells_what_it_runs_and_how_it_is() -> None:
-    actor = EngineActor({}, {})
-    assert actor.greet("a") == own_versions()
+    actor = EngineActor({}, {}, starter="a")
+    assert actor.greet("a") == {**own_versions(), "starter": "a"}
     assert actor.pulse("a") == Pulse(trials={})
     actor.greet("b")
     assert not actor.release("a")

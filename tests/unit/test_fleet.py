@@ -34,6 +34,7 @@ class MadeUpEngine:
     model: Any = field(default_factory=lambda: dict(MODEL))
     pulse: Pulse | None = field(default_factory=lambda: Pulse(trials={}))
     dead: bool = False
+    leases: set[str] = field(default_factory=set)
     calls: list[tuple[Any, ...]] = field(default_factory=list)
 
 
@@ -55,6 +56,7 @@ class MadeUpRay:
         self.demanded: list[int] = []
         self.scaler: Autoscaler | None = None
         self.make: Callable[[MadeUpEngine], None] = lambda engine: None
+        self.stuck: set[tuple[str, str]] = set()  # node and method of what is not answered
 
     def nodes(self) -> list[Node]:
         used = [engine.node for engine in self.engines.values() if not engine.dead]
@@ -74,9 +76,15 @@ class MadeUpRay:
 
     def begin(self, engine: MadeUpEngine, method: str, *arguments: Any) -> MadeUpCall:
         engine.calls.append((method, *arguments))
+        if method in ("greet", "pulse"):
+            engine.leases.add(*arguments)
+        if method == "release":
+            engine.leases.discard(*arguments)
         return MadeUpCall(engine, method, arguments)
 
     def is_done(self, call: MadeUpCall) -> bool:
+        if (call.engine.node, call.method) in self.stuck:
+            return call.engine.dead
         return call.engine.dead or not (call.method == "pulse" and call.engine.pulse is None)
 
     def answer(self, call: MadeUpCall, timeout_s: float | None = None) -> Any:
@@ -86,6 +94,7 @@ class MadeUpRay:
         if call.method == "describe" and isinstance(engine.model, Exception):
             raise CallFailedError(engine.model, str(engine.model))
         answers = {"greet": engine.versions, "describe": engine.model, "pulse": engine.pulse}
+        answers["release"] = not engine.leases
         return answers.get(call.method, True)
 
     def kill(self, engine: MadeUpEngine) -> None:
@@ -102,12 +111,14 @@ class MadeUpRay:
 class Scene:
     """A fleet with its cluster, and time that passes in beats."""
 
-    def __init__(self, folder: Path, nodes: list[Node], **changed: Any) -> None:
-        self.ray = MadeUpRay(nodes)
+    def __init__(
+        self, folder: Path, nodes: list[Node], ray: MadeUpRay | None = None, **changed: Any
+    ) -> None:
+        self.ray = MadeUpRay(nodes) if ray is None else ray
         self.said: list[str] = []
         can_grow = changed.pop("can_grow", True)
-        asked: dict[str, Any] = {"gpus": 1, "trials_each": 2} | changed
-        plan = FleetPlan(holder="s", folder=folder, pool="engine/k", **asked)
+        asked: dict[str, Any] = {"holder": "s", "gpus": 1, "trials_each": 2} | changed
+        plan = FleetPlan(folder=folder, pool="engine/k", **asked)
         cluster = Cluster(
             nodes=self.ray.nodes,
             autoscaler=lambda: self.ray.scaler,

@@ -31,7 +31,8 @@ class FakeEngine:
         self.stepped: list[list[str]] = []
         self.evaluated: list[tuple[list[str], list[str]]] = []
         self.failures: dict[str, LatentuneError] = {}
-        self.bug: Exception | None = None
+        self.bug: BaseException | None = None
+        self.stateless: Exception | None = None
         self.slots = SlotCount()
         self.pieces = 1
         self.log: list[str] = []
@@ -79,6 +80,9 @@ class FakeEngine:
         return {uid: {"val_id/exact_match": 0.5} for uid in uids}
 
     def state(self, uid: str) -> TrialState:
+        if self.stateless is not None:
+            bug, self.stateless = self.stateless, None
+            raise bug
         empty = np.zeros((0, 1), dtype=np.float32)
         return TrialState(self.step_of(uid), empty, empty, empty)
 
@@ -277,6 +281,39 @@ def test_a_bug_in_the_engine_is_told_to_all_and_the_loop_lives_on(
     assert "the engine failed" in caplog.text
     assert answer(running.train("a", 5)).step == 5
     assert answer(running.train("b", 6)).step == 6
+
+
+@pytest.mark.parametrize("end", [SystemExit(1), KeyboardInterrupt()])
+def test_what_would_end_the_thread_is_told_to_all_and_ends_nobody(
+    running: Running, end: BaseException
+) -> None:
+    running.join("a", "b")
+    with running.held():
+        asked = [running.train(uid, 5) for uid in "ab"]
+        running.engine.bug = end
+    for one in asked:
+        with pytest.raises(RuntimeError, match=type(end).__name__):
+            answer(one)
+    assert answer(running.train("a", 5)).step == 5
+
+    def leave(_: Engine) -> None:
+        raise end
+
+    with pytest.raises(RuntimeError, match=type(end).__name__):
+        running.loop.call(leave)
+    assert answer(running.train("b", 6)).step == 6
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_a_state_that_cannot_be_told_leaves_nobody_waiting(running: Running, paused: bool) -> None:
+    running.join("a")
+    running.engine.stateless = ZeroDivisionError("a bug")
+    if paused:
+        running.loop.pause(["a"])
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        answer(running.train("a", 5))
+    running.loop.unpause(["a"])
+    assert answer(running.train("a", 5)).step == 5
 
 
 def test_what_an_action_raises_reaches_its_caller_alone(running: Running) -> None:

@@ -278,6 +278,7 @@ def test_checking_is_reproducible_and_needs_a_sample() -> None:
         (at_k({"choice": [1], "int": {}}), r"every\.k: .*choice and int exclude each other"),
         (at_k({"choice": [1], "nmae": "x"}), r"every\.k\.nmae: got 'x'.*did you mean `name`"),
         (at_k({"choice": [1], "name": "a b"}), r"every\.k: got 'a b', .*dotted name"),
+        (at_k({"choice": [1], "name": "a" * 251}), r"has 251 characters, of at most 250.*shorter"),
         (at_k({"choice": []}), r"every\.k\.choice: got \[\], expected a list of at least one"),
         (at_k({"choice": 3}), r"every\.k\.choice: got 3, expected a list"),
         (at_k({"choice": [1, [2]]}), r"every\.k\.choice\.1: got \[2\], .*use `one_of`"),

@@ -8,6 +8,7 @@ from orchestrator import tracking
 from orchestrator.errors import TrackingError, TrackingUriError
 from orchestrator.tracking import (
     Cursor,
+    ShipperKeeper,
     artifact_root,
     default_uri,
     finish_shipping,
@@ -118,6 +119,42 @@ def test_a_driver_whose_shipper_died_starts_another(
     monkeypatch.setattr(tracking, "SHIPPING_WAIT_S", 0.01)
     assert not finish(tmp_path, Process(code=-9))
     assert len(started) == 1
+
+
+def test_a_shipper_that_is_killed_during_a_search_is_started_again(
+    tmp_path: Path, started: list[Process]
+) -> None:
+    now = 0.0
+    keeper = ShipperKeeper(tmp_path, URI, lambda: now)
+    now = 100.0
+    keeper.look()
+    assert len(started) == 1
+    started[0].code = -9
+    keeper.look()
+    assert len(started) == 2
+    started[1].code = 1
+    now = 129.0
+    keeper.look()  # one that is gone at once is not started at every look
+    assert len(started) == 2
+    now = 131.0
+    keeper.look()
+    assert len(started) == 3
+    assert id(keeper.process) == id(started[2])
+
+
+def test_a_shipper_that_cannot_be_started_again_ends_no_search(
+    tmp_path: Path, started: list[Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    keeper = ShipperKeeper(tmp_path, URI, lambda: now)
+    started[0].code, now = -9, 100.0
+
+    def full(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(tracking, "start_shipper", full)
+    keeper.look()
+    assert id(keeper.process) == id(started[0])
 
 
 def test_nothing_is_started_where_all_was_delivered(tmp_path: Path, started: list[Process]) -> None:
