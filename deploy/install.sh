@@ -5,7 +5,8 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 venv=$HOME/latentune/venv
 extras=${1:-}                                       # for example [service,aws] on the head
-mark=$( (cat "$here"/*.whl "$here/constraints.txt"; cat "$here/requirements.lock" 2>/dev/null || true
+wheel=$(ls -t "$here"/*.whl | head -n 1)              # the last that was built: earlier ones stay
+mark=$( (cat "$wheel" "$here/constraints.txt"; cat "$here/requirements.lock" 2>/dev/null || true
          echo "$extras") | sha256sum)
 
 grep -qs "$here/environment.sh" ~/.bashrc || {
@@ -13,7 +14,6 @@ grep -qs "$here/environment.sh" ~/.bashrc || {
   sed -i "1i . $here/environment.sh" ~/.bashrc      # before the line that leaves other shells
 }
 [ "$(cat "$venv/installed" 2>/dev/null)" = "$mark" ] && exit 0
-wheel=$(echo "$here"/*.whl)
 python3 -m venv "$venv"
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 if [ -f "$here/requirements.lock" ]; then           # all with hashes, but torch and extras

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from orchestrator.errors import ConfigError
 from orchestrator.field_problems import field_problems
+from orchestrator.folders import by_content
 from orchestrator.search_config import SearchConfig, as_section, contradictions
 from orchestrator.sections import (
     BaseModelConfig,
@@ -105,7 +106,8 @@ def config_differences(old: SearchConfig, new: SearchConfig) -> list[str]:
 
     Budgets that grew are none; `budget.steps` is the horizon of every trial's schedule,
     so another one makes another search. The order of keys counts within `space.axes` alone,
-    where it is the order of triggers and of choices.
+    where it is the order of triggers and of choices. Uploaded files are the same by content,
+    in whichever LATENTUNE_HOME they lie.
     """
     before, after = (dict(_leaves(config.model_dump(mode="json"))) for config in (old, new))
     lines = []
@@ -114,7 +116,7 @@ def config_differences(old: SearchConfig, new: SearchConfig) -> list[str]:
             continue
         one, other = (leaves.get(path, _Absent) for leaves in (before, after))
         # 1, 1.0 and true are equal, but not the same
-        if path in _MAY_CHANGE or repr(one) == repr(other):
+        if path in _MAY_CHANGE or repr(_by_content(one)) == repr(_by_content(other)):
             continue
         if path not in _MAY_GROW:
             lines.append(f"{'.'.join(path)}: {_said(one)} -> {_said(other)}")
@@ -222,6 +224,13 @@ def _leaves(data: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
             yield from _leaves(value, (*path, key))
     else:
         yield path, data
+
+
+def _by_content(value: Any) -> Any:
+    """A value whose uploaded files are named by what is in them."""
+    if isinstance(value, list):
+        return [_by_content(item) for item in value]
+    return by_content(value) if isinstance(value, str) else value
 
 
 def _grew(one: Any, other: Any) -> bool:

@@ -27,6 +27,8 @@ from orchestrator.safety.ownership import check_ownership
 from orchestrator.search_config import SLUG
 
 HOME_VARIABLE = "LATENTUNE_HOME"
+UPLOADS = "uploads"
+_UPLOADED = re.compile(rf".*/{UPLOADS}/(?=[0-9a-f]{{16}}/[^/]+\Z)")
 
 
 def home_folder(home: str | Path | None = None) -> Path:
@@ -44,6 +46,15 @@ def home_folder(home: str | Path | None = None) -> Path:
 def cache_folder(home: Path) -> Path:
     """Where data files are kept tokenised, for all searches."""
     return home / "cache" / "records"
+
+
+def by_content(path: str) -> str:
+    """A path that is the same in every LATENTUNE_HOME: of an uploaded file, DIGEST/NAME.
+
+    Args:
+        path: any; others than those of uploaded files stay as they are.
+    """
+    return _UPLOADED.sub("", path)
 
 
 @dataclass(frozen=True)

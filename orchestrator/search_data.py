@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.assignment import DataSource
 from orchestrator.errors import ConfigError
 from orchestrator.feasibility import model_source, refuse_impossible
-from orchestrator.folders import SearchFolder, cache_folder
+from orchestrator.folders import SearchFolder, by_content, cache_folder
 from orchestrator.reproduction import data_digests
 from orchestrator.results import DataRecord, read_data_record
 from orchestrator.search_config import SearchConfig
@@ -19,7 +19,7 @@ from search_spaces.errors import Problem, shown
 from trainable.answer_metrics import judge_all, metric_files
 from trainable.data import ALL_SPLITS, Task
 from trainable.records.reading import digest_or_none
-from trainable.records.report import DataReport, digest_differences, digests_of
+from trainable.records.report import DataReport, Digests, digest_differences, digests_of
 from trainable.tasks import build_task
 
 if TYPE_CHECKING:
@@ -52,7 +52,16 @@ def data_differences(config: SearchConfig, folder: SearchFolder) -> list[str]:
     if before is None or not config.task.reads_files:
         return []
     files = {split: getattr(config.task, split) for split in ALL_SPLITS}
-    return digest_differences(before.sha256, digests_of(files) | _metric_digests(config))
+    now = digests_of(files) | _metric_digests(config)
+    return digest_differences(_in_any_home(before.sha256), _in_any_home(now))
+
+
+def _in_any_home(digests: Digests) -> Digests:
+    """Digests by paths that do not change when LATENTUNE_HOME moves."""
+    return {
+        split: {by_content(path): digest for path, digest in files.items()}
+        for split, files in digests.items()
+    }
 
 
 def read_data(config: SearchConfig, home: Path) -> SearchData:

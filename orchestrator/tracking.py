@@ -26,6 +26,7 @@ from filelock import FileLock
 
 from orchestrator.errors import TrackingUriError
 from orchestrator.files import write_atomic
+from orchestrator.safety.proxies import reach_directly
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ def tracking_uri(home: Path, config_uri: str | None = None, *, flag: str | None 
             it does not know.
     """
     uri = flag or os.environ.get("MLFLOW_TRACKING_URI") or config_uri or default_uri(home)
+    reach_directly(uri)  # with its password
     if urlsplit(uri).scheme in ("", "file"):
         raise TrackingUriError(
             f"tracking.uri={uri!r} is a folder, and MLflow 3.17 refuses to keep runs in one; "

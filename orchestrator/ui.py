@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from orchestrator.errors import TrackingError, TrackingUriError
+from orchestrator.safety.proxies import reach_directly
 from orchestrator.safety.ui_doors import door_options, refuse_open_door, without_open_doors
 from orchestrator.tracking import artifact_root, ensure_store, is_server, tracking_uri
 
@@ -118,6 +119,7 @@ def _refuse_busy_port(host: str, port: int) -> None:
 
 def wait_ready(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
     """Wait until a server answers. Raises TrackingError where it ends, or takes too long."""
+    reach_directly(url)
     deadline = time.monotonic() + READY_S
     while time.monotonic() < deadline:
         if server.poll() is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from orchestrator.doctor.findings import Finding, failed, ok, skipped
+from orchestrator.safety.proxies import reach_directly
 
 _ANSWERS_S = 10.0
 Get = Callable[[str, Mapping[str, str]], tuple[int, str]]
@@ -70,6 +71,7 @@ def _check_ray(theirs: str, ours: str) -> Finding:
 
 def http_get(url: str, headers: Mapping[str, str]) -> tuple[int, str]:
     """GET; an error's status is an answer as well."""
+    reach_directly(url)
     request = urllib.request.Request(url, headers=dict(headers))  # noqa: S310
     try:
         with urllib.request.urlopen(request, timeout=_ANSWERS_S) as answer:  # noqa: S310

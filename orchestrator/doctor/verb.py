@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from orchestrator.console import FAILED, Json, out, print_json
+from orchestrator.doctor.door import is_jobs_address
 from orchestrator.doctor.findings import DoctorReport
 from orchestrator.folders import home_folder
 
@@ -29,6 +31,7 @@ def doctor(
     """Check this machine and a cluster: versions, token, clocks, disks, GPUs, model, tracking."""
     from orchestrator.doctor.examination import examine
 
+    _refuse_counting(address or os.environ.get("RAY_ADDRESS"), expect, deadline)
     report = examine(home_folder(), address, model=model, expected=expect, deadline_s=deadline)
     if json:
         print_json(report)
@@ -36,6 +39,18 @@ def doctor(
         print_report(report)
     if not report.is_well:
         raise typer.Exit(FAILED)
+
+
+def _refuse_counting(address: str | None, expect: int | None, deadline: float) -> None:
+    """Nodes are counted from inside the cluster alone; what cannot be heeded is refused."""
+    if expect is None and not deadline:
+        return
+    if address is None or is_jobs_address(address):
+        raise typer.BadParameter(
+            f"--expect and --deadline count nodes, which {address or 'this machine alone'} does "
+            "not show: run `latentune doctor --address auto --expect N` on the cluster's head "
+            "(`ray exec cluster.yaml '…'`), or leave them out"
+        )
 
 
 def print_report(report: DoctorReport) -> None:

@@ -6,7 +6,6 @@ where Ray reads it and travels in one header; it stands in no message, URL or ar
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import os
 import re
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit
 import requests
 
 from orchestrator.errors import ClusterAccessError, ClusterError
+from orchestrator.safety.proxies import is_local, reach_directly
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +57,7 @@ def open_access(address: str | None = None, *, accept_open_cluster: bool = False
         ClusterAccessError: if the cluster is open, or refuses the token.
     """
     url = cluster_url(address)
+    reach_directly(url)
     if _status(url, {}) == requests.codes.ok:
         _check_open(url, accepted=accept_open_cluster)
         return Access(url)
@@ -102,15 +103,6 @@ def cluster_url(address: str | None = None) -> str:
             "dashboard's port and not that of Ray itself"
         )
     return given.rstrip("/")
-
-
-def is_local(url: str) -> bool:
-    """Whether a URL's host is this machine."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def read_token(url: str) -> str:

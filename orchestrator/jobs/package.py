@@ -13,12 +13,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from orchestrator.config import SearchConfig
 from orchestrator.errors import UploadError
+from orchestrator.folders import UPLOADS
 from orchestrator.jobs.sender import Sender, this_sender
 from orchestrator.record import Record
 from orchestrator.yaml_source import dump_yaml
@@ -26,9 +28,11 @@ from trainable.answer_metrics import metric_files
 from trainable.base_model.options import is_folder, is_model_id
 from trainable.data import ALL_SPLITS
 
-SEARCH_FILE, SUBMISSION_FILE, UPLOADS = "search.yaml", "submission.json", "uploads"
+SEARCH_FILE, SUBMISSION_FILE = "search.yaml", "submission.json"
 UPLOAD_LIMIT_BYTES = 100 * 2**20  # it passes through the head's memory, and to every node
 _BUNDLED = "bundled"
+# Of a folder under version control. Ray would heed the last two, and leave out what they name.
+_NOT_SENT = frozenset({".git", ".gitignore", ".rayignore"})
 
 
 class Submission(Record):
@@ -84,16 +88,28 @@ def unpack(package: Path, home: Path) -> tuple[Path, list[str]]:
     kept.mkdir(parents=True, exist_ok=True)
     for source in sorted(package.glob(f"{UPLOADS}/*")):
         if not (kept / source.name).exists():
-            partial = kept / f"{source.name}.partial"
-            shutil.rmtree(partial, ignore_errors=True)
-            shutil.copytree(source, partial)
-            partial.rename(kept / source.name)
+            _keep(source, kept / source.name)
     # Paths in a search file are relative to its folder.
     search = kept / f"{submission.name}.yaml"
     shutil.copyfile(package / SEARCH_FILE, search)
     if submission.base_model is None:
         return search, []
     return search, [f"base_model.path={json.dumps(str(kept / submission.base_model))}"]
+
+
+def _keep(source: Path, target: Path) -> None:
+    """Copy a folder, whole or not at all; another job may bring the same one at the same time."""
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        shutil.copytree(source, partial, dirs_exist_ok=True)
+        partial.chmod(source.stat().st_mode)
+        try:
+            partial.rename(target)
+        except OSError:
+            if not target.is_dir():  # the other one was faster, and its content is the same
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _named_files(config: SearchConfig) -> dict[str, str]:
@@ -132,7 +148,11 @@ def _check(named: Mapping[str, str]) -> None:
 
 
 def _files_in(path: Path) -> list[Path]:
-    return sorted(p for p in path.rglob("*") if p.is_file()) if is_folder(str(path)) else [path]
+    """The files that are sent of a folder, or the one file itself."""
+    if not is_folder(str(path)):
+        return [path]
+    found = (p for p in path.rglob("*") if not _NOT_SENT.intersection(p.relative_to(path).parts))
+    return sorted(p for p in found if p.is_file())
 
 
 def _bytes(path: Path) -> int:
@@ -152,7 +172,9 @@ def _place(path: Path) -> str:
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
-        shutil.copytree(source, target, dirs_exist_ok=True)
+        shutil.copytree(
+            source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_NOT_SENT)
+        )
     else:
         shutil.copyfile(source, target)
 

@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ray.runtime_env import RuntimeEnv
+
 from orchestrator.config import SearchConfig, load_search
-from orchestrator.errors import ClusterAccessError, SearchLockedError, UploadError
+from orchestrator.errors import ClusterAccessError, ConfigError, SearchLockedError, UploadError
 from orchestrator.jobs.access import TOKEN_VARIABLE, Access, open_access
 from orchestrator.jobs.cluster import Cluster
 from orchestrator.jobs.package import write_package
@@ -54,7 +56,7 @@ def submit(
 
     Raises:
         ConfigError, TaskError, BaseModelError: for a search that cannot be run; nothing is sent.
-        UploadError: for files that cannot be sent.
+        UploadError: for files that cannot be sent, or a runtime environment that Ray refuses.
         ClusterError, ClusterAccessError: for a cluster that cannot be reached or used.
         SearchLockedError: if it runs there already.
     """
@@ -113,16 +115,44 @@ def _next_job(cluster: Cluster, name: str) -> str:
 def _extra_environment(given: Mapping[str, Any] | str | Path | None) -> dict[str, Any]:
     """What a person adds to Ray's runtime environment."""
     if isinstance(given, str | Path):
-        given = read_yaml(Path(given)).data
+        read = read_yaml(Path(given))
+        if read.problems:
+            raise ConfigError(read.problems, str(given))
+        given = read.data
     if given is not None and not isinstance(given, Mapping):
         raise UploadError("the runtime environment is no mapping: write for example uv: [einops]")
-    extra = dict(given or {})
+    extra = {key: value for key, value in (given or {}).items() if value is not None}
     if taken := [key for key in _OURS if key in extra]:
         raise UploadError(
             f"the runtime environment names {', '.join(taken)}, which carry the search itself: "
             "remove that; packages go under pip or uv"
         )
+    _check_variables(extra.get("env_vars", {}))
+    if unknown := sorted(str(key) for key in extra if key not in RuntimeEnv.known_fields):
+        raise UploadError(
+            f"the runtime environment names {', '.join(unknown)}, which Ray does not know: "
+            f"expected {', '.join(sorted(RuntimeEnv.known_fields - {*_OURS}))}"
+        )
+    try:
+        RuntimeEnv(**extra)
+    except (TypeError, ValueError) as error:
+        raise UploadError(f"the runtime environment is refused by Ray: {error}") from None
     return extra
+
+
+def _check_variables(variables: Any) -> None:
+    """Refuse variables that are no texts, without showing one: it may be a secret."""
+    if not isinstance(variables, Mapping):
+        raise UploadError(
+            f"env_vars of the runtime environment is a {type(variables).__name__}: write a mapping "
+            "of names to texts, for example env_vars: {HF_HUB_OFFLINE: '1'}"
+        )
+    for name, value in variables.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise UploadError(
+                f"env_vars.{name} of the runtime environment is a {type(value).__name__}, and a "
+                f"variable is a text: write it in quotes, {name}: '…'"
+            )
 
 
 def _environment(package: Path, extra: dict[str, Any], *, ship_code: bool) -> dict[str, Any]:

@@ -19,15 +19,19 @@ from orchestrator.service.mlflow_server import (
     admin_password,
     serve,
     start_detached,
+    stop_running,
 )
 from orchestrator.service.mlflow_users import Server, allow_choosing, ensure_user
 from orchestrator.service.secret_files import (
+    SERVICE_USER,
     as_credentials,
     make_all,
     new_password,
     secrets_folder,
     write_secret,
 )
+
+_OF_THE_SERVER = {ADMIN: "the administrator", SERVICE_USER: "the searches' own user"}
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -82,6 +86,13 @@ def mlflow(
 
 
 @app.command()
+def stop() -> None:
+    """End the MLflow server of LATENTUNE_HOME, for example to restore a backup there."""
+    ran = stop_running(ServerOptions(home=home_folder()))
+    say("the MLflow server has ended" if ran else "no MLflow server runs here")
+
+
+@app.command()
 def user(
     name: Annotated[str, typer.Argument(help="The person's name on the MLflow server.")],
     to: Annotated[Path, typer.Option(help="Where to write the credentials, for that person.")],
@@ -94,10 +105,20 @@ def user(
 
     The file is what MLflow's clients read as ~/.mlflow/credentials.
     """
+    if name in _OF_THE_SERVER:
+        raise typer.BadParameter(
+            f"{name!r} is {_OF_THE_SERVER[name]}, whose password the server keeps: take another "
+            "name for a person"
+        )
     admin = Server(url, ADMIN, admin_password(secrets_folder(home_folder())))
     password = new_password()
+    # First the file: a password that could not be written down would lock its owner out.
     write_secret(to, as_credentials(name, password))
-    ensure_user(admin, name, password)
+    try:
+        ensure_user(admin, name, password)
+    except TrackingError:
+        to.unlink()
+        raise
     if may_choose:
         allow_choosing(admin, name)
     say(f"{name} logs in with {to}: put it at ~/.mlflow/credentials, mode 600")

@@ -13,25 +13,39 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import logging
 import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from orchestrator.driver_lock import is_held
-from orchestrator.errors import BackupError
+from orchestrator.errors import BackupError, ConfigError
 from orchestrator.files import write_atomic
-from orchestrator.folders import all_searches
+from orchestrator.folders import UPLOADS, all_searches, by_content
 from orchestrator.results import SCHEMA_VERSION, Record
+from orchestrator.service.copied_files import STAGES, is_database, members
 from orchestrator.service.postgres import dump, is_postgres, load, tables
+from orchestrator.service.secret_files import read_secret, write_secret
+from orchestrator.service.server_record import ServerRecord, write_server
+from orchestrator.service.whereabouts import (
+    artifacts_elsewhere,
+    ledger_database,
+    secrets_elsewhere,
+    tracking_database,
+)
+from orchestrator.study.place import move_place
 from orchestrator.tracking import without_credentials
+from orchestrator.yaml_source import dump_yaml, read_yaml
 from trainable.artifact import versions
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "backup.json"
 _HOME, _DUMPS = "home", "postgres"
@@ -41,13 +55,6 @@ _HOW_TO_NAME = {
     TRACKING: "--store postgresql://USER@HOST/DATABASE",
     STUDIES: "LATENTUNE_STORAGE=postgresql+psycopg://USER@HOST/DATABASE",
 }
-_SQLITE = b"SQLite format 3\0"
-# Made again at need, or about processes that will be gone.
-_LEFT_OUT_FOLDERS = frozenset({"cache", "pulled", "control"})
-_LEFT_OUT_FILES = frozenset({"lock", "lock.json"})
-_LEFT_OUT_ENDS = (".lock", ".tmp", "-wal", "-shm", "-journal")
-# What rests on what: MLflow's cursor on MLflow, that on events, they on the ledger, it on states.
-_ORDER = ("shipped.json", "mlflow", "events.jsonl", "states", "study.db", "states")
 _PLACES = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -79,45 +86,54 @@ def backup(
     artifacts: str | None = None,
     password: str | None = None,
 ) -> BackupRecord:
-    """Copy LATENTUNE_HOME and the tracking store into a new folder.
+    """Copy LATENTUNE_HOME, and what its searches and its server keep elsewhere, into a new folder.
+
+    What cannot be copied is warned of, and stands in the record's `left_out`.
 
     Args:
         home: LATENTUNE_HOME.
         to: a folder that does not exist; it appears whole or not at all.
-        databases: URIs of `TRACKING`, the MLflow server's, and of `STUDIES`; what is no Postgres
-            lies in `home`.
-        artifacts: where that server keeps artifacts, if not in `home`.
+        databases: URIs of `TRACKING`, the MLflow server's, and of `STUDIES`, where they are not
+            those that the server and the searches themselves have noted.
+        artifacts: where that server keeps artifacts; default what it has noted.
         password: of a Postgres, unless its URI has it.
 
     Raises:
-        BackupError: where `to` exists or lies in `home`, or nothing is there to copy.
-        TrackingError: where the database cannot be copied.
+        BackupError: where `to` exists or lies in `home`, nothing is there to copy, a link leads
+            nowhere, or ledgers are where they cannot be copied from.
+        TrackingError: where a database cannot be copied.
+        SecretError: for a secret that cannot be read.
     """
     home, to = home.resolve(), to.absolute()
-    kept = {name: uri for name, uri in (databases or {}).items() if is_postgres(uri)}
-    servers = dict(kept)
     _refuse_target(home, to)
+    kept, left_out = _databases(home, databases or {})
+    left_out += artifacts_elsewhere(home, artifacts)
+    secrets, missing = secrets_elsewhere(home)
+    servers = dict(kept)
     to.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}.") as made:
         scratch = Path(made) / "backup"
         (scratch / _HOME).mkdir(mode=0o700, parents=True)
         began, running = time.time(), [f.name for f in all_searches(home) if is_held(f)]
-        for stage in _ORDER:
+        for stage in STAGES:
             if stage in servers:
                 dump(servers.pop(stage), _dump_of(scratch, stage), password)
-            _copy(home, _members(home, stage), scratch / _HOME)
+            _copy(home, members(home, stage), scratch / _HOME)
+        _copy_secrets(secrets, scratch / _HOME)
         record = BackupRecord(
             made=began,
             home=str(home),
             searches=[folder.name for folder in all_searches(scratch / _HOME)],
             running=running,
             databases={name: without_credentials(uri, uri) for name, uri in kept.items()},
-            left_out=[artifacts] if artifacts and "://" in artifacts else [],
+            left_out=left_out + missing,
             versions=versions(),
             files=_digests(scratch),
         )
         write_atomic(scratch / MANIFEST, record.model_dump_json(indent=1).encode())
         scratch.rename(to)
+    for place in record.left_out:
+        logger.warning("NOT in the backup: %s; see that it has a copy of its own", place)
     return record
 
 
@@ -143,7 +159,10 @@ def restore(
     home = home.absolute()
     record = _checked(source)
     if home.exists() and any(home.iterdir()):
-        raise BackupError(f"{home} is not empty: nothing is overwritten; set LATENTUNE_HOME")
+        raise BackupError(
+            f"{home} is not empty: nothing is overwritten; end the MLflow server there (`python -m "
+            "orchestrator.service stop`) and move the folder aside, or set LATENTUNE_HOME"
+        )
     targets = {name: _empty(name, databases or {}, password) for name in record.databases}
     for name, uri in targets.items():
         load(uri, _dump_of(source, name), password)
@@ -152,6 +171,12 @@ def restore(
         scratch = Path(made) / "home"
         shutil.copytree(source / _HOME, scratch)
         _move_artifacts(scratch / "mlflow.db", Path(record.home), home)
+        for folder in all_searches(scratch):
+            _move_uploads(folder.config, scratch, home)
+            if STUDIES in targets:
+                move_place(folder.path, targets[STUDIES])
+        if TRACKING in targets:
+            write_server(scratch, ServerRecord(store=targets[TRACKING]))
         if home.exists():
             home.rmdir()
         scratch.rename(home)
@@ -167,43 +192,32 @@ def _refuse_target(home: Path, to: Path) -> None:
         raise BackupError(f"{to} lies in {home}, which is to be copied: name another folder")
 
 
-def _members(home: Path, stage: str) -> Iterable[Path]:
-    """The files of a stage, relative to `home`."""
-    for folder, names, files in os.walk(home):
-        names[:] = sorted(name for name in names if not _is_left_out(name, folder=True))
-        for name in files:
-            path = (Path(folder) / name).relative_to(home)
-            if not _is_left_out(name, folder=False) and _stage(path) == stage:
-                yield path
-
-
-def _stage(path: Path) -> str:
-    if path.name in ("shipped.json", "events.jsonl", "study.db"):
-        return path.name
-    return "mlflow" if path.parts[0].startswith(("mlflow", "mlartifacts")) else "states"
-
-
-def _is_left_out(name: str, *, folder: bool) -> bool:
-    if folder:
-        return name in _LEFT_OUT_FOLDERS or name.startswith("tune-")
-    return name in _LEFT_OUT_FILES or name.endswith(_LEFT_OUT_ENDS)
+def _databases(home: Path, given: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """What is to be dumped, by stage, and what holds runs and cannot be."""
+    tracking, left_out = tracking_database(home, given.get(TRACKING))
+    found = {TRACKING: tracking, STUDIES: ledger_database(home) or given.get(STUDIES)}
+    return {name: uri for name, uri in found.items() if uri and is_postgres(uri)}, left_out
 
 
 def _copy(home: Path, members: Iterable[Path], to: Path) -> None:
     for member in members:
-        if (home / member).is_symlink():
-            continue  # nothing of ours is one
         target = to / member
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            with (home / member).open("rb") as file:
-                is_database = file.read(len(_SQLITE)) == _SQLITE
-            if is_database:
+            if is_database(home / member):
                 _copy_database(home / member, target)
             else:
                 shutil.copy2(home / member, target)
         except FileNotFoundError:
             continue  # a state that newer ones have replaced meanwhile
+
+
+def _copy_secrets(secrets: Sequence[Path], to: Path) -> None:
+    """Put secrets that lie elsewhere where a home has its own."""
+    for path in secrets:
+        target = to / "secrets" / path.name
+        target.unlink(missing_ok=True)  # another, which nobody used
+        write_secret(target, read_secret(path))
 
 
 def _copy_database(source: Path, target: Path) -> None:
@@ -266,6 +280,35 @@ def _empty(name: str, databases: Mapping[str, str], password: str | None) -> str
         shown = without_credentials(uri, uri)
         raise BackupError(f"{shown} has {count} tables: nothing is overwritten; name an empty one")
     return uri
+
+
+def _move_uploads(config: Path, copied: Path, home: Path) -> None:
+    """Let a search find the uploaded files that it names by their path, and that moved with it.
+
+    Args:
+        copied: the home as it was filled.
+        home: where it will be.
+    """
+    try:
+        data = read_yaml(config).data
+    except ConfigError:  # it comes back as it was
+        return
+    moved = _in_home(data, copied, home)
+    if moved != data:
+        write_atomic(config, dump_yaml(moved).encode())
+
+
+def _in_home(value: Any, copied: Path, home: Path) -> Any:
+    """Plain data that names uploaded files which are in `copied` by their place in `home`."""
+    if isinstance(value, dict):
+        return {key: _in_home(item, copied, home) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_in_home(item, copied, home) for item in value]
+    if not isinstance(value, str) or by_content(value) == value:
+        return value
+    name = by_content(value)
+    is_here = (copied / UPLOADS / name.partition("/")[0]).is_dir()
+    return str(home / UPLOADS / name) if is_here else value
 
 
 def _move_artifacts(database: Path, old: Path, new: Path) -> None:

@@ -18,7 +18,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
@@ -44,6 +45,7 @@ from orchestrator.service.secret_files import (
     secrets_folder,
     write_secret,
 )
+from orchestrator.service.server_record import ServerRecord, read_server, write_server
 from orchestrator.tracking import default_uri
 from orchestrator.ui import stop_server, wait_ready
 
@@ -181,6 +183,26 @@ def is_running(options: ServerOptions) -> bool:
     return False
 
 
+def stop_running(options: ServerOptions, timeout_s: float = 60.0) -> bool:
+    """End the server of a home and wait until it has; returns whether one ran.
+
+    Raises:
+        TrackingError: where it does not end.
+    """
+    if not options.home.is_dir() or not is_running(options):
+        return False
+    noted = read_server(options.home)
+    if noted is not None and noted.pid is not None:
+        with suppress(ProcessLookupError):  # it has just ended by itself
+            os.kill(noted.pid, signal.SIGTERM)
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if not is_running(options):
+                return True
+            time.sleep(0.2)
+    raise TrackingError(f"the MLflow server of {options.home} does not end: see {options.log}")
+
+
 def searches_can_log_in(options: ServerOptions) -> bool:
     """Whether the server answers, and knows the searches' user."""
     path = secrets_folder(options.home) / CREDENTIALS
@@ -213,6 +235,8 @@ def _serve(options: ServerOptions, on_ready: Callable[[str], None]) -> None:
     command, environment = server_command(options)
     write_accounts(Path(environment[SETTINGS_VARIABLE]), "READ")
     signal.signal(signal.SIGTERM, _leave)
+    noted = ServerRecord(store=options.store_uri, artifacts=options.artifacts, pid=os.getpid())
+    write_server(options.home, noted)
     with options.log.open("ab") as log:
         server = subprocess.Popen(  # noqa: S603 - our own interpreter
             command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
@@ -227,6 +251,7 @@ def _serve(options: ServerOptions, on_ready: Callable[[str], None]) -> None:
         pass  # Ctrl-C is how a person ends it
     finally:
         stop_server(server)
+        write_server(options.home, replace(noted, pid=None))
 
 
 def _let_searches_in(options: ServerOptions) -> None:

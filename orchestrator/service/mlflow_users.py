@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.errors import TrackingError
+from orchestrator.safety.proxies import reach_directly
 
 MIN_PASSWORD = 12  # MLflow refuses shorter ones
 _TIMEOUT_S = 30.0
@@ -34,6 +35,7 @@ class Server:
         Raises:
             TrackingError: where it is refused, with the server's reason, or nobody answers.
         """
+        reach_directly(self.url)
         try:
             return self._answer(method, path, body)
         except urllib.error.HTTPError as error:

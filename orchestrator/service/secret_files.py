@@ -135,3 +135,4 @@ _MAKERS: dict[str, Callable[[], str]] = {
     FLASK_KEY: _new_token,
     CREDENTIALS: _new_credentials,
 }
+SECRETS = tuple(_MAKERS)

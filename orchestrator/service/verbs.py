@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Annotated
@@ -11,12 +12,14 @@ import typer
 from orchestrator.console import Json, print_json, say
 from orchestrator.folders import home_folder
 
+logger = logging.getLogger(__name__)
+
 Store = Annotated[
     str | None,
     typer.Option(
         envvar="MLFLOW_BACKEND_STORE_URI",
-        help="The MLflow server's Postgres, without a password; SQLite under LATENTUNE_HOME "
-        "needs none.",
+        help="The MLflow server's Postgres, without a password; default what the server noted "
+        "in LATENTUNE_HOME.",
     ),
 ]
 
@@ -40,8 +43,6 @@ def backup(
         print_json(found)
         return
     say(f"{to}: {len(found.searches)} searches, {len(found.files)} files; keep it like a password")
-    for uri in found.left_out:
-        say(f"not in it: the artifacts at {uri}, which have copies of their own")
 
 
 def restore(
@@ -53,10 +54,22 @@ def restore(
     from orchestrator.service.backup import restore
 
     found = restore(source, home_folder(), databases=_databases(store), password=_password())
+    _tell_secrets(home_folder())
     if json:
         print_json(found)
     else:
         say(f"{home_folder()}: {len(found.searches)} searches; `latentune list` shows them")
+
+
+def _tell_secrets(home: Path) -> None:
+    """Secrets come back into the home; a server that has them elsewhere does not see them."""
+    from orchestrator.service.secret_files import FOLDER_VARIABLE, secrets_folder
+
+    here, used = home / "secrets", secrets_folder(home)
+    if here.is_dir() and used.resolve() != here.resolve():
+        logger.warning(
+            "%s=%s: the backup's secrets are in %s; copy them there", FOLDER_VARIABLE, used, here
+        )
 
 
 def _databases(store: str | None) -> dict[str, str]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from sqlalchemy.engine import URL, make_url
@@ -63,9 +63,15 @@ def claim_place(search_dir: Path) -> str:
     """As `storage_url`; a search that is new notes where its ledger will be."""
     url = storage_url(search_dir)
     if url != _own_file(search_dir) and read_place(search_dir) is None:
-        place = Place(url=_rendered(without_password(make_url(url))), id=uuid.uuid4().hex)
-        write_atomic(search_dir / PLACE_FILE, json.dumps(asdict(place), indent=1).encode())
+        _write_place(search_dir, Place(url=written_url(url), id=uuid.uuid4().hex))
     return url
+
+
+def move_place(search_dir: Path, url: str) -> None:
+    """Let a search whose ledger was copied into another database find it there."""
+    place = read_place(search_dir)
+    if place is not None:
+        _write_place(search_dir, replace(place, url=written_url(url)))
 
 
 def read_place(search_dir: Path) -> Place | None:
@@ -89,6 +95,11 @@ def shown_url(url: str) -> str:
     return without_password(make_url(url)).render_as_string(hide_password=True)
 
 
+def written_url(url: str) -> str:
+    """A URL that may be written down: without its password, with all else."""
+    return _rendered(without_password(make_url(url)))
+
+
 def without_password(url: URL) -> URL:
     """A URL that may be written down."""
     # `URL.set` takes None for "as it was".
@@ -101,6 +112,10 @@ def without_password(url: URL) -> URL:
         query=url.query,
     )
     return kept.difference_update_query(_SECRETS)
+
+
+def _write_place(search_dir: Path, place: Place) -> None:
+    write_atomic(search_dir / PLACE_FILE, json.dumps(asdict(place), indent=1).encode())
 
 
 def _own_file(search_dir: Path) -> str:

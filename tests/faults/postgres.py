@@ -27,7 +27,7 @@ class Postgres:
     """A server and its one database.
 
     Args:
-        folder: its data and socket; not below anything that only root may enter.
+        folder: its data, socket and log; not below anything that only root may enter.
         tools: the folder of initdb and pg_ctl.
     """
 
@@ -38,11 +38,11 @@ class Postgres:
         self.url = f"postgresql+psycopg://{_USER}@127.0.0.1:{self._port}/postgres"
         self._call("initdb", "--auth", "trust", "--username", _USER, "--no-sync")
         self._options = f"-p {self._port} -c listen_addresses=127.0.0.1 -k {folder}"
-        self._log = folder / "server.log"
+        self.log = folder / "server.log"
 
     def start(self) -> None:
         """Start it, or start it again."""
-        log, options = str(self._log), self._options
+        log, options = str(self.log), self._options
         self._call("pg_ctl", "start", "--wait", "-t", _WAIT_S, "-l", log, "-o", options)
 
     def crash(self) -> None:

@@ -151,6 +151,29 @@ def assert_no_secret_is_shown(running: Service) -> None:
     assert closed == [], "databases of passwords are the owner's alone"
 
 
+def test_a_backup_comes_back_on_a_head_that_is_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As docs/cluster.md tells it: end the new server, restore, start it again."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with service(tmp_path / "home") as running:
+        tell(running, monkeypatch)
+        reader = running.person("reader")
+        backup(running.home, tmp_path / "copy")
+    with service(tmp_path / "new" / "home") as running:
+        with pytest.raises(BackupError, match="service stop"):
+            restore(tmp_path / "copy", running.home)
+        assert "has ended" in running.run("stop")
+        assert "no MLflow server runs" in running.run("stop")
+        running.home.rename(tmp_path / "home.empty")
+        restore(tmp_path / "copy", running.home)
+        running.run("mlflow", "--port", running.url.rsplit(":", 1)[1], "--detach")
+        with logged_in(monkeypatch, reader):
+            found = download(NAME, to=tmp_path / "to", home=tmp_path, tracking_uri=running.url)
+        assert (found / "latent_config.json").exists()
+        tell(running, monkeypatch)  # and searches log in
+
+
 @pytest.fixture
 def postgres(tmp_path: Path) -> Iterator[str]:
     """A Postgres of our own, from the installed programs; its URI without a database."""
@@ -189,7 +212,7 @@ def test_a_backup_of_a_postgres_comes_back(
     with service(first, f"{store}/mlflow") as running:
         tell(running, monkeypatch)
         reader = running.person("reader")
-        before = backup(first, tmp_path / "copy", databases={TRACKING: f"{store}/mlflow"})
+        before = backup(first, tmp_path / "copy")  # which database it is, the server has noted
     assert before.databases == {TRACKING: f"{store}/mlflow".replace("latentune@", "")}
     assert "postgres/mlflow.dump" in before.files
 

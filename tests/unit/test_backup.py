@@ -12,46 +12,12 @@ import pytest
 from orchestrator.errors import BackupError, TrackingError
 from orchestrator.service.backup import MANIFEST, STUDIES, TRACKING, backup, restore
 from orchestrator.service.postgres import is_postgres, tables
-from tests.unit.ledgers import empty_study
-
-PLACES = {
-    "experiments": ["artifact_location"],
-    "runs": ["artifact_uri"],
-    "model_versions": ["source", "storage_location"],
-    "logged_models": ["artifact_location"],
-}
-
-
-def write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+from tests.unit.homes import PLACES, contents, make_home, write
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A home with one search, an MLflow store and its artifacts."""
-    home = tmp_path / "home"
-    search = home / "searches" / "tiny"
-    for name in ("config.yaml", "events.jsonl", "shipped.json", "lock", "control/stop",
-                 "trials/tiny-0/00000060.safetensors", "artifacts/tiny-0/README.md"):  # fmt: skip
-        write(search / name, name)
-    (search / "study.db").write_bytes(empty_study())
-    write(home / "mlartifacts" / "1" / "note.md", "note")
-    write(home / "cache" / "records" / "rows", "rows")
-    write(home / "secrets" / "mlflow_admin_password", "hidden")
-    (home / "secrets" / "mlflow_admin_password").chmod(0o600)
-    with closing(sqlite3.connect(home / "mlflow.db")) as store, store:
-        for table, columns in PLACES.items():
-            store.execute(f"create table {table} ({', '.join(columns)})")
-            for place in (f"{home.as_uri()}/mlartifacts/1", "mlflow-artifacts:/1"):
-                row = ", ".join([f"'{place}'"] * len(columns))
-                store.execute(f"insert into {table} values ({row})")  # noqa: S608 - our own words
-    return home
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+    return make_home(tmp_path)
 
 
 def test_what_comes_back_is_what_was_there(home: Path, tmp_path: Path) -> None:

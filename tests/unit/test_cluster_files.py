@@ -7,8 +7,11 @@ at 170098ba07d9f53c383a41bfd4c5166b0a4529a6 (Apache-2.0).
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import shutil
+import subprocess
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -121,6 +124,30 @@ def test_the_launcher_installs_what_is_there() -> None:
             assert (ROOT / "deploy" / word).exists()
     assert "deploy/install.sh deploy/environment.sh" in (ROOT / "Makefile").read_text()
     assert "environment.sh" in (ROOT / "deploy" / "install.sh").read_text()
+
+
+def test_a_head_with_an_earlier_package_gets_the_new_one(tmp_path: Path) -> None:
+    """`ray up` leaves the wheel of the last version beside the new one."""
+    dist, tools = tmp_path / "latentune" / "dist", tmp_path / "bin"
+    for folder in (dist, tools):
+        folder.mkdir(parents=True)
+    shutil.copy(ROOT / "deploy" / "install.sh", dist)
+    (dist / "constraints.txt").touch()
+    for age, version in enumerate(("0.10.0", "0.9.0", "0.2.0")):
+        (dist / f"latentune-{version}-py3-none-any.whl").write_text(version)
+        os.utime(dist / f"latentune-{version}-py3-none-any.whl", (10**9 - age, 10**9 - age))
+    pip = f'#!/bin/sh\necho "$@" >> {tmp_path}/told\n'
+    make = f"#!/bin/sh\nmkdir -p $3/bin; cp {tools}/pip $3/bin/pip\n"
+    for name, text in (("pip", pip), ("python3", make)):
+        (tools / name).write_text(text)
+        (tools / name).chmod(0o700)
+    environment = {"HOME": str(tmp_path), "PATH": f"{tools}:/usr/bin:/bin"}
+    for _ in range(2):
+        subprocess.run(["/bin/bash", dist / "install.sh"], env=environment, check=True)
+    told = (tmp_path / "told").read_text()
+    assert "latentune-0.10.0-py3-none-any.whl" in told
+    assert "0.9.0" not in told and "0.2.0" not in told
+    assert told.count("--force-reinstall") == 1, "installed once"
 
 
 # --- all three start the same

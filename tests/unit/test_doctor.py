@@ -272,6 +272,11 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert bad.exit_code == 1
     assert (told["expected"], told["deadline_s"]) == (3, 5.0)
     assert run(app, ["doctor", "--expect", "none"]).exit_code == 2
+    outside = ["--address", "http://head:8265"]
+    for options in ([*outside, "--expect", "3"], [*outside, "--deadline", "9"], ["--expect", "3"]):
+        refused = run(app, ["doctor", *options])
+        assert refused.exit_code == 2
+        assert "--address auto" in " ".join(refused.output.split())
     as_json = run(app, ["doctor", "--address", "auto", "--json"])
     assert as_json.exit_code == 1
     assert DoctorReport.model_validate_json(as_json.stdout).findings[0].remedy == "free space"

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import shutil
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orchestrator.cli import main
-from orchestrator.config import SearchConfig
+from orchestrator.config import SearchConfig, config_differences
 from orchestrator.errors import (
     ClusterAccessError,
     ClusterError,
@@ -22,6 +26,7 @@ from orchestrator.errors import (
     SearchNotFoundError,
     UploadError,
 )
+from orchestrator.folders import SearchFolder
 from orchestrator.jobs import package
 from orchestrator.jobs.access import Access, cluster_url, open_access
 from orchestrator.jobs.package import read_submission, unpack, write_package
@@ -32,6 +37,7 @@ from orchestrator.yaml_source import dump_yaml, read_yaml
 from tests.integration.small_search import small_config
 from tests.unit.fake_head import TOKEN, FakeHead, fake_head
 from trainable.errors import BadRowsError
+from trainable.records.reading import digest_or_none
 
 VARIABLES = (
     "RAY_API_SERVER_ADDRESS", "RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH",
@@ -260,6 +266,53 @@ def test_a_runtime_environment_in_our_way_is_refused(
     assert not head.requests
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("env_vars: {OMP_NUM_THREADS: 1}\n", "env_vars.OMP_NUM_THREADS of .* is a int"),
+        ("env_vars: [RAY_AUTH_TOKEN=hidden]\n", "env_vars of the runtime environment is a list"),
+        ("pip: [a]\nuv: [b]\n", "refused by Ray: "),
+        ("pip: 3\n", "refused by Ray: "),
+        ("pipp: [a]\n", "names pipp, which Ray does not know: expected .*pip"),
+        ("3: [a]\n", "names 3, "),
+    ],
+)
+def test_a_wrong_runtime_environment_is_bad_input(
+    head: FakeHead,
+    config: SearchConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+    told: str,
+) -> None:
+    file, runtime = tmp_path / "search.yaml", tmp_path / "runtime.yaml"
+    file.write_text(config.to_yaml())
+    runtime.write_text(text)
+    options = ("--address", head.url, "--runtime-env", str(runtime))
+    assert call(monkeypatch, "submit", str(file), *options) == 2
+    error = capsys.readouterr().err
+    assert re.search(told, error) and "hidden" not in error
+    assert not head.requests
+
+
+def test_no_variables_are_none(head: FakeHead, config: SearchConfig) -> None:
+    submit(config, address=head.url, runtime_env={"env_vars": None})
+    assert len(head.sent("POST")) == 1
+
+
+def test_a_base_model_is_sent_whole(head: FakeHead, tiny_folder: Path, tmp_path: Path) -> None:
+    """Ray would leave out what a `.gitignore` among the files names."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    for name in (".gitignore", ".rayignore", ".git/HEAD"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("*.safetensors\n*.json\n")
+    submit(SearchConfig.model_validate(small_config(folder)), address=head.url)
+    sent = {Path(name).name for name in head.package() if name.startswith("uploads/")}
+    assert sent == {path.name for path in tiny_folder.iterdir()}
+
+
 def test_this_latentune_is_shipped_when_asked(head: FakeHead, config: SearchConfig) -> None:
     submit(config, address=head.url, ship_code=True)
     (request,) = (json.loads(body) for body in head.sent("POST"))
@@ -409,6 +462,60 @@ def test_paths_on_the_head_stay_the_same(tiny_folder: Path, tmp_path: Path) -> N
     assert first.task.metrics[0].startswith(str(home / "uploads"))  # type: ignore[union-attr]
     assert (Path(first.base_model.path) / "config.json").exists()
     assert second.budget.trials == 5
+
+
+def test_a_search_goes_on_in_another_home(tiny_folder: Path, tmp_path: Path) -> None:
+    """The files are the same by content; another content is another search."""
+    from orchestrator.results import DataRecord
+    from orchestrator.search_data import data_differences
+    from trainable.records.report import digests_of
+
+    config = records_config(tiny_folder, tmp_path)
+    sent, other = tmp_path / "sent", tmp_path / "other"
+    sent.mkdir()
+    write_package(config, sent)
+    before, after = (unpacked(sent, tmp_path / name) for name in ("home", "moved"))
+    assert before.base_model.path != after.base_model.path
+    assert config_differences(before, after) == []
+    folder = SearchFolder(tmp_path / "search")
+    folder.path.mkdir()
+    digests = digests_of({"train": before.task.train})  # type: ignore[union-attr]
+    metrics = {before.task.metrics[0].rpartition(":")[0]: digest_or_none(tmp_path / "own.py")}  # type: ignore[union-attr]
+    known = DataRecord(rows={}, example="", sha256={**digests, "metrics": metrics})
+    folder.data.write_text(known.model_dump_json())
+    assert data_differences(after, folder) == []
+
+    rows(tmp_path / "rows.jsonl", 13)
+    other.mkdir()
+    write_package(config, other)
+    changed = config_differences(before, unpacked(other, tmp_path / "home"))
+    assert [line.partition(":")[0] for line in changed] == ["task.train"]
+
+
+def test_the_same_files_may_come_twice_at_once(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both jobs copy at the same time; one is first, and both have whole files."""
+    config, both = records_config(tiny_folder, tmp_path), threading.Barrier(2, timeout=30)
+    copy = shutil.copytree
+
+    def together(*arguments: Any, **options: Any) -> Any:
+        both.wait()
+        copied = copy(*arguments, **options)
+        both.wait()
+        return copied
+
+    packages = [tmp_path / f"package{n}" for n in range(2)]
+    for number, sent in enumerate(packages):
+        sent.mkdir()
+        write_package(config.model_copy(update={"name": f"search{number}"}), sent)
+    monkeypatch.setattr("orchestrator.jobs.package.shutil.copytree", together)
+    with ThreadPoolExecutor(2) as pool:
+        read = list(pool.map(lambda sent: unpacked(sent, tmp_path / "head"), packages))
+    assert read[0].base_model == read[1].base_model
+    assert not list((tmp_path / "head" / "uploads").glob(".*"))
+    kept = Path(read[0].base_model.path)
+    assert {path.name for path in kept.iterdir()} == {path.name for path in tiny_folder.iterdir()}
 
 
 def unpacked(sent: Path, home: Path) -> SearchConfig:

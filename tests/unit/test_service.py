@@ -7,15 +7,18 @@ import socket
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from orchestrator.errors import SecretError, TrackingError
 from orchestrator.safety.mlflow_accounts import PASSWORD_VARIABLE
 from orchestrator.service import mlflow_server
+from orchestrator.service.__main__ import app
 from orchestrator.service.mlflow_server import (
     ServerOptions,
     keep_credentials,
     own_credentials,
     server_command,
+    stop_running,
 )
 from orchestrator.service.secret_files import (
     ADMIN_PASSWORD,
@@ -30,6 +33,7 @@ from orchestrator.service.secret_files import (
     make_all,
     read_secret,
 )
+from orchestrator.service.server_record import ServerRecord, read_server, write_server
 
 
 @pytest.fixture(autouse=True)
@@ -113,6 +117,38 @@ def test_a_persons_own_credentials_stay(tmp_path: Path, caplog: pytest.LogCaptur
     keep_credentials(as_credentials(SERVICE_USER, "another-password"))
     assert credentials(own_credentials().read_text())[0] == "ann"
     assert "holds another user" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["admin", SERVICE_USER])
+def test_the_servers_own_users_are_nobodys(tmp_path: Path, name: str) -> None:
+    """Their passwords are in the server's files, and a new one would lock the server out."""
+    to = tmp_path / "person"
+    done = CliRunner().invoke(app, ["user", name, "--to", str(to), "--url", "http://127.0.0.1:9"])
+    assert done.exit_code == 2
+    assert "take another name" in " ".join(done.output.replace("│", " ").split())
+    assert not to.exists()
+
+
+def test_a_person_gets_no_password_that_the_server_does_not_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LATENTUNE_HOME", str(tmp_path / "home"))
+    for _ in range(2):  # the second time as the first: no file is in the way
+        nobody = ["user", "ann", "--to", str(tmp_path / "ann"), "--url", "http://127.0.0.1:9"]
+        error = CliRunner().invoke(app, nobody).exception
+        assert isinstance(error, TrackingError) and "cannot be reached" in str(error)
+        assert not (tmp_path / "ann").exists()
+
+
+def test_what_it_notes_holds_no_password(tmp_path: Path) -> None:
+    write_server(tmp_path, ServerRecord(store="postgresql://u:hidden@h/db", pid=7))
+    assert read_server(tmp_path) == ServerRecord(store="postgresql://u@h/db", pid=7)
+
+
+def test_nothing_is_ended_where_no_server_runs(tmp_path: Path) -> None:
+    write_server(tmp_path, ServerRecord(pid=os.getpid()))  # of one that was killed; a number again
+    assert not stop_running(ServerOptions(home=tmp_path))
+    assert not stop_running(ServerOptions(home=tmp_path / "none"))
 
 
 class Server:
