@@ -32,8 +32,9 @@ the bundled model. Its best configurations are then trained again with fresh see
 judged beside their controls on rows that the search never saw ([how](confirmation.md)). `score` \
 is what they were picked by, the mean over the out-of-distribution distances; `confirmed` is the \
 mean over the same distances with other rows and seeds. The last distance of each task is one that \
-the search had no rows of. Controls are made for the search's first: `equal inserted tokens` are \
-as many per row as that one has; what others have stands in the table. The reports, with figures: \
+the search had no rows of. All candidates are compared with controls of the first one's size, \
+marked `(no. 1)` (`confirm.controls: first`); what each inserts stands in the table, and beside a \
+candidate of another size the verdict says both numbers. The reports, with figures: \
 [results/](results)."""
 
 

@@ -1,13 +1,14 @@
 """What a confirmation compares: the best configurations of a search, and their controls.
 
     none                      the frozen model alone
-    start, end                prompt tuning and pause tokens, with as many latents as the leader
-                              has (equal parameters), and with as many per row as the leader
-                              inserts over val_id (equal inserted tokens)
-    random                    as many sites per row as the leader's, in no place of their own
+    start, end                prompt tuning and pause tokens, with as many latents as the candidate
+                              has (equal parameters), and with as many per row as it inserts over
+                              val_id (equal inserted tokens)
+    random                    as many sites per row as the candidate's, in no place of their own
 
-The leader is the search's best configuration. Controls take its init and optimiser. One that is a
-candidate itself is trained once and plays both parts.
+Each candidate has its own; candidates whose controls are of one strategy share it, with the init
+and optimiser of the first of them. Where that is too dear, all candidates are compared with the
+controls of the first. A control that is a candidate itself is trained once and plays both parts.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from orchestrator.ledger import LedgerTrial, Role, TrialStatus
 from trainable.item_scores import Insertion
@@ -26,9 +27,11 @@ from trainable.strategy import InsertionStrategy
 from trainable.trial import TrialConfig
 
 Measure: TypeAlias = Callable[[Sequence[InsertionStrategy]], list[Insertion]]
+Whose = Literal["each", "first"]
 
 NONE = "no latents"
 _EQUAL_PARAMETERS, _EQUAL_TOKENS = "equal parameters", "equal inserted tokens"
+_EQUAL_SITES = "as many sites, at random"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,7 @@ class Arm:
         search_score: the objective in the search, the mean over its trials there.
         search_trials: these trials' numbers.
         control: what it controls for, in words; None for one that is a candidate alone.
+        control_for: the ranks of the candidates that are compared with it.
     """
 
     config: TrialConfig
@@ -48,6 +52,7 @@ class Arm:
     search_score: float | None = None
     search_trials: tuple[int, ...] = ()
     control: str | None = None
+    control_for: tuple[int, ...] = ()
 
     @property
     def key(self) -> str:
@@ -62,11 +67,12 @@ def config_key(config: TrialConfig) -> str:
 
 
 def top_arms(trials: Iterable[LedgerTrial], objective: str, count: int) -> list[Arm]:
-    """The best configurations by search score, best first.
+    """The best configurations by search score, best first, each of another strategy.
 
-    Trials that differ by nothing but their seed are one configuration, with their mean. Those
-    that were stopped early are taken only where none ran to the full budget. Baselines and what
-    has no latents are no candidates.
+    Of a strategy's configurations the best one is taken: another learning rate is no other way to
+    insert latents. Trials that differ by nothing but their seed are one configuration, with their
+    mean. Those that were stopped early are taken only where none ran to the full budget. Baselines
+    and what has no latents are no candidates.
     """
     scored = [
         trial
@@ -85,7 +91,10 @@ def top_arms(trials: Iterable[LedgerTrial], objective: str, count: int) -> list[
         score = goodness(objective, _score(group, objective))
         return -score, group[0].metrics.get("cost/extra_tokens_pct", 0.0), group[0].number
 
-    best = sorted(groups.values(), key=rank)[:count]
+    firsts: dict[str, Sequence[LedgerTrial]] = {}
+    for group in sorted(groups.values(), key=rank):
+        firsts.setdefault(_strategy_key(group[0].config.strategy), group)
+    best = list(firsts.values())[:count]
     return [
         Arm(
             config=replace(group[0].config, seed=0),
@@ -97,30 +106,66 @@ def top_arms(trials: Iterable[LedgerTrial], objective: str, count: int) -> list[
     ]
 
 
-def control_arms(candidates: Sequence[Arm], measure: Measure) -> list[Arm]:
-    """The leader's controls; one whose strategy is a candidate's is that candidate.
+def control_arms(candidates: Sequence[Arm], measure: Measure, whose: Whose = "each") -> list[Arm]:
+    """The candidates' controls; one whose strategy is a candidate's is that candidate.
 
     Args:
         candidates: best first, at least one.
         measure: counts what strategies insert per row of val_id.
+        whose: which candidates have controls of their own.
     """
-    leader = candidates[0].config
-    controls: dict[str, Arm] = {}
-    for strategy, words in _control_strategies(leader.strategy, measure):
-        twin = next((a for a in candidates if a.config.strategy == strategy), None)
-        arm = twin or Arm(config=replace(leader, strategy=strategy))
-        known = controls.get(arm.key, arm)
-        words = words if known.control is None else f"{known.control}, {words}"
-        controls[arm.key] = replace(arm, control=words)
-    return list(controls.values())
+    subjects = candidates if whose == "each" else candidates[:1]
+    everywhere = _strategy("random", rate=1.0)
+    *inserted, dense = measure([*(arm.config.strategy for arm in subjects), everywhere])
+    ranks = tuple(arm.rank for arm in candidates if arm.rank is not None)
+    drafts: dict[str, _Draft] = {}
+    for candidate, own in zip(subjects, inserted, strict=True):
+        assert candidate.rank is not None, "a candidate has a rank"
+        for strategy, words in _control_strategies(candidate.config.strategy, own, dense):
+            twin = next((arm for arm in candidates if arm.config.strategy == strategy), None)
+            if whose == "each" and twin is candidate:
+                continue  # it does not control for itself
+            arm = twin or Arm(config=replace(candidate.config, strategy=strategy))
+            draft = drafts.setdefault(_strategy_key(strategy), _Draft(arm))
+            draft.words.setdefault(words, []).append(candidate.rank)
+    return [draft.finished(ranks if whose == "first" else None) for draft in drafts.values()]
 
 
 def with_controls(candidates: Sequence[Arm], controls: Sequence[Arm]) -> list[Arm]:
     """Candidates first, each arm once; controls as they are."""
-    parts = {arm.key: arm.control for arm in controls}
+    parts = {arm.key: arm for arm in controls}
     own = {arm.key for arm in candidates}
-    both = [replace(arm, control=parts.get(arm.key)) for arm in candidates]
-    return [*both, *(arm for arm in controls if arm.key not in own)]
+    return [
+        *(parts.get(arm.key, arm) for arm in candidates),
+        *(arm for arm in controls if arm.key not in own),
+    ]
+
+
+def control_words(words: Mapping[str, Sequence[int]]) -> str:
+    """`equal parameters (no. 1, 2), equal inserted tokens (no. 3)`; `no latents` is for all.
+
+    Args:
+        words: what a control has in common with candidates, to their ranks.
+    """
+    by_ranks: dict[str, list[str]] = {}
+    for one, ranks in words.items():
+        whose = "" if one == NONE else f" (no. {', '.join(map(str, ranks))})"
+        by_ranks.setdefault(whose, []).append(one)
+    return ", ".join(", ".join(some) + whose for whose, some in by_ranks.items())
+
+
+@dataclass
+class _Draft:
+    """A control, while candidates that share it are found."""
+
+    arm: Arm
+    words: dict[str, list[int]] = field(default_factory=dict)
+
+    def finished(self, ranks: tuple[int, ...] | None) -> Arm:
+        """The control with what it is for; `ranks` where it is for other candidates, too."""
+        own = tuple(sorted({rank for some in self.words.values() for rank in some}))
+        for_ranks = own if ranks is None else ranks
+        return replace(self.arm, control=control_words(self.words), control_for=for_ranks)
 
 
 def with_lr(arm: Arm, factor: float) -> Arm:
@@ -130,11 +175,9 @@ def with_lr(arm: Arm, factor: float) -> Arm:
 
 
 def _control_strategies(
-    leader: InsertionStrategy, measure: Measure
+    subject: InsertionStrategy, own: Insertion, dense: Insertion
 ) -> list[tuple[InsertionStrategy, str]]:
-    everywhere = _strategy("random", rate=1.0)
-    own, dense = measure([leader, everywhere])
-    m_parameters, m_tokens = leader.latent_count, max(1, round(own.latents))
+    m_parameters, m_tokens = subject.latent_count, max(1, round(own.latents))
     found = [(InsertionStrategy(), NONE)]
     for kind in ("start", "end"):
         found.append((_strategy(kind, m=m_parameters), _EQUAL_PARAMETERS))
@@ -142,13 +185,17 @@ def _control_strategies(
     if own.sites > 0 and dense.sites > 0:
         rate = min(1.0, own.sites / dense.sites)
         m = max(1, round(own.latents / own.sites))
-        found.append((_strategy("random", rate=rate, m=m), "as many sites, at random"))
+        found.append((_strategy("random", rate=rate, m=m), _EQUAL_SITES))
     return found
 
 
 def _strategy(kind: str, **fields: Any) -> InsertionStrategy:
     trigger: Mapping[str, Any] = {"kind": kind, **fields}
     return InsertionStrategy.from_dict({"triggers": {kind: trigger}})
+
+
+def _strategy_key(strategy: InsertionStrategy) -> str:
+    return json.dumps(strategy.to_dict())
 
 
 def _score(group: Sequence[LedgerTrial], objective: str) -> float:

@@ -84,6 +84,7 @@ def _confirmed_numbers(record: ConfirmationRecord, arm: ArmRecord) -> dict[str, 
     return {
         "verdict": arm.words,
         "seeds": record.seeds,
+        "judged": record.judged,
         "control": control.strategy,
         "scores": rows,
         "comparisons": [comparison.model_dump() for comparison in arm.comparisons],

@@ -254,7 +254,8 @@ def confirm(
 def report(
     name: Name,
     to: Annotated[
-        Path | None, typer.Option(help="The HTML file to write; a summary .md stands beside it.")
+        Path | None,
+        typer.Option(help="The .html file to write, or the .md summary; the other stands beside."),
     ] = None,
     open_: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
     attention: Annotated[

@@ -43,6 +43,7 @@ from orchestrator.ray_session import ray_session
 from orchestrator.results import SearchResult
 from orchestrator.search_data import SearchData, data_differences, read_data
 from orchestrator.tracking import tracking_uri
+from orchestrator.verdict_words import metric_of, retold
 from trainable.data import TEST_SPLITS, Split
 
 logger = logging.getLogger(__name__)
@@ -129,13 +130,18 @@ class Confirmation:
         candidates = self._candidates(trials)
         inputs = self._inputs(candidates)
         known = read_confirmation(self.folder.confirmation)
-        if known is not None and known.inputs == inputs and self._is_told():
-            return known
+        if known is not None and known.inputs == inputs and self._is_whole(known):
+            return retold(known, self.config.task.distance_unit) or known
         with ray_session(self.folder.path), self._bench() as (bench, base_model):
             return Work(self, bench, base_model, trials, candidates, inputs).run()
 
-    def _is_told(self) -> bool:
-        """Whether the last confirmation got to its end; a kill after the record leaves it open."""
+    def _is_whole(self, known: ConfirmationRecord) -> bool:
+        """Whether the last confirmation got to its end, and left nothing out that may go now.
+
+        A kill after the record was written leaves its end open.
+        """
+        if any(arm.try_again for arm in known.arms):
+            return False
         ends = [e for e in self.events.read() if e.type == "confirm_ended"]
         return bool(ends) and ends[-1].payload["state"] != "interrupted"
 
@@ -198,5 +204,6 @@ class Confirmation:
                 events=self.events,
                 halt=self.halted,
                 say=self.say,
+                metric=metric_of(config.objective),
             )
             yield bench, fleet.base_model

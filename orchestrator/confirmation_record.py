@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.record import SCHEMA_VERSION, Record
+from trainable.metrics import EXACT_MATCH
 
 Outcome = Literal["better", "worse", "no difference"]
 
 
 class ScoreRecord(Record):
-    """One configuration's exact match in one place, over seeds and items.
+    """One configuration's score in one place, over seeds and items.
 
     Args:
         metric: `test_ood/exact_match/26`; without a distance the unweighted mean over all.
@@ -55,7 +56,9 @@ class ArmRecord(Record):
         rank: in the search's order; None for one that is a control alone.
         search_score: the objective in the search.
         search_trials: uids.
-        control: what it controls for; None for one that is a candidate alone.
+        control: what it has in common with which candidates; None for one that is a candidate
+            alone.
+        control_for: the ranks of the candidates that are compared with it.
         latents: L.
         latents_per_row: inserted over val_id, on average.
         uids: the members, one per seed.
@@ -65,6 +68,7 @@ class ArmRecord(Record):
             on the objective's side.
         words: a candidate's verdict.
         left_out: why it could not be compared; None as a rule.
+        try_again: whether what left it out may have passed: the next `confirm` tries again.
     """
 
     key: str
@@ -74,6 +78,7 @@ class ArmRecord(Record):
     search_score: float | None
     search_trials: list[str]
     control: str | None
+    control_for: tuple[int, ...] = ()
     latents: int
     latents_per_row: float
     uids: list[str]
@@ -84,6 +89,7 @@ class ArmRecord(Record):
     confirmed: bool = False
     words: str | None = None
     left_out: str | None = None
+    try_again: bool = False
 
     def score(self, metric: str) -> ScoreRecord | None:
         """What it reached in one place."""
@@ -99,6 +105,7 @@ class ConfirmationRecord(Record):
         champion: the key of the champion's arm.
         champion_uid: the member whose latents are registered: the best one on validation data.
         artifact: its folder.
+        judged: the metric of the comparisons: the objective's, where it is known item by item.
         seeds: per configuration.
         steps: optimiser steps of each member.
         verdict: in words, line by line.
@@ -110,6 +117,7 @@ class ConfirmationRecord(Record):
     inputs: str
     state: Literal["confirmed", "nothing confirmed"]
     objective: str
+    judged: str = EXACT_MATCH
     champion: str | None
     champion_uid: str | None
     artifact: str | None

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from orchestrator.confirmation_record import ArmRecord, ConfirmationRecord
 from orchestrator.console import print_line
+from orchestrator.verdict_words import metric_of
 
 
 def print_confirmation(console: Console, record: ConfirmationRecord) -> None:
@@ -14,9 +15,11 @@ def print_confirmation(console: Console, record: ConfirmationRecord) -> None:
     metrics = [
         score.metric
         for score in next((arm.scores for arm in record.arms if arm.scores), ())
-        if score.distance is not None or score.metric.startswith("test_id")
+        if metric_of(score.metric) == record.judged
+        and (score.distance is not None or score.metric.startswith("test_id"))
     ]
-    table = Table(title=f"confirmed: exact match, {record.seeds} seeds", title_justify="left")
+    judged = record.judged.replace("_", " ")
+    table = Table(title=f"confirmed: {judged}, {record.seeds} seeds", title_justify="left")
     table.add_column("strategy", overflow="fold")
     table.add_column("role", overflow="fold")
     table.add_column("search", justify="right", min_width=5)

@@ -27,11 +27,12 @@ from orchestrator.verdict import (
     Scores,
     champion_of,
     compared,
-    conclusion,
+    judged_metric,
     thin_distances,
     unseen_distances,
     with_scores,
 )
+from orchestrator.verdict_words import conclusion, judging
 from trainable.item_scores import Insertion
 from trainable.metrics import goodness
 from trainable.strategy import InsertionStrategy
@@ -92,7 +93,8 @@ class Work:
 
     def _arms(self) -> list[Arm]:
         """Candidates and controls, each control with the best learning rate of its grid."""
-        controls = control_arms(self.candidates, self._measure)
+        whose = self.of.config.confirm.controls
+        controls = control_arms(self.candidates, self._measure, whose)
         return with_controls(self.candidates, self._tuned(controls))
 
     def _measure(self, strategies: Sequence[InsertionStrategy]) -> list[Insertion]:
@@ -186,11 +188,13 @@ class Work:
             search_score=arm.search_score,
             search_trials=[self.of.folder.uid(number) for number in arm.search_trials],
             control=arm.control,
+            control_for=arm.control_for,
             latents=arm.config.strategy.latent_count,
             latents_per_row=self._measure([arm.config.strategy])[0].latents,
             uids=[member.uid for member in members],
             validation=fmean(known) if known and not failed else None,
             left_out=failed[0] if failed else None,
+            try_again=any(reports[m.uid].again for m in members),
         )
 
     def _summed_up(
@@ -205,19 +209,23 @@ class Work:
         champion = champion_of(arms, scores, self._objective)
         best_uid = None if champion is None else self._best_member(champion, reports)
         artifact = None if best_uid is None else f"artifacts/{best_uid}-champion"
+        judged = judged_metric(self._objective, scores.values())
         verdict = [arm.words for arm in arms if arm.words is not None]
+        verdict += judging(self._objective, judged)
+        verdict.append(conclusion(champion, arms, self._objective, judged))
         return ConfirmationRecord(
             search=self.of.config.name,
             inputs=self.inputs,
             state="nothing confirmed" if champion is None else "confirmed",
             objective=self._objective,
+            judged=judged,
             champion=None if champion is None else champion.key,
             champion_uid=best_uid,
             artifact=artifact,
             seeds=self.of.config.confirm.seeds,
             steps=self.of.config.budget.steps,
             arms=list(arms),
-            verdict=[*verdict, conclusion(champion, arms)],
+            verdict=verdict,
             notes=tuple(self._notes(arms, scores, reports)),
         )
 
@@ -240,7 +248,8 @@ class Work:
             yield f"the search is not at its end: {running} of its trials are unfinished"
         for arm in arms:
             if arm.left_out is not None:
-                yield f"{arm.strategy} is left out: {arm.left_out}"
+                again = "; the next `latentune confirm` tries it again" * arm.try_again
+                yield f"{arm.strategy} is left out: {arm.left_out}{again}"
         some = next(iter(scores.values()), {})
         yield from thin_distances(some)
         measured = {name for report in reports.values() for name in report.metrics}
@@ -252,16 +261,23 @@ class Work:
         reports: Mapping[str, MemberReport],
         tables: Mapping[str, pa.Table],
     ) -> None:
-        """Tell each member's end once, with its artifact folder and all its scores."""
-        told = {e.trial_uid for e in self.of.events.read() if e.type == "trial_ended"}
+        """Tell each member's end, with its artifact folder and all its scores.
+
+        One that was told is told again where its scores are others by now, of more rows.
+        """
+        told = {e.trial_uid: e.payload for e in self.of.events.read() if e.type == "trial_ended"}
         for member in members:
-            if member.uid in told:
-                continue
             report = reports[member.uid]
             failed = report.failed is not None
             metrics = dict(report.metrics)
             if member.uid in tables:
                 metrics |= member_metrics(tables[member.uid])
+            known = told.get(member.uid)
+            if known is not None and _as_told(metrics, report.failed) == (
+                known["metrics"],
+                known["reason"],
+            ):
+                continue
             self.of.events.append(
                 "trial_ended",
                 {
@@ -285,3 +301,10 @@ class Work:
             data=self.bench.data,
             metrics=metrics,
         )
+
+
+def _as_told(
+    metrics: Mapping[str, float], failed: str | None
+) -> tuple[dict[str, float | None], str | None]:
+    """As an event tells it: without what is not finite."""
+    return {name: v if np.isfinite(v) else None for name, v in metrics.items()}, failed

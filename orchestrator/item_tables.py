@@ -1,12 +1,13 @@
 """Item scores on disk: Parquet, one line per member and item, from which all else follows.
 
-member  strategy  seed  split  distance  item  exact_match
+member  strategy  seed  split  distance  item  exact_match  [another metric]
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,12 +21,15 @@ from trainable.item_scores import ItemScores
 from trainable.metrics import EXACT_MATCH
 from trainable.trial import TrialConfig
 
+_COLUMNS = ("member", "strategy", "seed", "split", "distance", "item", EXACT_MATCH)
+
 
 def item_table(
     uid: str, config: TrialConfig, split: Split, found: ItemScores, place: int
 ) -> pa.Table:
     """One member's items of a split; `place` is the member's among those scored together."""
     count = len(found.place_N)
+    others = {name: values_MN[place] for name, values_MN in found.values_MN.items()}
     return pa.table(
         {
             "member": pa.array([uid] * count, pa.string()),
@@ -34,7 +38,8 @@ def item_table(
             "split": pa.array([split] * count, pa.string()),
             "distance": found.distance_N,
             "item": found.place_N,
-            "exact_match": found.right_MN[place],
+            EXACT_MATCH: found.right_MN[place],
+            **others,
         }
     )
 
@@ -61,7 +66,8 @@ def arm_scores(tables: Sequence[pa.Table]) -> Scores:
             found[split] = ItemScores(
                 distance_N=parts[0]["distance"].to_numpy(),
                 place_N=parts[0]["item"].to_numpy(),
-                right_MN=np.stack([part["exact_match"].to_numpy() for part in parts]),
+                right_MN=_stacked(parts, EXACT_MATCH),
+                values_MN={name: _stacked(parts, name) for name in _others(parts[0])},
             )
     return found
 
@@ -70,9 +76,19 @@ def member_metrics(table: pa.Table) -> dict[str, float]:
     """One member's test scores, named as a search names its own."""
     metrics: dict[str, float] = {}
     for split, scores in arm_scores([table]).items():
+        columns = {EXACT_MATCH: scores.right_MN[0]}
+        columns |= {name: values_MN[0] for name, values_MN in scores.values_MN.items()}
         rows = [
-            (int(distance), {EXACT_MATCH: float(right)})
-            for distance, right in zip(scores.distance_N, scores.right_MN[0], strict=True)
+            (int(distance), {name: float(column[item]) for name, column in columns.items()})
+            for item, distance in enumerate(scores.distance_N)
         ]
         metrics |= mean_by_distance(rows, split)
     return metrics
+
+
+def _others(table: pa.Table) -> list[str]:
+    return list(table.column_names[len(_COLUMNS) :])
+
+
+def _stacked(parts: Sequence[pa.Table], name: str) -> Any:
+    return np.stack([part[name].to_numpy() for part in parts])

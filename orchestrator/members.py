@@ -24,21 +24,23 @@ import pyarrow as pa
 from orchestrator.assignment import Assignment, DataSource
 from orchestrator.checkpoints import last_step, load_state, save_state
 from orchestrator.engines.calls import EngineCalls
-from orchestrator.errors import ConfirmationHaltedError, EngineLostError
+from orchestrator.errors import ClusterError, ConfirmationHaltedError, EngineLostError
 from orchestrator.events import EventLog
 from orchestrator.files import write_atomic
 from orchestrator.folders import SearchFolder
 from orchestrator.item_tables import item_table, write_items
 from orchestrator.safety.redaction import Redaction
 from trainable.data import SEARCH_SPLITS, TEST_SPLITS, Split
-from trainable.errors import LatentuneError, UnknownTrialError
+from trainable.errors import DiskFullError, LatentuneError, UnknownTrialError
 from trainable.item_scores import ItemScores
+from trainable.metrics import EXACT_MATCH
 from trainable.trial import TrialConfig
 
 STRETCHES = 5  # states are saved so often
 _POLL_S = 0.25
 _RETRY_S = 1.0
 _SCORED_AT_ONCE = 8  # members; what a kill in between costs
+_PASSING = (ClusterError, DiskFullError)  # of the machine, not of the configuration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +60,16 @@ class Member:
 
 @dataclass(frozen=True)
 class MemberReport:
-    """What a member reached on validation data, or why it could not."""
+    """What a member reached on validation data, or why it could not.
+
+    Args:
+        again: whether what it failed of may pass, so that the next confirmation tries it again.
+    """
 
     step: int
     metrics: dict[str, float] = field(default_factory=dict)
     failed: str | None = None
+    again: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +87,7 @@ class Bench:
         events: its event log.
         halt: whether to stop at once; asked all the time.
         say: what goes on, for a person.
+        metric: what items are scored by besides exact match, where it can be said of one item.
     """
 
     engine: EngineCalls
@@ -92,6 +100,7 @@ class Bench:
     events: EventLog
     halt: Callable[[], bool]
     say: Callable[[str], None]
+    metric: str = EXACT_MATCH
 
     def train(self, members: Sequence[Member]) -> dict[str, MemberReport]:
         """Train what is not trained yet.
@@ -123,7 +132,8 @@ class Bench:
 
     def items_path(self, uid: str, rows: int | None) -> Path:
         """Where a member's items are."""
-        return self.folder.confirm / "members" / f"{uid}-{rows or 'all'}.parquet"
+        metric = "" if self.metric == EXACT_MATCH else f"-{self.metric}"
+        return self.folder.confirm / "members" / f"{uid}-{rows or 'all'}{metric}.parquet"
 
     def save_report(self, uid: str, report: MemberReport) -> None:
         """Write what a member reached."""
@@ -143,7 +153,9 @@ class Bench:
             trained.append((member.config.strategy.to_dict(), state))
         tables: list[list[pa.Table]] = [[] for _ in members]
         for split in (s for s in TEST_SPLITS if s in self.splits):
-            found: ItemScores = self.engine.ask("exact_matches", self.data, trained, split, rows)
+            found: ItemScores = self.engine.ask(
+                "exact_matches", self.data, trained, split, rows, self.metric
+            )
             for place, member in enumerate(members):
                 tables[place].append(item_table(member.uid, member.config, split, found, place))
         for member, parts in zip(members, tables, strict=True):
@@ -153,7 +165,7 @@ class Bench:
         """What a member reached; None where it is to be trained, for the first time or again."""
         report = self._report(uid)
         if report is None or report.failed is not None:
-            return report
+            return None if report is None or report.again else report
         sound = load_state(self.folder.trial(uid), report.step) is not None
         if not sound:
             self.say(f"confirm: the state of {uid} is damaged or missing; it is trained again")
@@ -238,7 +250,7 @@ class _Round:
             except EngineLostError:  # the next call waits for the next engine
                 time.sleep(_RETRY_S)
             except LatentuneError as error:
-                self._fail(member, str(error))
+                self._fail(member, error)
                 return False
 
     def _goes_on(self, uid: str, call: Any) -> bool:
@@ -250,7 +262,7 @@ class _Round:
             self._joined.discard(uid)
             return True
         except LatentuneError as error:
-            self._fail(member, str(error))
+            self._fail(member, error)
             return False
         return self._saved(member, answer)
 
@@ -266,9 +278,10 @@ class _Round:
         bench.engine.begin("leave", uid)
         return False
 
-    def _fail(self, member: Member, reason: str) -> None:
-        told = Redaction.of_environment().of_text(reason)  # it goes into reports
-        report = MemberReport(self._steps[member.uid], failed=told)
+    def _fail(self, member: Member, error: LatentuneError) -> None:
+        told = Redaction.of_environment().of_text(str(error))  # it goes into reports
+        again = isinstance(error, _PASSING)
+        report = MemberReport(self._steps[member.uid], failed=told, again=again)
         self._bench.save_report(member.uid, report)
 
     def _tell_start(self, member: Member) -> None:

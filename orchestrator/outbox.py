@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -52,6 +52,7 @@ class _Trial:
     start_ms: int
     open: bool = True
     last_steps: dict[str, int] = field(default_factory=dict)
+    ended: tuple[int | None, Mapping[str, float | None]] = (None, MappingProxyType({}))
 
 
 class Outbox:
@@ -203,7 +204,11 @@ class Outbox:
         state = str(payload["state"])
         metrics = payload.get("metrics") or {}
         if payload.get("step") is not None:
+            if trial.ended[0] == payload["step"]:  # a member's, scored again on more rows
+                for key in _changed(trial.ended[1], metrics):
+                    trial.last_steps.pop(key, None)
             run.points += _new_points(trial, metrics, payload["step"], _ms(event), self._stride)
+        trial.ended = (payload.get("step"), metrics)
         run.tags |= {"state": state, "attempt": str(event.attempt)}
         if payload.get("reason"):
             run.tags["reason"] = str(payload["reason"])[:TAG_CHARS]
@@ -305,6 +310,11 @@ def _new_points(
         trial.last_steps[key] = step
         points.append(Point(key, float(value), time_ms, step))
     return points
+
+
+def _changed(before: Mapping[str, float | None], now: Mapping[str, float | None]) -> Iterator[str]:
+    """The metrics that an end tells otherwise than an earlier one did."""
+    return (key for key, value in now.items() if key in before and before[key] != value)
 
 
 def _ms(event: Event) -> int:

@@ -19,6 +19,7 @@ from orchestrator.record import SCHEMA_VERSION as SCHEMA_VERSION
 from orchestrator.record import Record as Record
 from orchestrator.tracking import without_credentials
 from orchestrator.tradeoffs import goodnesses, knee, pareto_front
+from orchestrator.verdict_words import retold
 from trainable.artifact import describe_strategy
 from trainable.metrics import goodness
 
@@ -221,7 +222,7 @@ def build_result(
         trials=[_record(folder, trial) for trial in by_number.values()],
         data=read_data_record(folder),
         time=time,
-        confirmation=read_confirmation(folder.confirmation),
+        confirmation=retold(read_confirmation(folder.confirmation), config.task.distance_unit),
         tradeoffs=list(config.tradeoffs),
         front=[folder.uid(number) for number in front],
         knee=None if middle is None else folder.uid(middle),

@@ -348,7 +348,12 @@ class ConfirmConfig(Section):
     control_lr_factors: tuple[PositiveFactor, ...] = Field(
         default=(0.3, 1.0, 3.0),
         min_length=1,
-        description="what the leader's learning rate is multiplied by for a control, to try",
+        description="what a candidate's learning rate is multiplied by for its control, to try",
+    )
+    controls: Literal["each", "first"] = Field(
+        default="each",
+        description="whether each configuration has controls of its own size, or the first one "
+        "alone, with whose controls all are compared: cheaper",
     )
     members_at_once: Few = Field(
         default=128, description="the most members that are trained in one fused batch"

@@ -61,7 +61,12 @@ class _Shares:
 
 
 def mean_interval(
-    scores_SC: Floats, *, signed: bool = False, seed: int = 0, draws: int = DRAWS
+    scores_SC: Floats,
+    *,
+    signed: bool = False,
+    bounded: bool = True,
+    seed: int = 0,
+    draws: int = DRAWS,
 ) -> Interval:
     """The mean over seeds and items, with a bootstrap interval over both.
 
@@ -75,11 +80,14 @@ def mean_interval(
     Args:
         scores_SC: one row per seed, one column per item; from 0 to 1.
         signed: whether they are differences, from -1 to 1.
+        bounded: False for scores of any size.
         seed: of the draws.
         draws: bootstrap draws.
     """
     mean = float(scores_SC.mean())
     if float(np.ptp(scores_SC)) < _EQUAL:
+        if not bounded:
+            return Interval(mean, mean, mean)
         return _constant(round(mean, 9), scores_SC.shape[1], signed)
     shares = _shares(scores_SC)
     rng = np.random.default_rng(seed)
@@ -94,6 +102,8 @@ def mean_interval(
     )
     tail = stats.norm.sf(stats.t.isf((1 - LEVEL) / 2, shares.freedom))
     low, high = np.quantile(draws_B, [tail, 1 - tail])
+    if not bounded:
+        return Interval(mean, float(low), float(high))
     return Interval(mean, max(-1.0 if signed else 0.0, float(low)), min(1.0, float(high)))
 
 

@@ -1,9 +1,10 @@
-"""From which items each member answers to what may be said: intervals, tests, a champion.
+"""From how members score on each item to what may be said: intervals, tests, a champion.
 
     scores of members ─► per place Y[seed, item] ─► mean with interval, per configuration
                                                 └─► candidate minus best control: p, Holm, words
 
-A place is all of test_id, or one distance of test_ood. The best control is chosen by its score on
+A place is all of test_id, or one distance of test_ood. What is judged there is the objective's own
+metric, where it is known item by item, else exact match. The best control is chosen by its score on
 validation data, so that the choice costs the test nothing.
 
 Shape suffixes: S seeds, C items, N items of a split, M members.
@@ -17,10 +18,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from orchestrator.confirmation_record import ArmRecord, ComparisonRecord, Outcome, ScoreRecord
-from orchestrator.statistics import Floats, holm, mean_interval, paired_p
+from orchestrator.statistics import Floats, Interval, holm, mean_interval, paired_p
+from orchestrator.verdict_words import in_words, metric_of, side_of
 from trainable.data import Split
 from trainable.item_scores import ItemScores
-from trainable.metrics import EXACT_MATCH, goodness
+from trainable.metrics import EXACT_MATCH, NLL, goodness
 
 ALPHA = 0.05
 ENOUGH_ROWS = 500  # per distance
@@ -30,15 +32,16 @@ Scores = Mapping[Split, ItemScores]  # of one arm, M in the order of its seeds
 
 @dataclass(frozen=True)
 class Place:
-    """Where configurations are compared: a split, or one distance of it."""
+    """Where configurations are compared, and by what: a split, or one distance of it."""
 
     split: Split
     distance: int | None = None
+    judged: str = EXACT_MATCH
 
     @property
     def metric(self) -> str:
         """Its name among the metrics."""
-        name = f"{self.split}/{EXACT_MATCH}"
+        name = f"{self.split}/{self.judged}"
         return name if self.distance is None else f"{name}/{self.distance}"
 
     def matrix(self, scores: Scores) -> Floats:
@@ -48,34 +51,49 @@ class Place:
         their rows ask the same query at each; so the columns are independent of each other.
         """
         found = scores[self.split]
-        right_MN = found.right_MN.astype(float)
+        exact = self.judged == EXACT_MATCH
+        score_MN = found.right_MN.astype(float) if exact else found.values_MN[self.judged]
         if self.distance is not None:
-            return right_MN[:, found.distance_N == self.distance]
+            return score_MN[:, found.distance_N == self.distance]
         distances, counts = np.unique(found.distance_N, return_counts=True)
-        total_SC = np.zeros((len(right_MN), int(counts.max())))
+        total_SC = np.zeros((len(score_MN), int(counts.max())))
         for distance, count in zip(distances, counts, strict=True):
-            columns_SC = right_MN[:, found.distance_N == distance]
+            columns_SC = score_MN[:, found.distance_N == distance]
             total_SC[:, :count] += columns_SC * (total_SC.shape[1] / count)
         return total_SC / len(distances)
 
+    def interval(self, scores_SC: Floats, *, signed: bool = False) -> Interval:
+        """The mean of scores, or of differences, with what its metric allows."""
+        return mean_interval(scores_SC, signed=signed, bounded=self.judged != NLL)
 
-def places_of(scores: Scores) -> list[Place]:
+
+def judged_metric(objective: str, scores: Iterable[Scores]) -> str:
+    """The objective's metric if each item of each arm has it, else exact match."""
+    name = metric_of(objective)
+    found = [split for one in scores for split in one.values()]
+    return name if found and all(name in split.values_MN for split in found) else EXACT_MATCH
+
+
+def places_of(scores: Scores, judged: str = EXACT_MATCH) -> list[Place]:
     """The places that are tested: all of test_id, each distance of test_ood."""
-    found = [Place("test_id")] if "test_id" in scores else []
+    found = [Place("test_id", None, judged)] if "test_id" in scores else []
     if "test_ood" in scores:
         distances = np.unique(scores["test_ood"].distance_N)
-        found += [Place("test_ood", int(distance)) for distance in distances]
+        found += [Place("test_ood", int(distance), judged) for distance in distances]
     return found
 
 
 def with_scores(arm: ArmRecord, scores: Scores) -> ArmRecord:
-    """An arm with its means and intervals, split means included."""
-    asked = [Place(split) for split in scores]
-    asked += [place for place in places_of(scores) if place.distance is not None]
+    """An arm with its means and intervals, split means included, by all metrics there are."""
+    known = [set(found.values_MN) for found in scores.values()]
+    asked = []
+    for judged in (EXACT_MATCH, *sorted(set.intersection(*known) if known else ())):
+        asked += [Place(split, None, judged) for split in scores]
+        asked += [place for place in places_of(scores, judged) if place.distance is not None]
     found = []
     for place in asked:
         scores_SC = place.matrix(scores)
-        interval = mean_interval(scores_SC)
+        interval = place.interval(scores_SC)
         found.append(
             ScoreRecord(
                 metric=place.metric,
@@ -103,7 +121,8 @@ def compared(
         if arm.rank is not None and arm.key in scores
         if (control := best_control(arm, arms, scores, objective)) is not None
     }
-    asked = [(key, place) for key in chosen for place in places_of(scores[key])]
+    judged = judged_metric(objective, scores.values())
+    asked = [(key, place) for key in chosen for place in places_of(scores[key], judged)]
     found = [_difference(scores[key], scores[chosen[key].key], place) for key, place in asked]
     corrected = holm([paired_p(difference_SC) for difference_SC in found])
     by_arm: dict[str, list[ComparisonRecord]] = {key: [] for key in chosen}
@@ -130,18 +149,18 @@ def best_control(
     scores: Mapping[str, Scores],
     objective: str,
 ) -> ArmRecord | None:
-    """The control that validation data prefer; a candidate does not control for itself."""
+    """The one of its controls that validation data prefer; none controls for itself."""
     controls = [
         arm
         for arm in arms
-        if arm.control is not None and arm.key != candidate.key and arm.key in scores
+        if candidate.rank in arm.control_for and arm.key != candidate.key and arm.key in scores
     ]
     return max(controls, key=lambda arm: goodness(objective, _known(arm.validation)), default=None)
 
 
 def is_confirmed(comparisons: Sequence[ComparisonRecord], objective: str) -> bool:
     """Whether it is better somewhere and worse nowhere, on the objective's side."""
-    side = "test_ood" if objective.startswith("val_ood") else "test_id"
+    side = side_of(objective)
     outcomes = [c.outcome for c in comparisons if c.metric.startswith(side)]
     return "better" in outcomes and "worse" not in outcomes
 
@@ -156,10 +175,11 @@ def champion_of(
     confirmed = [arm for arm in arms if arm.confirmed]
     if not confirmed:
         return None
-    place = Place("test_ood" if objective.startswith("val_ood") else "test_id")
+    judged = judged_metric(objective, scores.values())
+    place = Place(side_of(objective), None, judged)
 
     def score(arm: ArmRecord) -> float:
-        return float(place.matrix(scores[arm.key]).mean())
+        return goodness(place.metric, float(place.matrix(scores[arm.key]).mean()))
 
     best = max(confirmed, key=score)
     alike = [
@@ -168,40 +188,6 @@ def champion_of(
         if arm is best or paired_p(_difference(scores[best.key], scores[arm.key], place)) > ALPHA
     ]
     return min(alike, key=lambda arm: (arm.latents_per_row, arm.latents, -score(arm)))
-
-
-def in_words(
-    candidate: ArmRecord, control: ArmRecord, comparisons: Sequence[ComparisonRecord], unit: str
-) -> str:
-    """`start4: better than start2 (…) at 26 equations by 12 to 31 points; no difference …`."""
-    parts = []
-    for outcome in ("better", "worse"):
-        there = [c for c in comparisons if c.outcome == outcome]
-        if there:
-            places = ", ".join(f"{_where(c, unit)} by {_points(c)} points" for c in there)
-            parts.append(f"{outcome} than {control.strategy} ({_role(control)}) {places}")
-    same = [c for c in comparisons if c.outcome == "no difference"]
-    if same:
-        places = ", ".join(_where(c, unit) for c in same)
-        than = "" if parts else f" from {control.strategy} ({_role(control)})"
-        parts.append(f"no difference{than} {places}")
-    return f"{candidate.strategy}: {'; '.join(parts)}"
-
-
-def conclusion(champion: ArmRecord | None, arms: Sequence[ArmRecord]) -> str:
-    """The champion in words, or that there is none."""
-    if champion is None:
-        return (
-            "Nothing is confirmed: no configuration is better than its best control where the "
-            "objective looks. There is no champion."
-        )
-    others = [arm.strategy for arm in arms if arm.confirmed and arm is not champion]
-    if not others:
-        return f"Champion: {champion.strategy}, the only one that is confirmed."
-    return (
-        f"Champion: {champion.strategy}; of the confirmed ones ({', '.join(others)} too) it is the "
-        "best, or the simplest of those that do not differ from the best."
-    )
 
 
 def thin_distances(scores: Scores) -> Iterator[str]:
@@ -239,10 +225,10 @@ def _difference(scores: Scores, others: Scores, place: Place) -> Floats:
 
 
 def _comparison(place: Place, difference_SC: Floats, p_holm: float) -> ComparisonRecord:
-    interval = mean_interval(difference_SC, signed=True)
+    interval = place.interval(difference_SC, signed=True)
     outcome: Outcome = "no difference"
     if p_holm < ALPHA:
-        outcome = "better" if interval.mean > 0 else "worse"
+        outcome = "better" if goodness(place.metric, interval.mean) > 0 else "worse"
     return ComparisonRecord(
         metric=place.metric,
         distance=place.distance,
@@ -258,28 +244,6 @@ def _rows(place: Place, scores: Scores) -> int:
     if place.distance is None:
         return len(found.distance_N)
     return int((found.distance_N == place.distance).sum())
-
-
-def _where(comparison: ComparisonRecord, unit: str) -> str:
-    if comparison.distance is None:
-        return "in distribution"
-    return (
-        f"at distance {comparison.distance}"
-        if unit == "distance"
-        else f"at {comparison.distance} {unit}"
-    )
-
-
-def _points(comparison: ComparisonRecord) -> str:
-    low, high = sorted(abs(100 * bound) for bound in (comparison.low, comparison.high))
-    return f"{low:.0f} to {high:.0f}"
-
-
-def _role(control: ArmRecord) -> str:
-    kind = control.strategy.rstrip("0123456789")
-    names = {"start": "prompt tuning", "end": "pause tokens"}
-    words = control.control or ""
-    return f"{names[kind]}, {words}" if kind in names else words
 
 
 def _known(value: float | None) -> float:

@@ -286,7 +286,7 @@ def _confirmed(found: Mapping[str, Any]) -> list[str]:
     return [
         "## What was confirmed",
         "",
-        f"Exact match on test rows that the search never saw: the mean over {found['seeds']} fresh "
+        f"Scores on test rows that the search never saw: the mean over {found['seeds']} fresh "
         "seeds with its 95 % interval over seeds and items, beside the best control, "
         f"`{found['control']}`, which validation data chose.",
         "",

@@ -21,6 +21,7 @@ from trainable.engine import Engine
 from trainable.evaluation import forced_scores
 from trainable.item_scores import Insertion, ItemScores
 from trainable.layout import advance, start_state
+from trainable.metrics import EXACT_MATCH
 from trainable.state import Floats
 from trainable.strategy import InsertionStrategy
 
@@ -48,12 +49,15 @@ def exact_matches(
     data: EncodedTask,
     split: Split,
     rows_per_distance: int | None = None,
+    metric: str = EXACT_MATCH,
 ) -> ItemScores:
     """Score members teacher-forced on a split; they need not be in the engine.
 
     Args:
         members: each a strategy with its trained [L, D] latents.
         rows_per_distance: at most so many rows of each distance, the first ones; None is all.
+        metric: another one that is wanted of each item, by its bare name. One that needs an
+            answer's text is not in what is returned.
     """
     device = engine.base.model.device
     latents = [torch.from_numpy(array).to(device) for _, array in members]
@@ -61,6 +65,7 @@ def exact_matches(
     places, rows = _first_rows(data, split, rows_per_distance)
     item_of = {id(row): item for item, row in enumerate(rows)}
     right_MN = np.zeros((len(members), len(rows)), dtype=bool)
+    values_MN = np.full(right_MN.shape, np.nan)
     size = max(1, _PAIRS_AT_ONCE // max(1, len(members)))
     for begin in range(0, len(rows), size):
         prepared = [
@@ -69,10 +74,15 @@ def exact_matches(
             for row in rows[begin : begin + size]
         ]
         budget = engine.micro_batch_tokens
-        for row, right_N, _ in forced_scores(engine.base.model, prepared, latents, budget):
-            right_MN[row.owner, item_of[id(row.row)]] = right_N.all()
+        for row, right_N, nll_N in forced_scores(engine.base.model, prepared, latents, budget):
+            at = row.owner, item_of[id(row.row)]
+            right_MN[at] = right_N.all()
+            if metric != EXACT_MATCH:
+                values_MN[at] = data.score(row.row, right_N, nll_N).get(metric, np.nan)
     distances = np.array([row.distance for row in rows], dtype=np.int64)
-    return ItemScores(distances, np.array(places, dtype=np.int64), right_MN)
+    there = metric != EXACT_MATCH and not np.isnan(values_MN).any()
+    found = {metric: values_MN} if there else {}
+    return ItemScores(distances, np.array(places, dtype=np.int64), right_MN, found)
 
 
 def _first_rows(

@@ -17,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 EXACT_MATCH = "exact_match"
+NLL = "nll"  # the only one of them without a bound
 DECODING_TIME = "cost/ms_per_token"  # milliseconds per generated verbal token
-COMMON_METRICS = (EXACT_MATCH, "token_accuracy", "nll")
+COMMON_METRICS = (EXACT_MATCH, "token_accuracy", NLL)
 METRIC_NAME = re.compile(r"[A-Za-z0-9_]+")
-_MINIMISED = frozenset({"nll", "extra_tokens_pct", "dropped_rows_pct", "ms_per_token"})
+_MINIMISED = frozenset({NLL, "extra_tokens_pct", "dropped_rows_pct", "ms_per_token"})
 
 Direction = Literal["minimize", "maximize"]  # Optuna's words
 
@@ -37,7 +38,7 @@ def common_metrics(
     """
     right = np.asarray(right_N, dtype=bool)
     metrics = {EXACT_MATCH: float(right.all()), "token_accuracy": float(right.mean())}
-    return metrics if nll_N is None else metrics | {"nll": float(np.mean(nll_N))}
+    return metrics if nll_N is None else metrics | {NLL: float(np.mean(nll_N))}
 
 
 def direction(metric: str) -> Direction:

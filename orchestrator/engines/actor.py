@@ -273,6 +273,7 @@ class EngineActor:
         members: Sequence[tuple[Mapping[str, Any], bytes]],
         split: Split,
         rows_per_distance: int | None,
+        metric: str,
     ) -> ItemScores:
         """Score trained strategies, each with its state, on a split, item by item."""
         from trainable.items import exact_matches
@@ -285,7 +286,7 @@ class EngineActor:
             for strategy, state in members
         ]
         return self._running.call(
-            lambda engine: exact_matches(engine, read, data, split, rows_per_distance)
+            lambda engine: exact_matches(engine, read, data, split, rows_per_distance, metric)
         )
 
     def clock(self) -> dict[str, float]:

@@ -27,9 +27,10 @@ When = Literal["small", "always", "never"]
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG, and the row that it shows."""
+    """A PNG, whose latents it shows, and the row."""
 
     png: bytes
+    whose: str
     split: str
     text: str
     query_tokens: int
@@ -37,10 +38,13 @@ class Picture:
 
 
 def draw_winner(folder: SearchFolder, result: SearchResult, when: When) -> Picture | str:
-    """The picture, or why there is none."""
-    if result.best is None or when == "never":
+    """The picture, or why there is none: of the champion, else of the search's best trial."""
+    record = result.confirmation
+    champion = None if record is None else record.champion_uid
+    uid = champion or result.best
+    if uid is None or when == "never":
         return "no trial has run to the full budget yet" if when != "never" else "not asked for"
-    path = folder.artifact(result.best)
+    path = folder.artifact(uid)
     try:
         artifact = Artifact.load(path)
         if not artifact.config.strategy.latent_count:
@@ -50,7 +54,7 @@ def draw_winner(folder: SearchFolder, result: SearchResult, when: When) -> Pictu
                 "the base model is large, and would have to be loaded for it: "
                 f"`latentune report {result.name} --attention` draws it"
             )
-        return _draw(path)
+        return _draw(path, "The champion" if champion else "The search's best trial")
     except (LatentuneError, OSError) as error:
         return f"it could not be drawn: {error}"
 
@@ -63,7 +67,7 @@ def _is_small(artifact: Artifact) -> bool:
     return bool(weights) and sum(file.stat().st_size for file in weights) <= SMALL_MODEL_BYTES
 
 
-def _draw(path: Path) -> Picture | str:
+def _draw(path: Path, who: str) -> Picture | str:
     # torch and transformers take seconds to import; a report without this picture needs none.
     from orchestrator.attention_data import subject_of
     from orchestrator.attention_figure import draw
@@ -88,4 +92,5 @@ def _draw(path: Path) -> Picture | str:
         draw(file, shares, subject)
         png = file.read_bytes()
     text = str(lm.tokenizer.decode(row.ids))
-    return Picture(png, split, text, row.query_length, len(row.ids))
+    whose = f"{who}, {artifact.config.strategy.short_name}"
+    return Picture(png, whose, split, text, row.query_length, len(row.ids))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-CONFIRMATION_FILE = "confirm/confirmation.json"
+from orchestrator.confirmation_record import ArmRecord, ConfirmationRecord
 
 
 class ConfirmedScore(NamedTuple):
@@ -28,6 +26,7 @@ class ConfirmedArm:
         search_score: the objective in the search, which picked it.
         scores: of the test splits, by metric.
         words: its verdict.
+        search_trials: the uids of its trials in the search.
     """
 
     strategy: str
@@ -35,16 +34,19 @@ class ConfirmedArm:
     search_score: float | None
     scores: Mapping[str, ConfirmedScore]
     words: str | None
+    latents_per_row: float = 0.0
+    search_trials: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Confirmed:
-    """A whole confirmation: `champion_uid` is None where nothing was confirmed."""
+    """A whole confirmation: the champion and its uid are None where nothing was confirmed."""
 
     champion_uid: str | None
     verdict: tuple[str, ...]
     notes: tuple[str, ...]
     arms: tuple[ConfirmedArm, ...]
+    champion: ConfirmedArm | None = None
 
     @property
     def metrics(self) -> list[str]:
@@ -52,28 +54,30 @@ class Confirmed:
         return list(dict.fromkeys(metric for arm in self.arms for metric in arm.scores))
 
 
-def read_confirmed(search_dir: Path) -> Confirmed | None:
-    """The confirmation that a search's folder holds; None where it holds none."""
-    path = search_dir / CONFIRMATION_FILE
-    if not path.exists():
+def shown(record: ConfirmationRecord | None) -> Confirmed | None:
+    """What a report shows of a confirmation; None where there was none."""
+    if record is None:
         return None
-    found: dict[str, Any] = json.loads(path.read_text())
+    arms = {arm.key: _arm(arm) for arm in record.arms}
     return Confirmed(
-        champion_uid=found.get("champion_uid"),
-        verdict=tuple(found.get("verdict", ())),
-        notes=tuple(found.get("notes", ())),
-        arms=tuple(_arm(arm) for arm in found.get("arms", ())),
+        champion_uid=record.champion_uid,
+        verdict=tuple(record.verdict),
+        notes=record.notes,
+        arms=tuple(arms.values()),
+        champion=None if record.champion is None else arms[record.champion],
     )
 
 
-def _arm(found: Mapping[str, Any]) -> ConfirmedArm:
+def _arm(found: ArmRecord) -> ConfirmedArm:
     return ConfirmedArm(
-        strategy=str(found["strategy"]),
-        control=found.get("control"),
-        search_score=found.get("search_score"),
+        strategy=found.strategy,
+        control=found.control,
+        search_score=found.search_score,
         scores={
-            score["metric"]: ConfirmedScore(score["mean"], score["low"], score["high"])
-            for score in found.get("scores", ())
+            score.metric: ConfirmedScore(score.mean, score.low, score.high)
+            for score in found.scores
         },
-        words=found.get("words") or found.get("left_out"),
+        words=found.words or found.left_out,
+        latents_per_row=found.latents_per_row,
+        search_trials=tuple(found.search_trials),
     )

@@ -19,7 +19,7 @@ from orchestrator.config import load_search
 from orchestrator.events import Event, read_events
 from orchestrator.folders import SearchFolder
 from orchestrator.ledger import read_study, read_trials
-from orchestrator.report.confirmed import Confirmed, read_confirmed
+from orchestrator.report.confirmed import Confirmed, shown
 from orchestrator.results import SearchResult, SearchState, build_result, saved_state
 
 LOSS_POINTS = 100  # per curve of a figure
@@ -85,19 +85,20 @@ def read_material(
     config = load_search(folder.config)
     study = read_study(folder.path, config.name)
     trials = list(read_trials(study))
+    result = build_result(
+        config,
+        folder,
+        trials,
+        state=state or saved_state(folder, trials),
+        tracking_uri=tracking_uri,
+    )
     return Material(
-        result=build_result(
-            config,
-            folder,
-            trials,
-            state=state or saved_state(folder, trials),
-            tracking_uri=tracking_uri,
-        ),
+        result=result,
         stopping_metric=config.stopping.metric or config.objective,
         rungs=config.rungs(),
         stories=read_stories(read_events(folder.events)),
         frozen=[t for t in study.get_trials(deepcopy=False) if "config" in t.user_attrs],
-        confirmed=read_confirmed(folder.path),
+        confirmed=shown(result.confirmation),
     )
 
 

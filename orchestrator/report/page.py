@@ -12,16 +12,18 @@ from html import escape
 
 from orchestrator.ledger import Role
 from orchestrator.report.attention import Picture
-from orchestrator.report.confirmed import Confirmed
+from orchestrator.report.confirmed import Confirmed, ConfirmedArm
 from orchestrator.report.effects import Effects
 from orchestrator.report.material import Material
 from orchestrator.report.summary import (
+    CHAMPION,
     UNCONFIRMED,
     columns,
     cut_early,
     importance_words,
     interval,
     number,
+    standing,
 )
 from orchestrator.report.words import FIGURES
 from orchestrator.results import SearchResult, TrialRecord
@@ -56,12 +58,14 @@ def build_page(
         picture: the winner's attention, or why there is none.
     """
     result = material.result
+    champion = None if material.confirmed is None else material.confirmed.champion
     body = [
         f"<h1>{escape(result.name)}</h1>",
-        _winner(result),
+        *_champion(champion),
+        _winner(result, champion),
         *_confirmed(material.confirmed),
         "<h2>The best, and the baselines</h2>",
-        _trials(result),
+        *_trials(result, champion),
         *_section("scatter", figures["scatter"], "both scores were never measured together"),
         *_section("cost", figures["cost"], "no trial has a score and a cost yet"),
         *_section(
@@ -90,12 +94,19 @@ def build_page(
     )
 
 
-def _winner(result: SearchResult) -> str:
+def _champion(champion: ConfirmedArm | None) -> Iterable[str]:
+    if champion is not None:
+        yield f"<p><b>{escape(champion.strategy)}</b> {CHAMPION}</p>"
+
+
+def _winner(result: SearchResult, champion: ConfirmedArm | None) -> str:
     if result.best is None:
         return "<p>No trial has run to the full budget yet, so nothing can be chosen.</p>"
     best = next(trial for trial in result.trials if trial.uid == result.best)
+    name = escape(best.strategy)
     return (
-        f"<p><b>{escape(best.strategy)}</b> is the best of {len(result.trials)} trials by "
+        f"<p>{name if champion else f'<b>{name}</b>'} {standing(champion)} of "
+        f"{len(result.trials)} trials by "
         f"{escape(result.objective)}: {number(best, result.objective)} (trial {best.number}). "
         f"{escape(result.summary or '')}</p>"
     )
@@ -111,23 +122,30 @@ def _confirmed(confirmed: Confirmed | None) -> Iterable[str]:
         [
             arm.control or "candidate",
             arm.strategy,
+            f"{arm.latents_per_row:.1f}",
             "-" if arm.search_score is None else f"{arm.search_score:.3f}",
             *(interval(arm, metric) for metric in confirmed.metrics),
         ]
         for arm in confirmed.arms
     ]
-    yield _table(["", "strategy", "in the search", *confirmed.metrics], rows)
+    heads = ["", "strategy", "latents per row", "in the search", *confirmed.metrics]
+    yield _table(heads, rows, best=[arm is confirmed.champion for arm in confirmed.arms])
     yield "".join(f"<p class=plain>{escape(note)}</p>" for note in confirmed.notes)
 
 
-def _trials(result: SearchResult) -> str:
+def _trials(result: SearchResult, champion: ConfirmedArm | None) -> Iterable[str]:
+    """Validation scores; marked is what is recommended: the champion's trials, else the best."""
+    marked = (result.best,) if champion is None else champion.search_trials
     baselines = result.top(len(result.trials), Role.BASELINE)
     shown = [*result.top(_TOP), *baselines]
+    shown += [trial for trial in result.trials if trial.uid in marked and trial not in shown]
     metrics = columns(result)
-    return _table(
+    if champion is not None:
+        yield "<p class=plain>Marked: the champion's configuration, as the search scored it.</p>"
+    yield _table(
         ["trial", "strategy", *metrics, "steps", "state", "role"],
         [_row(trial, metrics) for trial in shown],
-        best=[trial.uid == result.best for trial in shown],
+        best=[trial.uid in marked for trial in shown],
     )
 
 
@@ -182,7 +200,8 @@ def _attention(picture: Picture | str) -> Iterable[str]:
     text = picture.text if len(picture.text) <= _MOST_TEXT else f"{picture.text[:_MOST_TEXT]}…"
     data = base64.b64encode(picture.png).decode()
     yield (
-        f"<p class=plain>A row of {escape(picture.split)}, {picture.tokens} verbal tokens of which "
+        f"<p class=plain>{escape(picture.whose)}: a row of {escape(picture.split)}, "
+        f"{picture.tokens} verbal tokens of which "
         f"{picture.query_tokens} are the query: <code>{escape(text)}</code></p>"
     )
     yield f"<figure id=attention><img alt='heatmaps' src='data:image/png;base64,{data}'></figure>"

@@ -19,6 +19,7 @@ from orchestrator.results import (
 from trainable.metrics import direction
 
 TOP = 5
+CHAMPION = "is the champion: confirmed on data that the search never saw."
 UNCONFIRMED = (
     "Not confirmed: this score was picked as the best of many on validation data, so it is "
     "optimistic. `latentune confirm` trains the best again and judges them on data that the "
@@ -28,7 +29,10 @@ UNCONFIRMED = (
 
 def note(result: SearchResult, confirmed: Confirmed | None) -> str:
     """How a search ended, for the description of its run in MLflow."""
-    return "\n".join([*_winner(result), *_verdict(confirmed), *_tables(result), *_choosing(result)])
+    champion = None if confirmed is None else confirmed.champion
+    lines = [] if champion is None else [f"**{code(champion.strategy)}** {CHAMPION}", ""]
+    lines += _winner(result, champion)
+    return "\n".join([*lines, *_verdict(confirmed), *_tables(result), *_choosing(result)])
 
 
 def summary(material: Material, effects: Sequence[Effects]) -> str:
@@ -90,16 +94,25 @@ def _no_tags(text: str) -> str:
     return text.replace("<", "&lt;")
 
 
-def _winner(result: SearchResult) -> list[str]:
+def _winner(result: SearchResult, champion: ConfirmedArm | None) -> list[str]:
     if result.best is None:
         return ["No trial has run to the full budget yet, so nothing can be chosen."]
     best = next(trial for trial in result.trials if trial.uid == result.best)
     less = " (less is better)" if direction(result.objective) == "minimize" else ""
     return [
-        f"**{code(best.strategy)}** is the best of {len(result.trials)} trials: "
+        f"{_name(best, champion)} {standing(champion)} of {len(result.trials)} trials: "
         f"{result.objective}{less} {number(best, result.objective)} "
         f"({code(best.uid)}). {_no_tags(result.summary or '')}"
     ]
+
+
+def standing(champion: ConfirmedArm | None) -> str:
+    """What the search's best trial is called: beside a champion its score was a promise."""
+    return "is the best" if champion is None else "was the search's own choice, the best"
+
+
+def _name(best: TrialRecord, champion: ConfirmedArm | None) -> str:
+    return f"**{code(best.strategy)}**" if champion is None else code(best.strategy)
 
 
 def _verdict(confirmed: Confirmed | None) -> list[str]:
@@ -132,13 +145,15 @@ def _choosing(result: SearchResult) -> list[str]:
 
 def _confirmed_table(confirmed: Confirmed) -> list[str]:
     metrics = confirmed.metrics
-    lines = ["| strategy | in the search | " + " | ".join(map(code, metrics)) + " |"]
-    lines.append("|---" * (len(metrics) + 2) + "|")
+    heads = "| strategy | latents per row | in the search | "
+    lines = [heads + " | ".join(map(code, metrics)) + " |"]
+    lines.append("|---" * (len(metrics) + 3) + "|")
     for arm in confirmed.arms:
         control = f" (control: {code(arm.control)})" if arm.control else ""
         scores = " | ".join(interval(arm, metric) for metric in metrics)
         searched = "-" if arm.search_score is None else f"{arm.search_score:.3f}"
-        lines.append(f"| {code(arm.strategy)}{control} | {searched} | {scores} |")
+        inserted = f"{arm.latents_per_row:.1f}"
+        lines.append(f"| {code(arm.strategy)}{control} | {inserted} | {searched} | {scores} |")
     return lines
 
 

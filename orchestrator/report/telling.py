@@ -14,7 +14,7 @@ from pathlib import Path
 
 from orchestrator.events import EventLog
 from orchestrator.folders import SearchFolder
-from orchestrator.report.confirmed import read_confirmed
+from orchestrator.report.confirmed import shown
 from orchestrator.report.summary import note
 from orchestrator.results import SearchResult
 
@@ -34,7 +34,7 @@ def tell_report(events: EventLog, folder: SearchFolder, result: SearchResult) ->
             folder.name,
         )
     files = [file for file in _FILES if (folder.path / file).exists()]
-    events.append("report", {"note": note(result, read_confirmed(folder.path)), "files": files})
+    events.append("report", {"note": note(result, shown(result.confirmation)), "files": files})
 
 
 def _write(folder: SearchFolder, result: SearchResult) -> bool:

@@ -43,7 +43,8 @@ def write_report(
     """Write the page and the summary, each whole or not at all.
 
     Args:
-        page: the HTML file; default in the search's folder. The summary stands beside it.
+        page: the HTML file; default in the search's folder. The summary stands beside it. Where
+            this names the summary, with `.md`, the page stands beside that as `.html`.
         attention: when to load the base model for the winner's attention picture.
         state: how the search ended, where its driver asks.
 
@@ -51,6 +52,10 @@ def write_report(
         SearchNotFoundError, LedgerError, EventLogError: for a search that cannot be read.
     """
     page = page or folder.path / FOLDER / PAGE
+    markdown = page.suffix.lower() == ".md"
+    page, beside = (
+        (page.with_suffix(".html"), page) if markdown else (page, page.with_suffix(".md"))
+    )
     material = read_material(folder, tracking_uri, state)
     effects = find_effects(material)
     figures = {
@@ -63,7 +68,6 @@ def write_report(
     }
     picture = draw_winner(folder, material.result, attention)
     page.parent.mkdir(parents=True, exist_ok=True)
-    beside = page.with_suffix(".md")
     write_atomic(page, build_page(material, effects, figures, picture).encode())
     write_atomic(beside, summary(material, effects).encode())
     return Report(

@@ -135,6 +135,7 @@ def test_a_minimal_file_gets_every_default(file: Path) -> None:
             "seeds": 5,
             "rows": None,
             "control_lr_factors": [0.3, 1.0, 3.0],
+            "controls": "each",
             "members_at_once": 128,
         },
         "tracking": {"experiment": "latentune", "uri": None, "report": True, "on_end": []},

@@ -23,13 +23,14 @@ from orchestrator.folders import SearchFolder
 from orchestrator.ledger import LedgerTrial
 from orchestrator.members import Bench
 from orchestrator.outbox import Outbox
-from orchestrator.report.confirmed import read_confirmed
+from orchestrator.report.confirmed import shown
 from orchestrator.report.summary import note
 from orchestrator.results import DataRecord, SearchResult
 from orchestrator.search_data import SearchData
+from orchestrator.verdict_words import metric_of
 from tests.unit.test_arms import COMMA, start, trial
 from trainable.artifact import Artifact
-from trainable.errors import TaskError, UnknownTrialError
+from trainable.errors import DiskFullError, TaskError, UnknownTrialError
 from trainable.item_scores import Insertion, ItemScores
 from trainable.state import TrialState
 from trainable.strategy import InsertionStrategy
@@ -58,6 +59,7 @@ class MadeUpEngine:
         self.comma = comma
         self.steps: Counter[tuple[str, int]] = Counter()
         self.losses = 0
+        self.full = False
         self._at: dict[str, int] = {}
         self._configs: dict[str, dict[str, Any]] = {}
 
@@ -84,6 +86,8 @@ class MadeUpEngine:
         triggers = assignment.config["strategy"]["triggers"]
         if triggers.get("end", {}).get("m") == 6:
             raise TaskError("too long")
+        if self.full and triggers.get("end", {}).get("m") == 2:
+            raise DiskFullError("no space left")
         step = 0 if state is None else TrialState.from_bytes(state).step
         assert step == assignment.start_step
         self._at[assignment.uid] = step
@@ -99,6 +103,7 @@ class MadeUpEngine:
         zeros = np.zeros((latents, 4), np.float32)
         better = latents + config["seed"] / 10_000 - abs(config["optim"]["lr"] - 0.06)
         scores = {"val_ood/exact_match": 0.1 + 0.01 * better, "val_ood/exact_match/8": 0.1}
+        scores["val_ood/nll"] = 1.0 - 0.01 * better
         return {
             "step": goal,
             "metrics": scores if splits else {},
@@ -119,13 +124,20 @@ class MadeUpEngine:
         members: Sequence[tuple[Mapping[str, Any], bytes]],
         split: str,
         rows: int | None,
+        metric: str,
     ) -> ItemScores:
         luck_N, rng = np.random.default_rng(5).random(200), np.random.default_rng(6)
         chances = [self.comma if "comma" in s["triggers"] else 0.4 for s, _ in members]
         noise_MN = 0.05 * rng.normal(size=(len(members), 200))
         distances = np.repeat([8, 12] if split == "test_ood" else [3, 4], 100)
         right_MN = luck_N + noise_MN < np.array(chances)[:, None]
-        return ItemScores(distances, np.arange(200), right_MN)
+        values = {} if metric == "exact_match" else {metric: 1.0 - right_MN}
+        found = ItemScores(distances, np.arange(200), right_MN, values)
+        if rows is None:
+            return found
+        kept = np.arange(200) % 100 < rows
+        few = {name: value[:, kept] for name, value in values.items()}
+        return ItemScores(distances[kept], np.arange(200)[kept], right_MN[:, kept], few)
 
 
 class Shipped:
@@ -137,7 +149,7 @@ class Shipped:
 
 def _tell_note(events: EventLog, folder: SearchFolder, result: SearchResult) -> None:
     """The report's event without its page, which a process of its own draws."""
-    events.append("report", {"note": note(result, read_confirmed(folder.path)), "files": []})
+    events.append("report", {"note": note(result, shown(result.confirmation)), "files": []})
 
 
 @pytest.fixture(autouse=True)
@@ -157,7 +169,10 @@ class Confirming:
         self.engine = engine
 
     def run(
-        self, stop_at: str | None = None, trials: Sequence[LedgerTrial] = TRIALS
+        self,
+        stop_at: str | None = None,
+        trials: Sequence[LedgerTrial] = TRIALS,
+        config: SearchConfig = CONFIG,
     ) -> ConfirmationRecord:
         stop = threading.Event()
 
@@ -167,22 +182,30 @@ class Confirming:
 
         with EventLog(self.folder.events) as events:
             data = SearchData(SOURCE, DataRecord(rows={}), digests={})
-            of = Confirmation(CONFIG, self.folder, data, events, "sqlite://", stop, say)
+            of = Confirmation(config, self.folder, data, events, "sqlite://", stop, say)
             candidates = of._candidates(trials)
             bench = Bench(
                 engine=self.engine,
                 name="engine",
                 data=SOURCE,
-                splits=CONFIG.task.splits(),
+                splits=config.task.splits(),
                 steps=STEPS,
-                at_once=CONFIG.confirm.members_at_once,
+                at_once=config.confirm.members_at_once,
                 folder=self.folder,
                 events=events,
                 halt=of.halted,
                 say=say,
+                metric=metric_of(config.objective),
             )
             base = {"path": "bundled", "fingerprint": "f"}
             return Work(of, bench, base, trials, candidates, of._inputs(candidates)).run()
+
+    def is_whole(self, record: ConfirmationRecord) -> bool:
+        """Whether `latentune confirm` would have nothing to do."""
+        data = SearchData(SOURCE, DataRecord(rows={}), digests={})
+        with EventLog(self.folder.events) as events:
+            of = Confirmation(CONFIG, self.folder, data, events, "sqlite://", None, print)
+            return of._is_whole(record)
 
     def events(self, kind: str) -> list[Event]:
         return [event for event in read_events(self.folder.events) if event.type == kind]
@@ -272,14 +295,16 @@ def test_the_report_is_told_with_the_verdict_before_the_end(confirming: Confirmi
     told = [e for e in read_events(confirming.folder.events) if e.trial_uid is None]
     assert [event.type for event in told] == ["confirm_started", "report", "confirm_ended"]
     assert "Not confirmed" not in told[1].payload["note"]
-    found = read_confirmed(confirming.folder.path)
+    found = shown(read_confirmation(confirming.folder.confirmation))
     assert found is not None
     assert (found.champion_uid, list(found.verdict)) == (record.champion_uid, record.verdict)
     assert [arm.strategy for arm in found.arms] == [arm.strategy for arm in record.arms]
     champion = record.arm(record.champion)
     assert champion is not None
-    [shown] = [arm for arm in found.arms if arm.words == champion.words]
-    assert [tuple(score) for score in shown.scores.values()] == [
+    [one] = [arm for arm in found.arms if arm.words == champion.words]
+    assert found.champion == one
+    assert one.search_trials == ("tiny-0",)
+    assert [tuple(score) for score in one.scores.values()] == [
         (score.mean, score.low, score.high) for score in champion.scores
     ]
 
@@ -303,3 +328,58 @@ def test_the_outbox_sets_the_alias_and_keeps_the_best_so_far(confirming: Confirm
     stages = {run.tags["stage"] for run in batch.children.values()}
     assert stages == {"confirm"}
     assert {run.status for run in batch.children.values()} == {"FINISHED", "FAILED"}
+
+
+def test_scores_of_more_rows_are_told_again(confirming: Confirming) -> None:
+    def with_rows(rows: int | None) -> SearchConfig:
+        section = CONFIG.confirm.model_copy(update={"rows": rows})
+        return CONFIG.model_copy(update={"confirm": section})
+
+    confirming.run(config=with_rows(10))
+    record = confirming.run(config=with_rows(None))
+    uid = record.champion_uid
+    assert uid is not None
+    metric = "test_ood/exact_match/12"
+    told = [e.payload["metrics"] for e in confirming.events("trial_ended") if e.trial_uid == uid]
+    assert len(told) == 2
+    assert told[0][metric] != told[1][metric]
+    card = Artifact.load(confirming.folder.artifact(uid))
+    assert card.metrics[metric] == told[1][metric]
+    tuned = [e for e in confirming.events("trial_ended") if "-90" in str(e.trial_uid)]
+    assert len({e.trial_uid for e in tuned}) == len(tuned)  # nothing new is known of those
+    count = len(confirming.events("trial_ended"))
+    confirming.run(config=with_rows(None))
+    assert len(confirming.events("trial_ended")) == count
+
+
+def test_what_failed_of_the_machine_is_tried_again(confirming: Confirming) -> None:
+    confirming.engine.full = True
+    record = confirming.run()
+    out = {arm.strategy: arm.try_again for arm in record.arms if arm.left_out}
+    assert out == {"end2": True, "end6": False}
+    assert "end2 is left out: no space left; the next `latentune confirm` tries it again" in (
+        record.notes
+    )
+    assert not confirming.is_whole(record)
+    confirming.engine.full = False
+    again = confirming.run()
+    assert confirming.is_whole(again)
+    assert [arm.strategy for arm in again.arms if arm.left_out] == ["end6"]
+
+
+def test_the_objective_s_metric_is_what_is_judged(confirming: Confirming) -> None:
+    config = CONFIG.model_copy(update={"objective": "val_ood/nll"})
+    nll = {"val_ood/nll": 0.5}
+    trials = [
+        trial(0, 0.0, {"comma": COMMA}, metrics=nll),
+        trial(1, 0.0, start(2), metrics={"val_ood/nll": 0.6}),
+    ]
+    record = confirming.run(trials=trials, config=config)
+    assert record.judged == "nll"
+    assert {c.metric for arm in record.arms for c in arm.comparisons} == {
+        "test_id/nll", "test_ood/nll/8", "test_ood/nll/12",
+    }  # fmt: skip
+    champion = record.arm(record.champion)
+    assert champion is not None
+    assert champion.strategy == "comma2"
+    assert "Judged by nll, the objective's metric, of which less is better." in record.verdict

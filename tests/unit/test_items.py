@@ -68,6 +68,19 @@ def test_so_many_rows_of_each_distance_are_the_first_ones(
     assert np.array_equal(part.right_MN, whole.right_MN[:, part.place_N])
 
 
+def test_another_metric_is_known_of_each_item(tiny_base: BaseModel, easy_data: EncodedTask) -> None:
+    engine = Engine(tiny_base)
+    members = trained(engine, easy_data)
+    scores = engine.evaluate(engine.trials(), ["test_ood"])
+    for metric in ("nll", "token_accuracy", "copy_accuracy"):
+        found = exact_matches(engine, members, easy_data, "test_ood", metric=metric)
+        means = found.values_MN[metric][:, found.distance_N == 2].mean(axis=1)
+        expected = [scores[uid][f"test_ood/{metric}/2"] for uid in engine.trials()]
+        assert means.tolist() == pytest.approx(expected, rel=1e-5)
+    asked = exact_matches(engine, members, easy_data, "test_ood", metric="normalised_match")
+    assert asked.values_MN == {}  # it needs the whole answer
+
+
 def test_insertions_are_per_row(tiny_base: BaseModel, easy_data: EncodedTask) -> None:
     engine = Engine(tiny_base)
     none, start, every = (insertion(engine, s, easy_data, "val_id") for s in strategies())

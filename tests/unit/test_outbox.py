@@ -298,3 +298,17 @@ def test_a_champion_that_is_confirmed_no_more_is_revoked() -> None:
     batch = story.batch()
     assert batch.revoked == {"old"}
     assert batch.candidates[-1].manifest_sha256 == "new"
+
+
+def test_a_member_s_scores_of_more_rows_are_points_again() -> None:
+    story = Story()
+    story.start("s-c")
+    story.report("s-c", 540, first=1)
+    for score in (0.4, 0.4, 0.6):
+        metrics = {"test_ood/exact_match": score, OBJECTIVE: 0.5}
+        story.tell(
+            "trial_ended", "s-c", state="complete", step=540, metrics=metrics, stage="confirm"
+        )
+    points = story.batch().children["s-c"].points
+    assert [p.value for p in points if p.key == "test_ood/exact_match"] == [0.4, 0.6]
+    assert len([p for p in points if p.key == OBJECTIVE]) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from orchestrator.confirmation_record import ArmRecord, ConfirmationRecord, ScoreRecord
 from orchestrator.events import Event, EventLog
 from orchestrator.files import write_atomic
 from orchestrator.folders import SearchFolder
 from orchestrator.ledger import Role
-from orchestrator.report.confirmed import Confirmed, ConfirmedArm, ConfirmedScore, read_confirmed
+from orchestrator.report.attention import draw_winner
+from orchestrator.report.confirmed import Confirmed, ConfirmedArm, ConfirmedScore, shown
 from orchestrator.report.effects import LEAST_TRIALS, bootstrap, find_effects, levels_of
 from orchestrator.report.material import Material, read_material, read_stories
 from orchestrator.report.page import build_page
@@ -204,17 +207,63 @@ def test_a_name_in_markdown_cannot_leave_its_cell() -> None:
     assert code("a|b`c\x1b[31m") == "`a\\|b'c?[31m`"
 
 
-def test_a_confirmation_is_read_where_there_is_one(tmp_path: Path) -> None:
-    assert read_confirmed(tmp_path) is None
-    (tmp_path / "confirm").mkdir()
-    (tmp_path / "confirm" / "confirmation.json").write_text(
-        '{"champion_uid": "s-c1", "verdict": ["better"], "arms": [{"strategy": "start4", '
-        '"control": null, "search_score": 0.5, "words": null, "left_out": "too long", '
-        '"scores": [{"metric": "test_ood/exact_match", "mean": 0.4, "low": 0.3, "high": 0.5}]}]}'
+def confirmation(champion: str | None, trial: str) -> ConfirmationRecord:
+    score = ScoreRecord(
+        metric="test_ood/exact_match", distance=None, rows=9, mean=0.4, low=0.3, high=0.5
     )
-    found = read_confirmed(tmp_path)
+    one = ArmRecord(
+        key="k", strategy="every4x2", config={}, rank=2, search_score=0.5, search_trials=[trial],
+        control=None, latents=2, latents_per_row=6.0, uids=["s-c1"], scores=(score,),
+        left_out=None if champion else "too long",
+    )  # fmt: skip
+    return ConfirmationRecord(
+        search="s", inputs="", state="confirmed" if champion else "nothing confirmed",
+        objective=OBJECTIVE, champion=champion, champion_uid=champion and "s-c1", artifact=None,
+        seeds=5, steps=8, arms=[one], verdict=["better"],
+    )  # fmt: skip
+
+
+def test_a_confirmation_is_shown_where_there_is_one() -> None:
+    assert shown(None) is None
+    found = shown(confirmation(None, "s-1"))
     assert found is not None
-    assert found.champion_uid == "s-c1"
+    assert (found.champion_uid, found.champion) == (None, None)
     assert found.metrics == ["test_ood/exact_match"]
     assert found.arms[0].scores["test_ood/exact_match"] == (0.4, 0.3, 0.5)
     assert found.arms[0].words == "too long"
+
+
+def test_a_page_shows_the_champion_where_it_is_not_the_search_s_best(material: Material) -> None:
+    best = material.result.best
+    other = next(t for t in material.result.trials if t.uid != best and t.role is Role.SEARCH)
+    confirmed = shown(confirmation("k", other.uid))
+    told = replace(material, confirmed=confirmed)
+    figures: dict[str, str | None] = dict.fromkeys(FIGURES)
+    page = build_page(told, [], figures, "none")
+    first = page[page.index("<p>") :]
+    assert first.startswith("<p><b>every4x2</b> is the champion: confirmed on data")
+    assert "was the search&#x27;s own choice" in page or "was the search's own choice" in page
+    marked = re.findall(r"<tr class=best>(.*?)</tr>", page)
+    assert len(marked) == 2  # among the confirmed, and among the trials
+    assert f"<td>{other.number}</td>" in marked[1]
+    text = note(material.result, confirmed)
+    assert text.startswith("**`every4x2`** is the champion: confirmed on data")
+    assert "**" not in text.splitlines()[2]  # the search's own choice is no headline
+
+
+def test_the_picture_is_the_champion_s(folder: SearchFolder, material: Material) -> None:
+    record = confirmation("k", "s-1")
+    looked = material.result.model_copy(update={"confirmation": record})
+    why = draw_winner(folder, looked, "small")
+    assert isinstance(why, str)
+    assert "s-c1" in why  # whose folder is missing here
+
+
+@pytest.mark.parametrize("name", ["r.md", "r.html", "r.MD"])
+def test_page_and_summary_are_two_files(folder: SearchFolder, tmp_path: Path, name: str) -> None:
+    asked = tmp_path / name
+    written = write_report(folder, "sqlite:////nowhere.db", page=asked, attention="never")
+    assert written.page != written.summary
+    assert str(asked) in (written.page, written.summary)
+    assert Path(written.page).read_text().startswith("<!doctype html>")
+    assert Path(written.summary).read_text().startswith("# ")

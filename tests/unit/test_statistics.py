@@ -11,6 +11,7 @@ from scipy import stats
 from orchestrator.statistics import Floats, holm, mean_interval, paired_p
 
 RNG_SEED = 7
+LOW = -2.2  # a chance of 0.1 on the logit scale
 
 
 def answers(
@@ -23,10 +24,10 @@ def answers(
     return (rng.random(chance_SC.shape) < chance_SC).astype(float)
 
 
-def truth(spread_seeds: float, spread_items: float) -> float:
+def truth(spread_seeds: float, spread_items: float, ease: float = 0.5) -> float:
     """The mean over all seeds and items."""
     points, weights = np.polynomial.hermite_e.hermegauss(80)
-    logits = np.hypot(spread_seeds, spread_items) * points + 0.5
+    logits = np.hypot(spread_seeds, spread_items) * points + ease
     return float((weights / (1 + np.exp(-logits))).sum() / weights.sum())
 
 
@@ -117,6 +118,17 @@ def test_intervals_cover_as_often_as_they_say(spread_seeds: float, spread_items:
         interval = mean_interval(answers(rng, ease, 5, spread_seeds), draws=1000)
         covered += interval.low <= expected <= interval.high
     assert covered / repeats > 0.93 - 3 * np.sqrt(0.95 * 0.05 / repeats)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("seeds", "least"), [(5, 0.84), (3, 0.78)])
+def test_few_seeds_of_a_score_near_zero_are_covered_less_often(seeds: int, least: float) -> None:
+    rng, covered, repeats = np.random.default_rng(RNG_SEED), 0, 1000
+    expected = truth(1.0, 0.0, ease=LOW)
+    for _ in range(repeats):
+        interval = mean_interval(answers(rng, np.full(200, LOW), seeds, 1.0), draws=1000)
+        covered += interval.low <= expected <= interval.high
+    assert least < covered / repeats < 0.93
 
 
 @pytest.mark.slow
