@@ -31,7 +31,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *errors: Exception) -> 
         def fit(self) -> None:
             chained(errors)
 
-    monkeypatch.setattr(ray_session.tune, "Tuner", Tuner)
+    monkeypatch.setattr("orchestrator.ray_session.tune.Tuner", Tuner)
     monkeypatch.setattr(ray_session, "own_node_resource", lambda: None)
     parts: list[Any] = [None, None, None]
     ray_session.run_trials(parts[0], parts[1], parts[2], 1, tmp_path)
