@@ -3,6 +3,7 @@
     Ray Tune ── assign() ─►  ledger.ask   ── event trial_started
              ── on_report ─► ledger.report ── event trial_report, trial_ended + artifact
              ── on_lost ───► ledger.lost   ── event trial_lost
+             ── on_round ──► the time that was spent, once a second
 
 Tune calls in through two thin adapters (`tune_adapters`); everything it must remember is in
 the ledger and on disk.
@@ -99,7 +100,7 @@ class Conductor:
         data: what it trains on.
         watcher: who watches.
         spending: what may still be spent; by default, what the ledger leaves of the budget.
-        note: called after each report, to write down the time that was spent.
+        note: called in each round of Tune's loop, to write down the time that was spent.
     """
 
     def __init__(
@@ -181,7 +182,6 @@ class Conductor:
     def on_report(self, report: TrialReport) -> bool:
         """Take in what a thin trial reports; returns whether the trial goes on."""
         number = report.number
-        self._note()
         if report.attempt < self.ledger.trial(number).attempts:
             return self._keep_orphan(report)
         if report.problems:
@@ -207,6 +207,10 @@ class Conductor:
         if status is TrialStatus.RUNNING:
             return self._goes_on(trial)
         return self._ended(number, status)
+
+    def on_round(self) -> None:
+        """Tune's loop goes round, whether a trial reports or not."""
+        self._note()
 
     def on_error(
         self, number: int, reason: str, kind: FailureKind = FailureKind.LOST_MACHINE

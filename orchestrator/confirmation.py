@@ -84,7 +84,7 @@ def confirm(
             )
     config = load_search(folder.config, overrides)
     uri = tracking_uri(home_folder(home), config.tracking.uri)
-    with naming_any_full_disk(folder.path), driver_lock(folder):
+    with naming_any_full_disk(folder.path), driver_lock(folder) as fence:
         Requests(folder).forget_search()
         if changed := data_differences(config, folder):
             listed = "\n".join(f"  {line}" for line in changed)
@@ -92,7 +92,7 @@ def confirm(
                 f"search {name!r} was run on other rows:\n{listed}\nbring these files back"
             )
         data = read_data(config, home_folder(home))
-        with EventLog(folder.events) as events:
+        with EventLog(folder.events, fence) as events:
             work = Confirmation(config, folder, data, events, uri, interrupt, say)
             record = work.go()
         if folder.result.exists():

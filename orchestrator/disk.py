@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from orchestrator.errors import HomeError
+from orchestrator.errors import HomeError, chain
 from orchestrator.estimate import sample_trials
 from orchestrator.opening import baseline_configs
 from orchestrator.search_config import SearchConfig
@@ -124,21 +124,11 @@ def naming_any_full_disk(folder: Path) -> Iterator[None]:
     except DiskFullError:
         raise
     except BaseException as error:
-        found = next((one for one in _chain(error) if _is_full(one, folder)), None)
+        found = next((one for one in chain(error) if _is_full(one, folder)), None)
         if found is None:
             raise
         named = found if isinstance(found, DiskFullError) else full_disk(folder)
         raise DiskFullError(str(named)) from error
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and all that it came from."""
-    seen: set[int] = set()
-    found: BaseException | None = error
-    while found is not None and id(found) not in seen:
-        seen.add(id(found))
-        yield found
-        found = found.__cause__ or found.__context__
 
 
 def _is_full(error: BaseException, folder: Path) -> bool:

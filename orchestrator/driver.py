@@ -10,11 +10,10 @@ stands, and the ledger knows.
 from __future__ import annotations
 
 import logging
-import shutil
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,11 +24,7 @@ from orchestrator.control import Requests
 from orchestrator.costs import LayoutCosts, open_costs
 from orchestrator.disk import check_space, check_writable, disk_need, naming_any_full_disk
 from orchestrator.driver_lock import driver_lock
-from orchestrator.errors import (
-    ConfirmationError,
-    ConfirmationHaltedError,
-    LedgerError,
-)
+from orchestrator.errors import ConfirmationError, ConfirmationHaltedError
 from orchestrator.estimate import Costs, Work, budget_warnings, estimate, sample_trials
 from orchestrator.events import EventLog
 from orchestrator.files import write_atomic
@@ -42,8 +37,8 @@ from orchestrator.opening import (
     check_base_model,
     check_same,
     engine_options,
-    has_begun,
     is_over,
+    leaving_nothing_unbegun,
     open_ledger,
     refuse_differences,
 )
@@ -54,7 +49,7 @@ from orchestrator.search_data import SearchData, data_differences, read_data
 from orchestrator.search_end import SearchEnd
 from orchestrator.service.on_end import tell_end
 from orchestrator.spending import Meter, Spending
-from orchestrator.study.owner import forget_study
+from orchestrator.study.storage import Fence
 from orchestrator.tracking import ShipperKeeper, tracking_uri
 from trainable.artifact import versions
 from trainable.data import SEARCH_SPLITS
@@ -112,29 +107,23 @@ def run(
     refuse_differences(config.name, data_differences(config, folder))
     data = read_data(config, home_folder(home))
     uri = tracking_uri(home_folder(home), config.tracking.uri)
-    new = not folder.path.exists()
-    try:
-        with (
-            naming_any_full_disk(folder.path),
-            driver_lock(folder) as fence,
-            ExitStack() as opened,
-        ):
-            Requests(folder).forget_search()
-            write_atomic(folder.config, config.to_yaml().encode())
-            if not folder.data.exists():
-                write_atomic(folder.data, data.record.model_dump_json(indent=1).encode())
-            costs = open_costs(config, home_folder(home))
-            ledger = open_ledger(config, folder, costs, fence)
-            opened.callback(ledger.close)
-            learn_from_earlier(ledger.study, config, home_folder(home))
-            run = _Run(config, folder, data, ledger, costs, uri, watcher or Quiet(), began, say)
-            return run.go(interrupt)
-    except BaseException:
-        if new and not has_begun(folder):  # a corrected file of the same name must not be refused
-            with suppress(LedgerError):  # what was wrong is to be said
-                forget_study(folder.path, config.name)
-            shutil.rmtree(folder.path, ignore_errors=True)
-        raise
+    with (
+        naming_any_full_disk(folder.path),
+        driver_lock(folder) as fence,
+        leaving_nothing_unbegun(folder),
+        ExitStack() as opened,
+    ):
+        Requests(folder).forget_search()
+        write_atomic(folder.config, config.to_yaml().encode())
+        if not folder.data.exists():
+            write_atomic(folder.data, data.record.model_dump_json(indent=1).encode())
+        costs = open_costs(config, home_folder(home))
+        ledger = open_ledger(config, folder, costs, fence)
+        opened.callback(ledger.close)
+        learn_from_earlier(ledger.study, config, home_folder(home))
+        seen = watcher or Quiet()
+        run = _Run(config, folder, data, ledger, fence, costs, uri, seen, began, say)
+        return run.told(interrupt)
 
 
 @dataclass
@@ -145,6 +134,7 @@ class _Run:
     folder: SearchFolder
     data: SearchData
     ledger: Ledger
+    fence: Fence
     costs: LayoutCosts | None
     uri: str
     watcher: Watcher
@@ -158,11 +148,22 @@ class _Run:
         tokens = self.costs.tokens if self.costs is not None and counts else None
         self._spending = Spending(self.config.budget, self.ledger.all(), tokens)
 
-    def go(self, interrupt: threading.Event | None) -> SearchResult:
+    def told(self, interrupt: threading.Event | None) -> SearchResult:
+        """Run what is left, and tell the user's command how that ended."""
+        command, folder = self.config.tracking.on_end, self.folder.path
+        try:
+            with naming_any_full_disk(folder):
+                result = self.go(interrupt or threading.Event())
+        except DiskFullError:
+            tell_end(command, folder, "interrupted")
+            raise
+        tell_end(command, folder, result.state)
+        return result
+
+    def go(self, interrupt: threading.Event) -> SearchResult:
         """Run what is left, then hand over."""
-        interrupt = interrupt or threading.Event()
         self.watcher.search_opened(self.ledger.all())
-        with EventLog(self.folder.events) as events:
+        with EventLog(self.folder.events, self.fence) as events:
             end = SearchEnd(
                 config=self.config,
                 folder=self.folder,
@@ -181,9 +182,7 @@ class _Run:
 
             with ray_session(self.folder.path) as ray_scratch:
                 result = self._execute(end, interrupt, ray_scratch)
-                result = self._confirmed(events, interrupt, result)
-            tell_end(self.config.tracking.on_end, self.folder.path, result.state)
-            return result
+                return self._confirmed(events, interrupt, result)
 
     def _confirmed(
         self, events: EventLog, interrupt: threading.Event, result: SearchResult
@@ -217,9 +216,9 @@ class _Run:
         config, engine = self.config, engine_options(self.config)
         task, folder = self.data.source.task, self.folder.path
         with open_fleet(config, engine, task, folder, self.say) as fleet:
+            self._meter.gpu_clock = lambda: (fleet.gpu_s, fleet.gpus)
             if not fleet.wait(lambda: self._gives_up(interrupt)):
                 return end.finish("interrupted")
-            self._meter.gpu_clock = lambda: (fleet.gpu_s, fleet.gpus)
             left = self._announce(end.events, fleet)
             shipper = ShipperKeeper(self.folder.path, self.uri)
             conductor = self._conductor(end.events, EngineInfo(fleet.plan.pool, fleet.base_model))
@@ -236,7 +235,8 @@ class _Run:
         return result
 
     def _gives_up(self, interrupt: threading.Event) -> bool:
-        """Whether a run that waits for its first engine is to end."""
+        """Whether a run that waits for its first engine is to end; the wait is paid for, too."""
+        self._note()
         asked = interrupt.is_set() or Requests(self.folder).search()
         return asked or self._meter.seconds_left() <= 0
 
@@ -266,8 +266,12 @@ class _Run:
             self.data.source,
             self.watcher,
             self._spending,
-            lambda: self._meter.note(self._spending.tokens, last=False),
+            self._note,
         )
+
+    def _note(self) -> None:
+        """Write down what was spent, once a second however often this is called."""
+        self._meter.note(self._spending.tokens, last=False)
 
     def _train(
         self,

@@ -10,7 +10,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -18,7 +18,13 @@ from filelock import FileLock, Timeout
 from orchestrator.errors import HomeError, SearchLockedError
 from orchestrator.folders import SearchFolder
 from orchestrator.study.lease import Lease, is_leased
-from orchestrator.study.place import claim_place, read_place, storage_url
+from orchestrator.study.place import (
+    STORAGE_VARIABLE,
+    claim_place,
+    in_own_file,
+    read_place,
+    storage_url,
+)
 from orchestrator.study.storage import Fence, no_fence
 
 _READER_HOLDS_S = 1.0  # `is_held` takes the lock for an instant; that is no driver
@@ -29,7 +35,7 @@ def driver_lock(folder: SearchFolder) -> Iterator[Fence]:
     """Hold a search.
 
     Yields:
-        What each write of the ledger is to ask first.
+        What each write of the ledger and each event is to ask first.
 
     Raises:
         SearchLockedError: if another driver holds it, with its host and process id.
@@ -43,13 +49,19 @@ def driver_lock(folder: SearchFolder) -> Iterator[Fence]:
             f"LATENTUNE_HOME: {folder.path} cannot be made ({error.strerror}): set it to a folder "
             "that you may write"
         ) from None
-    url = claim_place(folder.path)
-    if read_place(folder.path) is None:
-        with _file_lock(folder):
-            yield no_fence
-    else:
-        with Lease(url, folder.name) as lease:
-            yield lease.fence
+    url = storage_url(folder.path)
+    with ExitStack() as held:
+        if in_own_file(folder.path, url):
+            held.enter_context(_file_lock(folder))
+            fence: Fence = no_fence
+        else:
+            fence = held.enter_context(Lease(url, folder.name)).fence
+        if claim_place(folder.path) != url:
+            raise SearchLockedError(
+                f"search {folder.name!r} was just begun by another driver, with its ledger "
+                f"elsewhere: give both the same {STORAGE_VARIABLE}"
+            )
+        yield fence
 
 
 @contextmanager

@@ -32,7 +32,7 @@ A message says what is wrong, what was given, what was expected and what to do n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from search_spaces.errors import Problem, listed
 from trainable.errors import ArtifactError, LatentuneError
@@ -154,3 +154,13 @@ class TargetExistsError(LatentuneError, FileExistsError):
 
 class ManifestError(ArtifactError):
     """An artifact folder that is not, file by file, the one that was registered."""
+
+
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and all that it came from."""
+    seen: set[int] = set()
+    found: BaseException | None = error
+    while found is not None and id(found) not in seen:
+        seen.add(id(found))
+        yield found
+        found = found.__cause__ or found.__context__

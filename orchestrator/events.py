@@ -2,7 +2,8 @@
 
     driver ── append ──► events.jsonl ── follow ──► shipper ──► MLflow
 
-One JSON object per line, written by the driver alone and synced before `append` returns.
+One JSON object per line, written by the driver alone and synced before `append` returns. A
+driver that may have lost its search asks the fence before each.
 A line counts once its newline is there: whatever a crash left behind the last newline was
 never an event, readers ignore it, and the next writer cuts it off. The last key of a line is a
 checksum of the rest, by which a byte that was flipped on the disk shows; lines of earlier
@@ -17,7 +18,7 @@ import math
 import os
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -65,13 +66,15 @@ class EventLog:
 
     Args:
         path: the log; made, with its folder, where it is missing.
+        fence: asked before each event; raises where another driver took the search over.
 
     Raises:
         EventLogError: where the log is damaged before its last line.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, fence: Callable[[], None] = lambda: None) -> None:
         self._path = Path(path)
+        self._fence = fence
         self._redaction = Redaction.of_environment()  # all that MLflow is told comes through here
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -99,10 +102,13 @@ class EventLog:
         """Write one event; it is on disk when this returns.
 
         Raises:
+            SearchLockedError: where another driver took the search over; nothing was written.
+            LedgerError: where the lease may be over, and nobody can tell.
             DiskFullError: where there is no space; the log then ends as it did before.
             OSError: where the disk refuses otherwise; likewise.
             TypeError: for a payload that is not plain JSON data.
         """
+        self._fence()
         event = Event(
             seq=self._next_seq,
             time=time.time(),

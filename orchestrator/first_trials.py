@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from orchestrator.config import SearchConfig, load_search
 from orchestrator.errors import ConfigError
 from orchestrator.folders import SearchFolder
-from orchestrator.ledger import Role, read_study
+from orchestrator.ledger import Role, reading_study
 from search_spaces import PRESETS, enumerate_configs, params_of
 from search_spaces.errors import Problem, shown
 from trainable.trial import TrialConfig
@@ -52,9 +52,9 @@ def learn_from_earlier(study: optuna.Study, config: SearchConfig, home: Path) ->
     for name in config.sampler.warm_start:
         folder = SearchFolder.existing(home, name)
         _check_same(config, load_search(folder.config), name)
-        for trial in read_study(folder.path, name).get_trials(
-            deepcopy=False, states=(TrialState.COMPLETE,)
-        ):
+        with reading_study(folder.path, name) as earlier:
+            complete = earlier.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        for trial in complete:
             key = (name, trial.number)
             if trial.user_attrs.get("role") != Role.SEARCH or key in known:
                 continue

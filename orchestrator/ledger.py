@@ -24,7 +24,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.failures import FailureKind
-from orchestrator.ledger_reading import read_ledger, read_study
+from orchestrator.ledger_reading import read_ledger, read_study, reading_study
 from orchestrator.ledger_trials import (
     LedgerTrial,
     Role,
@@ -58,6 +58,7 @@ __all__ = [
     "read_ledger",
     "read_study",
     "read_trials",
+    "reading_study",
     "storage_url",
 ]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
@@ -15,11 +17,19 @@ from orchestrator.study.version import check_version
 
 def read_ledger(search_dir: Path, name: str) -> list[LedgerTrial]:
     """The trials of a search that another process may be running. Raises as `read_study`."""
-    return list(read_trials(read_study(search_dir, name)))
+    with reading_study(search_dir, name) as study:
+        return list(read_trials(study))
 
 
 def read_study(search_dir: Path, name: str) -> optuna.Study:
-    """The study of a search that another process may be running, for reading.
+    """A study to read from once. Raises as `reading_study`."""
+    with reading_study(search_dir, name) as study:
+        return study
+
+
+@contextmanager
+def reading_study(search_dir: Path, name: str) -> Iterator[optuna.Study]:
+    """The study of a search that another process may be running, for reading inside.
 
     Raises:
         SearchNotFoundError: if its study does not exist yet.
@@ -28,12 +38,17 @@ def read_study(search_dir: Path, name: str) -> optuna.Study:
     try:
         storage = LedgerStorage(storage_url(search_dir), reading=True)
         with storage.said():
-            study = optuna.load_study(study_name=name, storage=storage)
-            check_version(study)
+            yield _load(storage, name)
+    except LedgerError as error:
+        raise LedgerError(f"the study of search {name!r} cannot be read: {error}") from None
+
+
+def _load(storage: LedgerStorage, name: str) -> optuna.Study:
+    try:
+        study = optuna.load_study(study_name=name, storage=storage)
     except KeyError:
         raise SearchNotFoundError(
             f"search {name!r} is only just being created: try again in a moment"
         ) from None
-    except LedgerError as error:
-        raise LedgerError(f"the study of search {name!r} cannot be read: {error}") from None
+    check_version(study)
     return study

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,14 @@ import optuna
 
 from orchestrator.config import SearchConfig, config_differences, load_search
 from orchestrator.costs import LayoutCosts
-from orchestrator.errors import SearchExistsError
+from orchestrator.errors import LedgerError, SearchExistsError
 from orchestrator.events import EventLog, read_events
 from orchestrator.first_trials import start_points
 from orchestrator.folders import SearchFolder
 from orchestrator.ledger import Ledger, no_limits, storage_url
 from orchestrator.sampling import sampler_of
 from orchestrator.stopping import pruner_of
+from orchestrator.study.owner import forget_study
 from orchestrator.study.place import read_place
 from orchestrator.study.storage import Fence, no_fence
 from orchestrator.study.wal_tail import read_wal_tail
@@ -41,12 +44,14 @@ def open_ledger(
         fence: as `driver_lock` gave it.
 
     Raises:
-        LedgerError: for a study that cannot be opened or is another search's.
+        LedgerError: for a study that cannot be opened, is another search's, or was lost.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     tell_torn_tail(folder.study)
     place = read_place(folder.path)
-    return Ledger(
+    if place is None and not folder.study.exists() and has_begun(folder):
+        raise _lost_ledger(folder, str(folder.study))  # before a new file is in its way
+    ledger = Ledger(
         storage=storage_url(folder.path),
         name=config.name,
         space=config.space.build(),
@@ -63,6 +68,17 @@ def open_ledger(
         costs=no_limits if costs is None else costs.against_limits,
         fence=fence,
         owner=None if place is None else place.id,
+    )
+    if place is not None and not ledger.all() and has_begun(folder):
+        ledger.close()
+        raise _lost_ledger(folder, place.url)
+    return ledger
+
+
+def _lost_ledger(folder: SearchFolder, where: str) -> LedgerError:
+    return LedgerError(
+        f"search {folder.name!r} has begun, its event log tells of trials, but its ledger in "
+        f"{where} is gone: restore it from a copy, or remove {folder.path} to begin again"
     )
 
 
@@ -122,6 +138,24 @@ def has_begun(folder: SearchFolder) -> bool:
     return folder.events.exists() and any(
         event.type == "trial_started" for event in read_events(folder.events)
     )
+
+
+@contextmanager
+def leaving_nothing_unbegun(folder: SearchFolder) -> Iterator[None]:
+    """Remove a new search that an error ends before its first trial.
+
+    A corrected file of the same name must not be refused. Under the search's lock alone: what
+    another driver makes meanwhile is its own.
+    """
+    new = not any(path.exists() for path in (folder.config, folder.study, folder.events))
+    try:
+        yield
+    except BaseException:
+        if new and not has_begun(folder):
+            with suppress(LedgerError):  # what was wrong is to be said
+                forget_study(folder.path, folder.name)
+            shutil.rmtree(folder.path, ignore_errors=True)
+        raise
 
 
 def is_over(events: EventLog) -> bool:

@@ -12,12 +12,14 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.error import TuneError
 
 from orchestrator.engines.cluster import own_node_resource
-from orchestrator.errors import ClusterError
+from orchestrator.errors import ClusterError, chain
 from orchestrator.safety.ray_token import secure_local_ray
 from orchestrator.thin_trial import ThinTrial
 from orchestrator.tune_adapters import LedgerScheduler, LedgerSearcher, LostTrials
+from trainable.errors import LatentuneError
 
 _OBJECT_STORE_BYTES = 256 * 2**20  # reports are kilobytes
 _LOST_PROCESS_RETRIES = 3
@@ -74,11 +76,15 @@ def run_trials(
     """Let Tune run thin trials, `concurrent` at a time, until the searcher has no more.
 
     They run on this machine alone: their states are saved in the search's folder.
+
+    Raises:
+        LatentuneError: what the adapters raise, such as that the ledger cannot be written or that
+            another driver took the search over; Tune makes an error of its own of it.
     """
     # Tune misses the result files that it was told not to write.
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     logging.getLogger("ray.tune.tune").addFilter(_is_news)
-    tune.Tuner(
+    tuner = tune.Tuner(
         tune.with_resources(trainable, own_node_resource() or {"cpu": 0.01}),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
@@ -94,7 +100,15 @@ def run_trials(
             callbacks=[lost],
             failure_config=tune.FailureConfig(max_failures=_LOST_PROCESS_RETRIES),
         ),
-    ).fit()
+    )
+    try:
+        tuner.fit()
+        return
+    except TuneError as error:
+        own = next((one for one in chain(error) if isinstance(one, LatentuneError)), None)
+        if own is None:
+            raise
+    raise own  # out here, where it keeps what it came from
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -51,6 +51,7 @@ CHAMPION = "champion"
 CANDIDATE = "candidate"
 MANIFEST_TAG = "manifest_sha256"
 LINES_TAG = "manifest"  # its lines, by which a file that differs can be named
+UID_TAG = "trial_uid"  # of the trial that handed them over
 _DIGEST = re.compile("[0-9a-f]{64}")
 _PROBE_S = 10.0
 
@@ -110,9 +111,14 @@ def open_store(home: Path, name: str, flag: str | None) -> Iterator[tuple[Mlflow
 
 @dataclass(frozen=True)
 class Stored:
-    """An artifact folder in the store, and the trial's run if it was asked for by trial."""
+    """An artifact folder in the store, and the trial's run if it was asked for by trial.
+
+    Args:
+        uid: of the trial that handed it over, as the store has it.
+    """
 
     files: StoredFiles
+    uid: str | None
     run: Run | None = None
 
 
@@ -128,7 +134,7 @@ def locate(client: MlflowClient, choice: Choice, home: Path) -> Stored:
         found = _locate_trial(client, choice, choice.trial)
     else:
         found = _locate_version(client, choice)
-    check_told(SearchFolder.of(home, choice.name), found.files.manifest, choice.trial, str(choice))
+    check_told(SearchFolder.of(home, choice.name), found.files.manifest, found.uid, str(choice))
     return found
 
 
@@ -142,7 +148,8 @@ def _locate_version(client: MlflowClient, choice: Choice) -> Stored:
             "registers a trial's"
         )
     source = client.get_model_version_download_uri(choice.name, found.version)
-    return Stored(StoredFiles(source, manifest, found.tags.get(LINES_TAG, "")))
+    files = StoredFiles(source, manifest, found.tags.get(LINES_TAG, ""))
+    return Stored(files, found.tags.get(UID_TAG))
 
 
 def _locate_trial(client: MlflowClient, choice: Choice, number: int) -> Stored:
@@ -155,7 +162,8 @@ def _locate_trial(client: MlflowClient, choice: Choice, number: int) -> Stored:
             "when it ends"
         )
     source = f"{run.info.artifact_uri}/latents/{manifest[:12]}"
-    return Stored(StoredFiles(source, manifest, run.data.tags.get(LINES_TAG, "")), run)
+    files = StoredFiles(source, manifest, run.data.tags.get(LINES_TAG, ""))
+    return Stored(files, f"{choice.name}-{number}", run)
 
 
 def _store_uri(home: Path, name: str, flag: str | None) -> str:

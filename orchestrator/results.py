@@ -14,7 +14,7 @@ from orchestrator.confirmation_record import ConfirmationRecord, read_confirmati
 from orchestrator.engines.roster import EngineRecord, Roster, read_roster
 from orchestrator.engines.waiting import WaitingRecord
 from orchestrator.folders import SearchFolder
-from orchestrator.ledger import LedgerTrial, Role, TrialStatus, read_study, read_trials
+from orchestrator.ledger import LedgerTrial, Role, TrialStatus, read_trials, reading_study
 from orchestrator.record import SCHEMA_VERSION as SCHEMA_VERSION
 from orchestrator.record import Record as Record
 from orchestrator.tracking import without_credentials
@@ -288,9 +288,10 @@ def read_data_record(folder: SearchFolder) -> DataRecord | None:
 def read_result(folder: SearchFolder, tracking_uri: str) -> SearchResult:
     """How a search stands now, whether its driver runs or not."""
     config = load_search(folder.config)
-    study = read_study(folder.path, config.name)
-    trials = list(read_trials(study))
-    state, spent = saved_state(folder, trials), spent_record(config, trials, study)
+    with reading_study(folder.path, config.name) as study:
+        trials = list(read_trials(study))
+        spent = spent_record(config, trials, study)
+    state = saved_state(folder, trials)
     result = build_result(
         config, folder, trials, state=state, tracking_uri=tracking_uri, spent=spent
     )

@@ -21,31 +21,26 @@ def told_manifests(events: Iterable[Event]) -> dict[str, list[str]]:
     return told
 
 
-def check_told(folder: SearchFolder, manifest: str, trial: int | None, what: str) -> None:
-    """Refuse a digest that the search's event log does not know, where that log is here.
+def check_told(folder: SearchFolder, manifest: str, uid: str | None, what: str) -> None:
+    """Refuse a digest that the search's event log does not tell of, where that log is here.
 
     Args:
         folder: the search's, which may be on another machine.
         manifest: the digest that the store has for what is pulled.
-        trial: whose it should be; None for any of the search's.
+        uid: of the trial that the store says handed it over; None where it does not say.
         what: is pulled.
 
     Raises:
-        ManifestError: where the log does not know it.
+        ManifestError: where the log does not tell that this trial did.
     """
     if not folder.events.exists():
         return
     told = told_manifests(read_events(folder.events))
-    known = [one for uid in told for one in told[uid] if trial in (None, _number(folder, uid))]
-    if manifest not in known:
+    if uid is None or manifest not in told.get(uid, ()):
+        whose = "no trial is named" if uid is None else f"as trial {uid}'s"
         raise ManifestError(
-            f"{what} has manifest {manifest} in the tracking store, but the event log of "
+            f"{what} has manifest {manifest} in the tracking store ({whose}), but the event log of "
             f"{folder.path} tells of no such folder: its tag was changed, or it is from an earlier "
             "search of that name; to trust the store alone, pull with LATENTUNE_HOME set to "
             "another folder"
         )
-
-
-def _number(folder: SearchFolder, uid: str) -> int:
-    tail = uid.removeprefix(f"{folder.name}-")
-    return int(tail) if tail.isdecimal() else -1

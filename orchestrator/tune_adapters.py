@@ -1,4 +1,4 @@
-"""Ray Tune's questions, and its news of lost processes, passed on to the conductor.
+"""Ray Tune's questions, its rounds, and its news of lost processes, passed on to the conductor.
 
 Tune's own searcher over an RDB study keeps a second ledger, which drifts from the first
 when a driver dies. These adapters keep nothing: a trial's assignment is in its config. Tune
@@ -91,6 +91,10 @@ class LostTrials(Callback):
         attempt = self._conductor.on_lost(trial.config["number"])
         if attempt is not None:
             trial.config["attempt"] = attempt
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Tune's loop has gone round, in the thread that alone writes the ledger."""
+        self._conductor.on_round()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial
 from orchestrator.config import load_search
 from orchestrator.events import Event, read_events
 from orchestrator.folders import SearchFolder
-from orchestrator.ledger import read_study, read_trials
+from orchestrator.ledger import read_trials, reading_study
 from orchestrator.report.confirmed import Confirmed, shown
 from orchestrator.results import SearchResult, SearchState, build_result, saved_state
 
@@ -83,8 +83,9 @@ def read_material(
         SearchNotFoundError, LedgerError, EventLogError: for one that cannot be read.
     """
     config = load_search(folder.config)
-    study = read_study(folder.path, config.name)
-    trials = list(read_trials(study))
+    with reading_study(folder.path, config.name) as study:
+        trials = list(read_trials(study))
+        frozen = [t for t in study.get_trials(deepcopy=False) if "config" in t.user_attrs]
     result = build_result(
         config,
         folder,
@@ -97,7 +98,7 @@ def read_material(
         stopping_metric=config.stopping.metric or config.objective,
         rungs=config.rungs(),
         stories=read_stories(read_events(folder.events)),
-        frozen=[t for t in study.get_trials(deepcopy=False) if "config" in t.user_attrs],
+        frozen=frozen,
         confirmed=shown(result.confirmation),
     )
 

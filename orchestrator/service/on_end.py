@@ -10,6 +10,7 @@ import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def tell_end(command: Sequence[str], folder: Path, state: str) -> bool:
         "LATENTUNE_RESULT": str(folder.absolute() / "result.json"),
     }
     try:
-        with (folder / LOG_NAME).open("ab") as log:
+        with _log(folder) as log:
             done = subprocess.run(  # noqa: S603 - what the user wrote, word by word
                 list(command), cwd=folder, env={**os.environ, **told}, stdin=subprocess.DEVNULL,
                 stdout=log, stderr=log, timeout=TIMEOUT_S, check=False,
@@ -50,3 +51,11 @@ def tell_end(command: Sequence[str], folder: Path, state: str) -> bool:
             "tracking.on_end: %s ended with %d: see %s", command[0], done.returncode, log_path
         )
     return done.returncode == 0
+
+
+def _log(folder: Path) -> IO[bytes]:
+    """Where the command prints to; nowhere, where the disk is full."""
+    try:
+        return (folder / LOG_NAME).open("ab")
+    except OSError:
+        return Path(os.devnull).open("ab")

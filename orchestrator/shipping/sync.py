@@ -93,7 +93,7 @@ def _deliver(folder: SearchFolder, uri: str, timeout_s: float) -> str:
 
 def _tell_end(folder: SearchFolder) -> bool:
     """Tell the end that a killed driver did not tell, so that no run stays RUNNING."""
-    with driver_lock(folder), EventLog(folder.events) as events:
+    with driver_lock(folder) as fence, EventLog(folder.events, fence) as events:
         words = [event.type for event in events.read() if event.type in _WORDS]
         if not words or words[-1] not in ("search_started", "confirm_started"):
             return False

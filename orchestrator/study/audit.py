@@ -21,7 +21,7 @@ from orchestrator.config import SearchConfig, load_search
 from orchestrator.events import Event, read_events
 from orchestrator.folders import SearchFolder
 from orchestrator.ledger import recorded_reports
-from orchestrator.ledger_reading import read_study
+from orchestrator.ledger_reading import reading_study
 from orchestrator.ledger_trials import LedgerTrial, Role, TrialStatus, read_trials, status_of
 from orchestrator.opening import baseline_configs
 from orchestrator.sampling import sampler_of
@@ -37,9 +37,10 @@ def audit_search(folder: SearchFolder) -> list[str]:
         LedgerError, EventLogError: for records that cannot be read at all.
     """
     config = load_search(folder.config)
-    study = read_study(folder.path, config.name)
-    frozen = study.get_trials(deepcopy=False)
-    trials, events = list(read_trials(study)), list(read_events(folder.events))
+    with reading_study(folder.path, config.name) as study:
+        frozen = study.get_trials(deepcopy=False)
+        trials = list(read_trials(study))
+    events = list(read_events(folder.events))
     return [
         *_wrong_draws(config, frozen),
         *_wrong_decisions(config, frozen),

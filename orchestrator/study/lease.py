@@ -2,12 +2,13 @@
 
     acquire   no row, or one that is over ──► token + 1, until = the database's now + LEASE_S
     renew     a thread moves `until`, as long as the token is its own
-    fence     every write of the ledger first locks the row FOR SHARE and looks at the token
+    fence     every write of the ledger first locks the row FOR SHARE and looks at the token;
+              every event of the log is preceded by the same look
 
 A driver that hung or was cut off, and whose lease another took over, therefore writes nothing
-any more: its next transaction finds a higher token and ends it. All times are the database's,
-so that clocks of machines may differ and jump. A lease whose process is dead on this same
-machine is over at once.
+any more: its next transaction, or event, finds a higher token and ends it. All times are the
+database's, so that clocks of machines may differ and jump. A lease whose process is dead on this
+same machine is over at once.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +48,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from orchestrator.errors import LedgerError, SearchLockedError
 from orchestrator.study.place import shown_url
+from orchestrator.study.storage import said
 
 logger = logging.getLogger(__name__)
 
@@ -85,16 +88,44 @@ class Lease:
     """
 
     def __init__(self, url: str, search: str, lease_s: float = LEASE_S) -> None:
-        self._engine = create_engine(url, poolclass=NullPool)
+        self._shown = shown_url(url)
+        with said(self._shown):
+            self._engine = create_engine(url, pool_pre_ping=True)
         self._search = search
         self._lease_s = lease_s
         self._over = threading.Event()
-        self.token = self._acquire(shown_url(url))
+        self._renewed = time.monotonic()
+        self.token = self._acquire()
         self._renewing = threading.Thread(target=self._renew_all, name="lease", daemon=True)
         self._renewing.start()
 
-    def fence(self, connection: Connection) -> None:
-        """Refuse a transaction of a driver whose search another has taken over."""
+    def fence(self, connection: Connection | None = None) -> None:
+        """Refuse a write of a driver whose search another has taken over.
+
+        Args:
+            connection: of the transaction that is to write; None for what is written elsewhere.
+
+        Raises:
+            SearchLockedError: with who has it now.
+            LedgerError: where nobody can tell, and the lease may be over.
+        """
+        if connection is None:
+            self._ask_apart()
+        else:
+            self._check(connection)
+
+    def _ask_apart(self) -> None:
+        """The fence in a transaction of its own; a database that is away may be, for a lease."""
+        try:
+            with self._engine.begin() as connection:
+                self._check(connection)
+        except SQLAlchemyError:
+            if time.monotonic() - self._renewed < self._lease_s:
+                return  # nobody else can have it yet
+            with said(self._shown):
+                raise
+
+    def _check(self, connection: Connection) -> None:
         row = _row(connection, self._search, share=True)
         if row is None or row.token != self.token:
             taken = "" if row is None else f" by process {row.pid} on {row.host}"
@@ -113,6 +144,7 @@ class Lease:
                 connection.execute(update(_TABLE).where(mine).values(until=0.0))
         except SQLAlchemyError as error:
             logger.warning("the lease could not be given back, it ends by itself: %s", error)
+        self._engine.dispose()
 
     def __enter__(self) -> Self:
         return self
@@ -125,7 +157,15 @@ class Lease:
     ) -> None:
         self.release()
 
-    def _acquire(self, shown: str) -> int:
+    def _acquire(self) -> int:
+        try:
+            with said(self._shown):
+                return self._taken()
+        except BaseException:
+            self._engine.dispose()
+            raise
+
+    def _taken(self) -> int:
         try:
             _TABLE.create(self._engine, checkfirst=True)
             with self._engine.begin() as connection:
@@ -133,11 +173,6 @@ class Lease:
         except IntegrityError:  # another made the row, or the table, in the same instant
             raise SearchLockedError(
                 f"search {self._search!r} is just being started by another driver: wait for it"
-            ) from None
-        except SQLAlchemyError as error:
-            raise LedgerError(
-                f"the ledger in {shown} cannot be used: {str(error).splitlines()[0]}: make sure "
-                "that it can be reached and written"
             ) from None
 
     def _take(self, connection: Connection) -> int:
@@ -174,9 +209,11 @@ class Lease:
     def renew(self) -> bool:
         """Move the end of the lease; False where it is another's by now."""
         mine = (_TABLE.c.search == self._search) & (_TABLE.c.token == self.token)
-        until = _clock(self._engine) + self._lease_s
+        until, asked = _clock(self._engine) + self._lease_s, time.monotonic()
         with self._engine.begin() as connection:
-            return connection.execute(update(_TABLE).where(mine).values(until=until)).rowcount == 1
+            own = connection.execute(update(_TABLE).where(mine).values(until=until)).rowcount == 1
+        self._renewed = asked if own else self._renewed
+        return own
 
 
 def is_leased(url: str, search: str) -> bool:
@@ -204,18 +241,14 @@ def machine() -> str:
 
 @contextmanager
 def _reading(url: str) -> Iterator[Connection]:
-    engine = create_engine(url, poolclass=NullPool)
-    try:
-        _TABLE.create(engine, checkfirst=True)
-        with engine.connect() as connection:
-            yield connection
-    except SQLAlchemyError as error:
-        raise LedgerError(
-            f"the ledger in {shown_url(url)} cannot be used: {str(error).splitlines()[0]}: make "
-            "sure that it can be reached"
-        ) from None
-    finally:
-        engine.dispose()
+    with said(shown_url(url)):
+        engine = create_engine(url, poolclass=NullPool)
+        try:
+            _TABLE.create(engine, checkfirst=True)
+            with engine.connect() as connection:
+                yield connection
+        finally:
+            engine.dispose()
 
 
 def _row(connection: Connection, search: str, share: bool = False) -> Row[Any] | None:

@@ -60,9 +60,12 @@ def storage_url(search_dir: Path) -> str:
 
 
 def claim_place(search_dir: Path) -> str:
-    """As `storage_url`; a search that is new notes where its ledger will be."""
+    """As `storage_url`; a search that is new notes where its ledger will be.
+
+    Its driver alone calls this, once it holds the search: what failed before leaves no note.
+    """
     url = storage_url(search_dir)
-    if url != _own_file(search_dir) and read_place(search_dir) is None:
+    if not in_own_file(search_dir, url) and read_place(search_dir) is None:
         _write_place(search_dir, Place(url=written_url(url), id=uuid.uuid4().hex))
     return url
 
@@ -72,6 +75,11 @@ def move_place(search_dir: Path, url: str) -> None:
     place = read_place(search_dir)
     if place is not None:
         _write_place(search_dir, replace(place, url=written_url(url)))
+
+
+def in_own_file(search_dir: Path, url: str) -> bool:
+    """Whether a ledger's URL is that of the file in the search's folder."""
+    return url == _own_file(search_dir) and read_place(search_dir) is None
 
 
 def read_place(search_dir: Path) -> Place | None:
@@ -127,12 +135,25 @@ def _wanted() -> URL | None:
     if not text:
         return None
     try:
-        return make_url(text)
+        url = make_url(text)
+        url.get_dialect()
     except ArgumentError:  # its message would repeat the password
         raise LedgerError(
-            f"{STORAGE_VARIABLE} is no SQLAlchemy URL: expected for example "
-            "postgresql+psycopg://user@host/database"
+            f"{STORAGE_VARIABLE} is no SQLAlchemy URL of a database that is known here: expected "
+            "for example postgresql+psycopg://user@host/database"
         ) from None
+    return _absolute(url) if url.get_backend_name() == "sqlite" else url
+
+
+def _absolute(url: URL) -> URL:
+    """A SQLite file's URL, the same from whatever folder the search is gone on with."""
+    if not url.database or url.database == ":memory:":
+        raise LedgerError(
+            f"{STORAGE_VARIABLE} names no file, and a ledger in memory is lost with its driver: "
+            "expected for example sqlite:////srv/latentune/ledgers.db"
+        )
+    is_uri = url.database.startswith("file:")
+    return url if is_uri else url.set(database=str(Path(url.database).absolute()))
 
 
 def _server(url: URL) -> tuple[object, ...]:

@@ -1,6 +1,6 @@
 """Optuna's storage, with whole transitions as transactions and the database's own safety on.
 
-    with storage.transaction():      BEGIN, and the fence: is the search still ours?
+    with storage.transaction():      BEGIN IMMEDIATE, and the fence: is the search still ours?
         set_trial_user_attr(...)     Optuna commits each write by itself, which in here writes
         set_trial_state_values(...)  and ends nothing
                                      COMMIT: all of it, or, whatever happens, none of it
@@ -12,9 +12,9 @@ at each commit; a commit that a crash cut short is rolled back when the file is 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, TypeAlias
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
@@ -27,15 +27,26 @@ from sqlalchemy.pool import NullPool
 
 from orchestrator.errors import LedgerError
 from orchestrator.study.place import shown_url
+from trainable.errors import LatentuneError
 
-# Called in each transaction before anything is written; raises where another driver took over.
-Fence: TypeAlias = Callable[[Connection], None]
 _BUSY_S = 30.0
 _UPSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
-def no_fence(_: Connection) -> None:
-    """A file lock guards the ledger."""
+class Fence(Protocol):
+    """Asked before anything of a search is written; raises where another driver took over."""
+
+    def __call__(self, connection: Connection | None = None) -> None:
+        """Ask in a transaction of the ledger's database; without one, in a transaction of its own.
+
+        Raises:
+            SearchLockedError: if the search is another driver's by now.
+        """
+        ...
+
+
+def no_fence(connection: Connection | None = None) -> None:
+    """A file lock guards the search."""
 
 
 class LedgerStorage(RDBStorage):
@@ -105,29 +116,41 @@ class LedgerStorage(RDBStorage):
                 )
             session.commit()
 
-    @contextmanager
-    def said(self) -> Iterator[None]:
+    def said(self) -> AbstractContextManager[None]:
         """The database's errors in our words."""
-        try:
-            yield
-        except (SQLAlchemyError, StorageInternalError) as error:
-            cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-            raise LedgerError(
-                f"the ledger in {self._shown} cannot be used: {first_line(cause)}: make sure that "
-                "it can be reached and written, then run the search again, it goes on"
-            ) from None
-        except ImportError as error:
-            raise LedgerError(
-                f"the ledger in {self._shown} needs a driver that is not installed: "
-                f"{first_line(error.__cause__ or error)}: pip install 'latentune[postgres]'"
-            ) from None
-        except RuntimeError as error:
-            if "schema" not in str(error):
-                raise
-            raise LedgerError(
-                f"the ledger in {self._shown} was written by another Optuna: {first_line(error)}: "
-                "install that version, or copy the database and run `optuna storage upgrade`"
-            ) from None
+        return said(self._shown)
+
+
+@contextmanager
+def said(shown: str) -> Iterator[None]:
+    """A database's errors in our words.
+
+    Args:
+        shown: its URL, without the password.
+
+    Raises:
+        LedgerError: in place of what SQLAlchemy and Optuna raise.
+    """
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+        raise LedgerError(
+            f"the ledger in {shown} cannot be used: {first_line(cause)}: make sure that "
+            "it can be reached and written, then run the search again, it goes on"
+        ) from None
+    except ImportError as error:
+        raise LedgerError(
+            f"the ledger in {shown} needs a driver that is not installed: "
+            f"{first_line(error.__cause__ or error)}: pip install 'latentune[postgres]'"
+        ) from None
+    except RuntimeError as error:
+        if isinstance(error, LatentuneError) or "schema" not in str(error):
+            raise
+        raise LedgerError(
+            f"the ledger in {shown} was written by another Optuna: {first_line(error)}: "
+            "install that version, or copy the database and run `optuna storage upgrade`"
+        ) from None
 
 
 def _joining(connection: Connection) -> scoped_session[Session]:
@@ -143,7 +166,11 @@ def first_line(error: BaseException | None) -> str:
 
 
 def make_safe(engine: Engine) -> None:
-    """WAL, a sync at each commit, and transactions that hold reads as well."""
+    """WAL, a sync at each commit, and transactions that hold reads as well.
+
+    They take the right to write at once. One that began by reading, as the fence does, could not
+    write any more where the lease was renewed, or another search of the file wrote, meanwhile.
+    """
 
     @event.listens_for(engine, "connect")
     def _on_connect(connection: Any, _: object) -> None:
@@ -153,7 +180,7 @@ def make_safe(engine: Engine) -> None:
 
     @event.listens_for(engine, "begin")
     def _on_begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN")
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     engine.dispose()  # what was opened before has none of it
 

@@ -58,7 +58,8 @@ class StudyStore:
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """All trials, or those in these states; reads all of them."""
-        return self.study.get_trials(deepcopy=False, states=states or None)
+        with self._storage.said():
+            return self.study.get_trials(deepcopy=False, states=states or None)
 
     def trial(self, number: int) -> FrozenTrial:
         """One trial as it was last written."""
@@ -154,7 +155,8 @@ class StudyStore:
     def _read(self, number: int) -> FrozenTrial:
         if number not in self._ids:
             raise SearchNotFoundError(f"search {self.study.study_name!r} has no trial {number}")
-        return self._cached.get_trial(self._ids[number])
+        with self._storage.said():
+            return self._cached.get_trial(self._ids[number])
 
     def _asked(self, trial_id: int, number: int | None = None) -> int:
         number = self._cached.get_trial(trial_id).number if number is None else number

@@ -69,6 +69,25 @@ def test_a19_a_forged_tag_on_a_trial_s_run_is_seen(shipped: TrackedSearch, tmp_p
     assert download(f"{NAME}@trial-0", to=tmp_path / "to", home=shipped.home).exists()
 
 
+def test_a19_a_version_with_the_files_of_another_trial_is_seen(
+    shipped: TrackedSearch, tmp_path: Path
+) -> None:
+    """The digest is one that the search told of, but not of the trial that the version names."""
+    client = Stored(shipped.uri).client
+    cut = client.get_run(Stored(shipped.uri).runs[f"{NAME}-1"].info.run_id)
+    digest = cut.data.tags[MANIFEST_TAG]
+    source = f"{cut.info.artifact_uri}/latents/{digest[:12]}"
+    for tags in ({"trial_uid": f"{NAME}-3"}, {}):
+        made = client.create_model_version(NAME, source, tags={MANIFEST_TAG: digest} | tags)
+        client.set_registered_model_alias(NAME, "champion", made.version)
+        try:
+            with pytest.raises(ManifestError, match="tells of no such folder"):
+                download(NAME, to=tmp_path / "to", home=shipped.home)
+        finally:
+            client.delete_registered_model_alias(NAME, "champion")
+            client.delete_model_version(NAME, made.version)
+
+
 def test_a19_where_nothing_is_known_the_tag_has_to_do(tmp_path: Path) -> None:
     check_told(SearchFolder.of(tmp_path, NAME), "0" * 64, None, NAME)  # run on another machine
 

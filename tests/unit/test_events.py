@@ -1,3 +1,4 @@
+import ast
 import errno
 import json
 import logging
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import EventLogError
+from orchestrator.errors import EventLogError, SearchLockedError
 from orchestrator.events import Event, EventLog, EventTail, read_events
 from trainable.errors import DiskFullError
 
@@ -42,6 +43,34 @@ def test_seq_goes_on_after_reopening(path: Path) -> None:
         assert log.append("search_ended", {}).seq == 3
         assert [event.seq for event in log.read()] == [0, 1, 2, 3]
         assert [event.seq for event in log.read(from_seq=2)] == [2, 3]
+
+
+def test_a_fence_that_refuses_lets_nothing_in(path: Path) -> None:
+    lost: list[bool] = []
+
+    def fence() -> None:
+        if lost:
+            raise SearchLockedError("taken over")
+
+    with EventLog(path, fence) as log:
+        log.append("search_started", {})
+        lost.append(True)
+        with pytest.raises(SearchLockedError):
+            log.append("search_ended", {})
+        lost.clear()
+        assert log.append("search_ended", {}).seq == 1
+    assert [event.seq for event in read_events(path)] == [0, 1]
+
+
+def test_every_writer_gives_the_log_the_fence_of_its_lock() -> None:
+    """A search, a confirmation, a sync: one that was taken over may not go on with any."""
+    found = []
+    for source in (Path(__file__).parents[2] / "orchestrator").rglob("*.py"):
+        for node in ast.walk(ast.parse(source.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "EventLog":
+                found.append([ast.unparse(argument) for argument in node.args])
+    assert len(found) == 3
+    assert all("fence" in fence for _, fence in found)
 
 
 def test_numbers_that_json_cannot_hold_become_null(path: Path) -> None:

@@ -6,13 +6,15 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import Connection, create_engine, text
 
 from orchestrator.errors import LedgerError, SearchLockedError
+from orchestrator.events import EventLog, read_events
 from orchestrator.study.lease import Lease, forget_lease, is_leased, machine
 from tests.unit.ledgers import OBJECTIVE, RUNGS, open_ledger
 
@@ -119,6 +121,57 @@ def test_a_driver_whose_search_was_taken_over_writes_nothing(url: str, tmp_path:
             assert [trial.number for trial in ledger.all()] == [0]
 
 
+def test_a_driver_whose_search_was_taken_over_tells_no_event(url: str, tmp_path: Path) -> None:
+    """It hung, and wakes up: two writers would leave a log that nobody can read."""
+    path = tmp_path / "events.jsonl"
+    with Lease(url, "tiny") as lost, EventLog(path, lost.fence) as late:
+        late.append("confirm_started", {"state": "running"})
+        change(url, "UPDATE latentune_leases SET until = 0")
+        with Lease(url, "tiny") as held, EventLog(path, held.fence) as log:
+            log.append("confirm_started", {"state": "running"})
+            with pytest.raises(SearchLockedError, match=f"by process {os.getpid()} on"):
+                late.append("trial_report", {"step": 2}, "tiny-confirm-a-1000", 1)
+            log.append("confirm_ended", {"state": "confirmed"})
+    assert [event.seq for event in read_events(path)] == [0, 1, 2]
+
+
+def test_a_database_that_is_away_is_waited_for_as_long_as_the_lease(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else can have taken the search before it was over."""
+    with Lease(url, "tiny") as lease:
+        change(url, "ALTER TABLE latentune_leases RENAME TO away")
+        lease.fence()
+        monkeypatch.setattr(lease, "_renewed", lease._renewed - 31)
+        with pytest.raises(LedgerError, match="cannot be used"):
+            lease.fence()
+        change(url, "ALTER TABLE away RENAME TO latentune_leases")
+        lease.fence()
+
+
+def test_a_renewal_beside_a_transition_costs_neither(url: str, tmp_path: Path) -> None:
+    """In one SQLite file: what began by reading could not write once another had written."""
+    (tmp_path / "study.db").symlink_to(tmp_path / "shared.db")
+    renewed: list[bool] = []
+    with Lease(url, "tiny") as lease:
+
+        def fence(connection: Connection | None = None) -> None:
+            lease.fence(connection)
+            thread = threading.Thread(target=lambda: renewed.append(lease.renew()))
+            thread.start()
+            thread.join(0.5)
+            threads.append(thread)
+
+        threads: list[threading.Thread] = []
+        ledger = open_ledger(tmp_path, fence=fence)
+        ledger.ask()
+        assert ledger.report(0, RUNGS[0], {OBJECTIVE: 0.5}) == "running"
+        for thread in threads:
+            thread.join()
+        assert renewed == [True] * len(threads)
+        ledger.close()
+
+
 def test_a_removed_search_leaves_no_lease(url: str) -> None:
     with Lease(url, "tiny"):
         forget_lease(url, "tiny")
@@ -129,6 +182,14 @@ def test_a_database_that_is_not_there_is_said_without_its_password(tmp_path: Pat
     url = f"sqlite:////{tmp_path}/no/such/folder.db"
     with pytest.raises(LedgerError, match="cannot be used"):
         Lease(url, "tiny")
+
+
+def test_a_driver_of_a_database_that_is_not_installed_is_said() -> None:
+    url = "mysql+oursql://me:s3cret@db/x"
+    for use in (lambda: Lease(url, "tiny"), lambda: is_leased(url, "tiny")):
+        with pytest.raises(LedgerError) as caught:
+            use()
+        assert "s3cret" not in str(caught.value)
 
 
 def test_process_ids_are_those_of_one_boot_and_one_namespace() -> None:

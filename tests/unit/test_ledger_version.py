@@ -12,6 +12,7 @@ from orchestrator.ledger import TrialStatus, read_ledger
 from orchestrator.study.version import LEDGER_VERSION
 from tests.unit.ledgers import NAME, OBJECTIVE, RUNGS, open_ledger
 
+PAGE = 4096
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "ledger_v1.sql"
 
 
@@ -70,3 +71,24 @@ def test_what_is_no_database_is_said(tmp_path: Path) -> None:
     for opened in (lambda: open_ledger(tmp_path), lambda: read_ledger(tmp_path, NAME)):
         with pytest.raises(LedgerError, match=r"study\.db.*not a database"):
             opened()
+
+
+@pytest.mark.parametrize("byte", [b"\0", b"\xff"])
+def test_a_damaged_page_is_said_or_does_not_matter(tmp_path: Path, byte: bytes) -> None:
+    ledger = open_ledger(tmp_path)
+    for _ in range(3):
+        trial = ledger.ask()
+        assert trial is not None
+        ledger.report(trial.number, RUNGS[0], {OBJECTIVE: 0.5})
+    ledger.close()
+    study, said = tmp_path / "study.db", 0
+    sound = study.read_bytes()
+    for page in range(len(sound) // PAGE):
+        damaged = sound[: page * PAGE] + PAGE * byte + sound[(page + 1) * PAGE :]
+        study.write_bytes(damaged)
+        try:
+            read_ledger(tmp_path, NAME)
+        except LedgerError as error:
+            assert f"the study of search {NAME!r} cannot be read" in str(error)
+            said += 1
+    assert said > 3

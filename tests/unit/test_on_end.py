@@ -55,6 +55,13 @@ def test_it_cannot_fail_the_search(
     assert words in caplog.text
 
 
+def test_a_log_that_cannot_be_written_keeps_nobody_from_being_told(folder: Path) -> None:
+    """The disk is full, which is what a person wants to know."""
+    (folder / LOG_NAME).mkdir()
+    assert tell_end([sys.executable, "-c", WRITE], folder, "interrupted")
+    assert json.loads((folder / "told.json").read_text())[0][1] == "interrupted"
+
+
 def test_without_one_nothing_runs(folder: Path) -> None:
     assert tell_end((), folder, "complete")
     assert list(folder.iterdir()) == []

@@ -59,6 +59,35 @@ def test_what_is_no_url_is_refused_without_repeating_it(
     assert "s3cret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("foo://me:s3cret@db/x", "of a database that is known here"),
+        ("postgresql+nodriver://me:s3cret@db/x", "of a database that is known here"),
+        ("sqlite://", "names no file"),
+        ("sqlite:///:memory:", "names no file"),
+    ],
+)
+def test_what_is_no_place_for_a_ledger_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, message: str
+) -> None:
+    monkeypatch.setenv(STORAGE_VARIABLE, url)
+    with pytest.raises(LedgerError, match=f"^LATENTUNE_STORAGE .*{message}") as caught:
+        storage_url(tmp_path)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_relative_file_is_the_same_from_every_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(STORAGE_VARIABLE, "sqlite:///ledger.db")
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+    url = claim_place(tmp_path)
+    monkeypatch.chdir(tmp_path / "other")
+    assert storage_url(tmp_path) == url == f"sqlite:///{tmp_path / 'ledger.db'}"
+
+
 def test_a_note_that_was_damaged_is_said(tmp_path: Path) -> None:
     (tmp_path / "storage.json").write_text('{"url": "postg')
     with pytest.raises(LedgerError, match="does not say where the search's ledger is"):
