@@ -131,7 +131,7 @@ class MadeUpEngine:
         noise_MN = 0.05 * rng.normal(size=(len(members), 200))
         distances = np.repeat([8, 12] if split == "test_ood" else [3, 4], 100)
         right_MN = luck_N + noise_MN < np.array(chances)[:, None]
-        values = {} if metric == "exact_match" else {metric: 1.0 - right_MN}
+        values = {} if metric == "exact_match" else {metric: (~right_MN).astype(np.float64)}
         found = ItemScores(distances, np.arange(200), right_MN, values)
         if rows is None:
             return found

@@ -7,7 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.confirmation_record import ArmRecord, ComparisonRecord, ConfirmationRecord
+from orchestrator.confirmation_record import (
+    ArmRecord,
+    ComparisonRecord,
+    ConfirmationRecord,
+    Outcome,
+)
 from orchestrator.verdict import (
     Place,
     Scores,
@@ -204,7 +209,9 @@ def test_a_control_is_called_equal_only_where_it_is(
     assert role_of(other, arm("c", latents=candidate[0], latents_per_row=candidate[1])) == words
 
 
-def comparison(low: float, mean: float, high: float, outcome: str, metric: str) -> ComparisonRecord:
+def comparison(
+    low: float, mean: float, high: float, outcome: Outcome, metric: str
+) -> ComparisonRecord:
     known: dict[str, Any] = {"metric": metric, "distance": None, "p": 0.0, "p_holm": 0.0}
     return ComparisonRecord(**known, low=low, mean=mean, high=high, outcome=outcome)
 
@@ -219,7 +226,7 @@ def comparison(low: float, mean: float, high: float, outcome: str, metric: str) 
     ],
 )
 def test_an_interval_over_zero_is_told_as_one(
-    low: float, mean: float, high: float, outcome: str, words: str
+    low: float, mean: float, high: float, outcome: Outcome, words: str
 ) -> None:
     found = comparison(low, mean, high, outcome, "test_id/exact_match")
     assert in_words(arm("c"), arm("start2"), [found], "distance").endswith(words)
