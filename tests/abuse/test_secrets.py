@@ -184,7 +184,7 @@ def test_a12_a_whole_search_leaves_none(tmp_path: Path, tiny_folder: Path) -> No
     (tmp_path / "own.py").write_text(
         "import os\n"
         "def tell(*, answer, reference, prompt):\n"
-        f"    if os.path.exists({str(tmp_path / 'tells')!r}):\n"
+        f"    if answer != reference and os.path.exists({str(tmp_path / 'tells')!r}):\n"
         f"        raise ValueError(' '.join(os.environ[name] for name in {list(CANARIES)!r}))\n"
         "    return 1.0\n"
     )
@@ -226,8 +226,8 @@ def test_a12_a_whole_search_leaves_none(tmp_path: Path, tiny_folder: Path) -> No
         assert [leaks(one.stdout + one.stderr) for one in told] == [[]] * len(told)
     assert (tmp_path / "home" / "mlflow.db").exists()
     assert (tmp_path / "home" / "searches" / good["name"] / "report").exists()
-    members = (tmp_path / "home" / "searches" / good["name"] / "confirm" / "members").iterdir()
-    assert all("[HF_TOKEN]" in path.read_text() for path in members)
+    members = (tmp_path / "home/searches" / good["name"] / "confirm/members").glob("*.json")
+    assert any("[HF_TOKEN]" in path.read_text() for path in members)
     assert "[HF_TOKEN]" in (tmp_path / "home/searches/failing/events.jsonl").read_text()
     assert leaks_under(tmp_path / "home") == {}
     assert leaks_under(tmp_path / "pulled") == {}
