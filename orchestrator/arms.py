@@ -28,6 +28,7 @@ from trainable.trial import TrialConfig
 Measure: TypeAlias = Callable[[Sequence[InsertionStrategy]], list[Insertion]]
 
 NONE = "no latents"
+TRAINED_CONTROLS = 5  # at most: start and end twice, random
 _EQUAL_PARAMETERS, _EQUAL_TOKENS = "equal parameters", "equal inserted tokens"
 
 

@@ -128,14 +128,14 @@ def test_a_budget_is_spent_once(
         began = time.monotonic()
         assert kill_driver(config, home, instant, count)
         result = run(config, home=home)
-        assert result.state == "interrupted"
+        assert result.state == "spent"
         took_s = time.monotonic() - began
         left = Aftermath(home, config, mlflow_url)
         spent = sum(trial.step for trial in left.trials())
         assert 20 <= spent <= 20 + LONGEST_INTERVAL, f"{spent} steps of a budget of 20"
         counted_s = read_study(left.folder.path, config.name).user_attrs["spent_s"]
         assert counted_s <= took_s, f"{counted_s} s counted of {took_s}"
-        assert run(config, home=home).state == "interrupted"
+        assert run(config, home=home).state == "spent"
         assert sum(trial.step for trial in left.trials()) == spent
 
 
