@@ -155,6 +155,7 @@ def test_only_the_confirm_section_can_be_changed(tiny_folder: Path, tmp_path: Pa
         confirm(config.name, ["budget.trials=9"], home=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_budget_that_ends_a_search_is_an_end_with_report_and_confirmation(
     tiny_folder: Path, tmp_path: Path
 ) -> None:
