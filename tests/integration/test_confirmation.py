@@ -156,6 +156,7 @@ def test_only_the_confirm_section_can_be_changed(tiny_folder: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_budget_that_ends_a_search_is_an_end_with_report_and_confirmation(
     tiny_folder: Path, tmp_path: Path
 ) -> None:
