@@ -30,6 +30,7 @@ Measure: TypeAlias = Callable[[Sequence[InsertionStrategy]], list[Insertion]]
 Whose = Literal["each", "first"]
 
 NONE = "no latents"
+TRAINED_CONTROLS = 5  # at most: start and end twice, random
 _EQUAL_PARAMETERS, _EQUAL_TOKENS = "equal parameters", "equal inserted tokens"
 _EQUAL_SITES = "as many sites, at random"
 

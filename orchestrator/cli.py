@@ -113,10 +113,11 @@ def run(
     ):
         result = run(config, watcher=progress, interrupt=interrupt, say=_tell)
     print_result(out, result)
-    if result.state == "interrupted":
+    if result.state in ("interrupted", "spent"):
         spent = [] if result.spent is None else [n for n in result.spent.over if n != "trials"]
         hint = f" (raise budget.{' and budget.'.join(spent)} first: it is spent)" if spent else ""
-        message = f"stopped before its end; the same command goes on with it{hint}"
+        how = "stopped before its end" if result.state == "interrupted" else "ended by its budget"
+        message = f"{how}; the same command goes on with it{hint}"
         fail(message, INTERRUPTED if interrupt.is_set() else 0)
     if result.state == "failed":
         fail(first_cause(result.name, result.trials), FAILED)

@@ -16,13 +16,15 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from orchestrator.arms import Arm, top_arms
 from orchestrator.config import SearchConfig, load_search
+from orchestrator.confirmation_budget import ConfirmationMeter, planned_confirmation
+from orchestrator.confirmation_estimate import tested_split
 from orchestrator.confirmation_record import (
     ConfirmationRecord,
     read_confirmation,
@@ -38,9 +40,10 @@ from orchestrator.events import EventLog
 from orchestrator.files import write_atomic
 from orchestrator.folders import SearchFolder, home_folder
 from orchestrator.ledger import LedgerTrial, read_ledger
-from orchestrator.members import Bench
+from orchestrator.members import Bench, count_reports
+from orchestrator.opening import open_ledger
 from orchestrator.ray_session import ray_session
-from orchestrator.results import SearchResult
+from orchestrator.results import SearchResult, spent_record
 from orchestrator.search_data import SearchData, data_differences, read_data
 from orchestrator.tracking import tracking_uri
 from orchestrator.verdict_words import metric_of, retold
@@ -72,7 +75,8 @@ def confirm(
     Raises:
         SearchNotFoundError: if there is no such search.
         SearchLockedError: if a driver runs it.
-        ConfirmationError: where there is nothing to confirm, or nothing to test on.
+        ConfirmationError: where there is nothing to confirm, or nothing to test on, or a budget
+            does not cover it.
         ConfirmationHaltedError: if it was stopped.
     """
     folder = SearchFolder.existing(home_folder(home), name)
@@ -92,12 +96,16 @@ def confirm(
                 f"search {name!r} was run on other rows:\n{listed}\nbring these files back"
             )
         data = read_data(config, home_folder(home))
-        with EventLog(folder.events, fence) as events:
-            work = Confirmation(config, folder, data, events, uri, interrupt, say)
-            record = work.go()
+        with (
+            EventLog(folder.events, fence) as events,
+            closing(open_ledger(config, folder, fence=fence)) as ledger,
+        ):
+            meter = ConfirmationMeter(ledger, config, planned_confirmation(events))
+            record = Confirmation(config, folder, data, events, uri, interrupt, say, meter).go()
+            spent = spent_record(config, ledger.all(), ledger.study)
         if folder.result.exists():
             result = SearchResult.model_validate_json(folder.result.read_text())
-            told = result.model_copy(update={"confirmation": record})
+            told = result.model_copy(update={"confirmation": record, "spent": spent})
             write_atomic(folder.result, told.model_dump_json(indent=1).encode())
     return record
 
@@ -114,6 +122,7 @@ class Confirmation:
         uri: where tracking goes.
         interrupt: when set, everything stops.
         say: what goes on, for a person.
+        meter: counts what it takes, and knows what it may.
     """
 
     config: SearchConfig
@@ -123,16 +132,27 @@ class Confirmation:
     uri: str
     interrupt: threading.Event | None
     say: Say
+    meter: ConfirmationMeter
 
     def go(self) -> ConfirmationRecord:
-        """Do what is not done yet, and say what came of it."""
+        """Do what is not done yet, and say what came of it.
+
+        Raises:
+            ConfirmationError: where it cannot be, or a budget does not cover it.
+            ConfirmationHaltedError: if it was stopped, or a budget is over.
+        """
         trials = read_ledger(self.folder.path, self.config.name)
         candidates = self._candidates(trials)
         inputs = self._inputs(candidates)
         known = read_confirmation(self.folder.confirmation)
         if known is not None and known.inputs == inputs and self._is_whole(known):
             return retold(known, self.config.task.distance_unit) or known
-        with ray_session(self.folder.path), self._bench() as (bench, base_model):
+        self.meter.check(count_reports(self.folder))
+        with (
+            self.meter.running(),
+            ray_session(self.folder.path),
+            self._bench() as (bench, base_model),
+        ):
             return Work(self, bench, base_model, trials, candidates, inputs).run()
 
     def _is_whole(self, known: ConfirmationRecord) -> bool:
@@ -146,9 +166,9 @@ class Confirmation:
         return bool(ends) and ends[-1].payload["state"] != "interrupted"
 
     def halted(self) -> bool:
-        """Whether somebody wants it to stop."""
+        """Whether somebody wants it to stop, or a budget that bounds it is over."""
         pressed = self.interrupt is not None and self.interrupt.is_set()
-        return pressed or Requests(self.folder).search()
+        return pressed or Requests(self.folder).search() or self.meter.seconds_left() <= 0
 
     @property
     def test_splits(self) -> list[Split]:
@@ -157,7 +177,7 @@ class Confirmation:
 
     def _candidates(self, trials: Sequence[LedgerTrial]) -> list[Arm]:
         objective = self.config.objective
-        needed: Split = "test_ood" if objective.startswith("val_ood") else "test_id"
+        needed = tested_split(objective)
         if needed not in self.test_splits:
             raise ConfirmationError(
                 f"the objective is {objective}, but the task has no {needed} to confirm it on: "
@@ -193,6 +213,7 @@ class Confirmation:
         ) as fleet:
             if not fleet.wait(self.halted):
                 raise ConfirmationHaltedError("stopped while it waited for an engine")
+            self.meter.gpu_clock = lambda: (fleet.gpu_s, fleet.gpus)
             bench = Bench(
                 engine=FleetCalls(fleet, self.halted),
                 name=fleet.plan.pool,
@@ -205,5 +226,6 @@ class Confirmation:
                 halt=self.halted,
                 say=self.say,
                 metric=metric_of(config.objective),
+                note=self.meter.note,
             )
             yield bench, fleet.base_model

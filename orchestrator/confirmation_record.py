@@ -11,6 +11,43 @@ from trainable.metrics import EXACT_MATCH
 Outcome = Literal["better", "worse", "no difference"]
 
 
+class ConfirmationEstimate(Record):
+    """What a confirmation is expected to take, at most: members that turn out equal are one.
+
+    Args:
+        members: configurations with a seed that are trained, those that only try a control's
+            learning rate included.
+        steps: optimiser steps of all members.
+        train_tokens: at the mean of the space's configurations with latents.
+        score_tokens: likewise; of validation and test rows.
+        seconds: of training and scoring alone; None where nothing was measured, and so are those
+            below.
+        money: None without a price.
+    """
+
+    members: int
+    steps: int
+    train_tokens: float
+    score_tokens: float
+    gpus: int
+    seconds: float | None = None
+    gpu_hours: float | None = None
+    money: float | None = None
+
+
+class ConfirmationCost(Record):
+    """What the confirmation took in one run, beside what was expected.
+
+    Args:
+        steps: optimiser steps of members with latents.
+        estimate: None where no run has made one.
+    """
+
+    seconds: float
+    steps: int
+    estimate: ConfirmationEstimate | None = None
+
+
 class ScoreRecord(Record):
     """One configuration's score in one place, over seeds and items.
 

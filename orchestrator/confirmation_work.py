@@ -20,6 +20,7 @@ from orchestrator.files import write_atomic
 from orchestrator.item_tables import arm_scores, member_metrics, read_items, write_items
 from orchestrator.ledger import LedgerTrial, TrialStatus
 from orchestrator.members import Bench, Member, MemberReport
+from orchestrator.opening import state_told
 from orchestrator.report.telling import tell_report
 from orchestrator.results import SearchState, build_result
 from orchestrator.tracking import finish_shipping, start_shipper
@@ -83,7 +84,8 @@ class Work:
         if not of.config.tracking.report:
             return
         running = any(trial.status is TrialStatus.RUNNING for trial in self.trials)
-        state: SearchState = "interrupted" if running else "complete"
+        ended: SearchState = "spent" if state_told(of.events) == "spent" else "complete"
+        state: SearchState = "interrupted" if running and ended != "spent" else ended
         result = build_result(of.config, of.folder, self.trials, state=state, tracking_uri=of.uri)
         tell_report(of.events, of.folder, result)
 

@@ -53,6 +53,10 @@ class LayoutCosts:
         costs = {EXTRA_TOKENS: self.extra_tokens_pct(trial.strategy)}
         return costs, {name: costs[name] - limit for name, limit in self._config.limits.items()}
 
+    def fits(self, trial: TrialConfig) -> bool:
+        """Whether a trial keeps all limits: others are never trained."""
+        return all(excess <= 0 for excess in self.against_limits(trial)[1].values())
+
     def extra_tokens_pct(self, strategy: InsertionStrategy) -> float:
         """100 · latents / verbal tokens over all rows of val_id, as the engine measures it."""
         return self._extra(_Key(strategy))
@@ -130,13 +134,18 @@ def open_costs(config: SearchConfig, home: Path) -> LayoutCosts | None:
     data = EncodedTask(task, tokenizer, drop_above=limit)
     size = source.config().get_text_config(decoder=True).vocab_size
     costs = LayoutCosts(config, data, Vocabulary(tokenizer, size))
-    if config.limits:
-        _check_reachable(config, costs)
+    check_reachable(config, costs)
     return costs
 
 
-def _check_reachable(config: SearchConfig, costs: LayoutCosts) -> None:
-    """Refuse limits that no strategy of a sample keeps, or of a small space none at all."""
+def check_reachable(config: SearchConfig, costs: LayoutCosts) -> None:
+    """Refuse limits that no strategy of a sample keeps, or of a small space none at all.
+
+    Raises:
+        TaskError: with the cheapest.
+    """
+    if not config.limits:
+        return
     from orchestrator.feasibility import legal_strategies
 
     cheapest: tuple[float, str] | None = None

@@ -4,7 +4,8 @@
 
 Running the same search again goes on where it stood. What stops a run early (Ctrl-C, a
 request under control/, the time budget) pauses its trials: each saves its state where it
-stands, and the ledger knows.
+stands, and the ledger knows. A search that a budget ended is reported on and confirmed like one
+that is complete; where the budget is raised, it goes on.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.conductor import Conductor, EngineInfo, Quiet, Watcher
 from orchestrator.config import SearchConfig, load_search
+from orchestrator.confirmation_record import ConfirmationCost
 from orchestrator.control import Requests
 from orchestrator.costs import LayoutCosts, open_costs
 from orchestrator.disk import check_space, check_writable, disk_need, naming_any_full_disk
@@ -41,8 +43,16 @@ from orchestrator.opening import (
     leaving_nothing_unbegun,
     open_ledger,
     refuse_differences,
+    state_told,
 )
-from orchestrator.results import DataRecord, Estimate, SearchResult, SearchState, TimeSplit
+from orchestrator.results import (
+    DataRecord,
+    Estimate,
+    SearchResult,
+    SearchState,
+    TimeSplit,
+    spent_record,
+)
 from orchestrator.safety.floors import check_floors
 from orchestrator.safety.ray_token import keep_ray_at_home
 from orchestrator.search_data import SearchData, data_differences, read_data
@@ -52,8 +62,9 @@ from orchestrator.spending import Meter, Spending
 from orchestrator.study.storage import Fence
 from orchestrator.tracking import ShipperKeeper, tracking_uri
 from trainable.artifact import versions
-from trainable.data import SEARCH_SPLITS
+from trainable.data import SEARCH_SPLITS, TEST_SPLITS
 from trainable.errors import DiskFullError
+from trainable.trial import TrialConfig
 
 if TYPE_CHECKING:
     from orchestrator.engines.fleet import Fleet
@@ -71,7 +82,8 @@ def run(
 ) -> SearchResult:
     """Run a search to its end, or go on with one that was interrupted.
 
-    At its end the winner is confirmed, unless `confirm.enabled` is false.
+    At its end, and where a budget ends it, the winner is confirmed, unless `confirm.enabled` is
+    false.
 
     Args:
         config: the search, or the path of its YAML file.
@@ -82,7 +94,8 @@ def run(
         say: what the confirmation does, for a person.
 
     Returns:
-        How the search stands: `complete`, `interrupted`, or `failed` if every trial failed.
+        How the search stands: `complete`, `spent` where a budget ended it, `interrupted`, or
+        `failed` if every trial failed.
 
     Raises:
         ConfigError: for a file that cannot be used.
@@ -172,9 +185,9 @@ class _Run:
                 events=events,
                 uri=self.uri,
             )
-            spent = self._meter.seconds_left() <= 0 or not self._spending.is_open
-            if spent and self._has_work():
-                return end.finish("interrupted")
+            if self._is_spent() and self._has_work():
+                untold = state_told(events) != "spent" and has_begun(self.folder)
+                return self._confirmed(events, interrupt, end.finish("spent", tells=untold))
             if not self._has_work() and is_over(events):
                 return self._confirmed(events, interrupt, end.finish("complete"))
             # Ray and its parts take a second to import; a search that is over needs none.
@@ -188,21 +201,42 @@ class _Run:
         self, events: EventLog, interrupt: threading.Event, result: SearchResult
     ) -> SearchResult:
         """The result with what came of confirming it, where that is wanted and possible."""
-        if not self.config.confirm.enabled or result.state != "complete":
+        if not self.config.confirm.enabled or result.state not in ("complete", "spent"):
             return result
         from orchestrator.confirmation import Confirmation  # it imports Ray
+        from orchestrator.confirmation_budget import ConfirmationMeter, planned_confirmation
 
+        meter = ConfirmationMeter(self.ledger, self.config, planned_confirmation(events))
         work = Confirmation(
-            self.config, self.folder, self.data, events, self.uri, interrupt, self.say
+            self.config, self.folder, self.data, events, self.uri, interrupt, self.say, meter
         )
+        found: dict[str, Any] = {}
         try:
-            result = result.model_copy(update={"confirmation": work.go()})
+            found["confirmation"] = work.go()
         except ConfirmationError as error:
             self.say(f"not confirmed: {error}")
         except ConfirmationHaltedError:
-            result = result.model_copy(update={"state": "interrupted"})
+            found["state"] = "spent" if meter.seconds_left() <= 0 else "interrupted"
+        if meter.seconds:
+            found["confirm_cost"] = ConfirmationCost(
+                seconds=meter.seconds, steps=meter.steps, estimate=meter.planned
+            )
+        found["spent"] = spent_record(self.config, self.ledger.all(), self.ledger.study)
+        result = result.model_copy(update=found)
         write_atomic(self.folder.result, result.model_dump_json(indent=1).encode())
         return result
+
+    def _is_spent(self) -> bool:
+        """Whether a budget lets no trial go on."""
+        return self._meter.seconds_left() <= 0 or not self._spending.is_open
+
+    def _state(self, conductor: Conductor, interrupt: threading.Event) -> SearchState:
+        """How the trials ended: none is left, a budget is spent, or something came between."""
+        if not self._has_work():
+            return "complete"
+        came_between = conductor.halted not in (None, "time") or conductor.full_disk is not None
+        stopped = came_between or interrupt.is_set()
+        return "spent" if self._is_spent() and not stopped else "interrupted"
 
     def _has_work(self) -> bool:
         """Whether a trial is unfinished or still to be asked."""
@@ -226,8 +260,8 @@ class _Run:
             fleet.work = lambda: max(left - conductor.ended, conductor.running)
             self._train(conductor, fleet, shipper, interrupt, scratch)
             clock = fleet.clock
-            fleet.is_kept = config.confirm.enabled and not self._has_work()
-        state: SearchState = "interrupted" if self._has_work() else "complete"
+            state = self._state(conductor, interrupt)
+            fleet.is_kept = config.confirm.enabled and state != "interrupted"
         self._meter.note(self._spending.tokens)
         result = end.finish(state, self._split(clock), shipper.process, self.estimate)
         if conductor.full_disk is not None and state == "interrupted":
@@ -253,6 +287,7 @@ class _Run:
         width = fleet.base_model["hidden_size"]
         check_space(self.folder.path, disk_need(self.config, width, max(0, left), self.uri))
         left = self._plan(fleet)
+        self.folder.result.unlink(missing_ok=True)  # of a run before; if this one dies, it is false
         events.append("search_started", self._describe(dict(fleet.base_model), record))
         return left
 
@@ -322,22 +357,25 @@ class _Run:
             How many trials are not at their end.
         """
         config = self.config
-        sample = sample_trials(config, baseline_configs() * config.space.baselines)
+        sample = sample_trials(config, baseline_configs() * config.space.baselines, self._fits)
         configs = [trial.to_dict() for trial in sample.all]
         splits, fused = list(SEARCH_SPLITS), config.engine.concurrent_trials
-        found = fleet.ask("survey", self.data.source, configs, splits, fused)
+        tests = (list(TEST_SPLITS), config.confirm.rows) if config.confirm.enabled else ()
+        found = fleet.ask("survey", self.data.source, configs, splits, fused, *tests)
         costs = Costs(
             **found["survey"],
             baselines=len(sample.baselines),
             calibration=found["calibration"],
             gpus=fleet.plan.gpus,
+            test_tokens=found["test_tokens"],
         )
         left_out = (TrialStatus.RUNNING, TrialStatus.INFEASIBLE)
         ended = [t for t in self.ledger.all() if t.status not in left_out]
         roles = [trial.role for trial in ended]
+        whole = Work.whole(config, sample)
         work = Work(
-            baselines=len(sample.baselines) - roles.count(Role.BASELINE),
-            trials=max(0, config.budget.trials - roles.count(Role.SEARCH)),
+            baselines=whole.baselines - roles.count(Role.BASELINE),
+            trials=max(0, whole.trials - roles.count(Role.SEARCH)),
         )
         self.estimate = estimate(config, costs, work)
         warnings = [*costs.warnings, *budget_warnings(config, costs, self.estimate)]
@@ -348,6 +386,9 @@ class _Run:
         self._meter.skip(thought_s)
         return work.baselines + work.trials
 
+    def _fits(self, trial: TrialConfig) -> bool:
+        return self.costs is None or self.costs.fits(trial)
+
     def _describe(self, base_model: dict[str, Any], data: DataRecord) -> dict[str, Any]:
         return {
             "search": self.config.name,
@@ -357,4 +398,5 @@ class _Run:
             "versions": versions(),
             "base_model": base_model,
             "data": data.model_dump(mode="json", include={"rows", "dropped", "overlap", "sha256"}),
+            "estimate": self.estimate and self.estimate.model_dump(mode="json"),
         }

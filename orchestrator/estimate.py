@@ -11,11 +11,19 @@ beforehand (a grid, or one) and none is stopped early, the tokens are exact.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from statistics import fmean
 from typing import Any
 
+from orchestrator.confirmation_estimate import (
+    MemberTokens,
+    confirmation_estimate,
+    confirmation_line,
+    millions,
+    span,
+)
 from orchestrator.halving import expected_arrivals
 from orchestrator.results import Estimate
 from orchestrator.search_config import SearchConfig
@@ -24,6 +32,7 @@ from trainable.errors import LatentuneError
 from trainable.trial import TrialConfig
 
 SAMPLES = 64  # of a space, for its mean
+_DRAWS = 512  # for these, where limits leave few
 # Beside the engine's work, on two cores: Ray, processes and tracking at both ends, and each trial.
 START_S, TRIAL_S = 14.0, 0.35
 
@@ -48,28 +57,41 @@ class Sample:
         return [*self.baselines, *self.trials]
 
 
-def sample_trials(config: SearchConfig, baselines: Sequence[TrialConfig]) -> Sample:
-    """The search's configurations, where they are known, or a random sample of them."""
+def sample_trials(
+    config: SearchConfig,
+    baselines: Sequence[TrialConfig],
+    fits: Callable[[TrialConfig], bool] = lambda _: True,
+) -> Sample:
+    """The search's configurations, where they are known, or a random sample of them.
+
+    Args:
+        baselines: that it begins with.
+        fits: whether a configuration keeps the limits; others are never trained, and left out.
+    """
     space = config.space.build()
     exact = config.sampler.kind == "grid" or space.size() == 1
     if config.sampler.kind == "grid":
         points = [one.config for one in enumerate_configs(space)]
-        legal = list(_legal(points))[: config.budget.trials]
+        legal = list(_legal(points, fits))[: config.budget.trials]
     elif exact:
-        legal = list(_legal(sample_configs(space, 1))) * config.budget.trials
+        legal = list(_legal(sample_configs(space, 1), fits)) * config.budget.trials
     else:
-        legal = list(_legal(sample_configs(space, SAMPLES)))
-    return Sample(list(baselines), legal, exact)
+        drawn = sample_configs(space, _DRAWS if config.limits else SAMPLES)
+        legal = list(islice(_legal(drawn, fits), SAMPLES))
+    return Sample([trial for trial in baselines if fits(trial)], legal, exact)
 
 
 def _legal(
     drawn: Sequence[Mapping[str, Any]] | Iterator[Mapping[str, Any]],
+    fits: Callable[[TrialConfig], bool],
 ) -> Iterator[TrialConfig]:
     for data in drawn:
         try:
-            yield TrialConfig.from_dict(data)
+            trial = TrialConfig.from_dict(data)
         except LatentuneError:  # a run draws again
             continue
+        if fits(trial):
+            yield trial
 
 
 @dataclass(frozen=True)
@@ -84,6 +106,13 @@ class Work:
     baselines: int
     trials: int
 
+    @classmethod
+    def whole(cls, config: SearchConfig, sample: Sample) -> Work:
+        """All of a search; a grid may hold less than its budget."""
+        most = config.budget.trials
+        trials = min(most, len(sample.trials)) if sample.exact else most
+        return cls(len(sample.baselines), trials)
+
 
 @dataclass(frozen=True)
 class Costs:
@@ -95,6 +124,7 @@ class Costs:
         baselines: how many of these come first and are baselines.
         calibration: a `Calibration` as plain data; None where nothing was measured.
         gpus: that the engine has.
+        test_tokens: likewise, of the rows that a confirmation scores.
     """
 
     step_tokens: Sequence[float]
@@ -103,6 +133,7 @@ class Costs:
     calibration: Mapping[str, Any] | None = None
     gpus: int = 0
     warnings: Sequence[str] = field(default_factory=list)
+    test_tokens: Sequence[float] = ()
 
 
 def estimate(config: SearchConfig, costs: Costs, work: Work) -> Estimate:
@@ -128,10 +159,25 @@ def estimate(config: SearchConfig, costs: Costs, work: Work) -> Estimate:
         train_tokens=train_tokens,
         score_tokens=score_tokens,
         gpus=costs.gpus,
+        confirmation=confirmation_estimate(
+            config, _member_tokens(costs), costs.calibration, costs.gpus
+        ),
     )
     if costs.calibration is None:
         return found
     return _timed(config, found, costs.calibration)
+
+
+def _member_tokens(costs: Costs) -> MemberTokens:
+    """Of the configurations of the space that a confirmation may train: those with latents."""
+    places = [n for n in range(costs.baselines, len(costs.step_tokens)) if costs.step_tokens[n] > 0]
+    if not places:
+        return MemberTokens(0.0, 0.0, 0.0)
+    return MemberTokens(
+        step=fmean(costs.step_tokens[n] for n in places),
+        score=fmean(costs.score_tokens[n] for n in places),
+        test=fmean(costs.test_tokens[n] for n in places) if costs.test_tokens else 0.0,
+    )
 
 
 def _means(costs: Costs) -> tuple[float, float]:
@@ -184,9 +230,24 @@ def budget_warnings(config: SearchConfig, costs: Costs, found: Estimate) -> list
             if given < least
             else f"budget.{name}={given:g} ends the search early: about {needed:.3g} expected"
         )
+    lines += _confirmation_warnings(config, found)
     if config.stopping.kind == "asha" and 1 < len(config.rungs()) and budget.trials < 2:
         lines.append("budget.trials=1: early stopping has nobody to compare it with")
     return lines
+
+
+def _confirmation_warnings(config: SearchConfig, found: Estimate) -> Iterator[str]:
+    """Budgets that cover the search, but not its confirmation as well."""
+    if found.confirmation is None:
+        return
+    for name in ("gpu_hours", "money"):
+        given, own = getattr(config.budget, name), getattr(found, name)
+        more = getattr(found.confirmation, name)
+        if None not in (given, own, more) and own <= given < own + more:
+            yield (
+                f"budget.{name}={given:g} covers the search, but may not cover its confirmation: "
+                f"about {own + more:.3g} for both; it is not begun then"
+            )
 
 
 def _seconds_of_a_rung(config: SearchConfig, costs: Costs) -> float | None:
@@ -200,28 +261,18 @@ def estimate_lines(found: Estimate) -> list[str]:
     """The estimate for people."""
     lines = [
         f"{found.trials} trials, about {found.steps:.0f} optimiser steps (at most "
-        f"{found.most_steps}), {_millions(found.train_tokens)} tokens of training and "
-        f"{_millions(found.score_tokens)} of scoring"
+        f"{found.most_steps}), {millions(found.train_tokens)} tokens of training and "
+        f"{millions(found.score_tokens)} of scoring"
     ]
     if found.seconds is not None:
         money = "" if found.money is None else f", {found.money:.2f} in money"
         hours = f", {found.gpu_hours:.2f} GPU-hours" if found.gpus else ""
         assert found.memory_bytes is not None
         lines.append(
-            f"estimated: {_span(found.seconds)} on {found.device}, of which {_span(found.train_s)} "
-            f"training and {_span(found.score_s)} scoring; {found.memory_bytes / 2**30:.1f} GiB of "
+            f"estimated: {span(found.seconds)} on {found.device}, of which {span(found.train_s)} "
+            f"training and {span(found.score_s)} scoring; {found.memory_bytes / 2**30:.1f} GiB of "
             f"memory{hours}{money}"
         )
+    if found.confirmation is not None:
+        lines.append(confirmation_line(found.confirmation))
     return lines
-
-
-def _millions(tokens: float) -> str:
-    return f"{tokens / 1e6:.2f} million" if tokens >= 1e5 else f"{tokens:.0f}"
-
-
-def _span(seconds: float | None) -> str:
-    if seconds is None:
-        return "unknown"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

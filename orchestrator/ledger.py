@@ -148,12 +148,15 @@ class Ledger:
     @property
     def spent_s(self) -> float:
         """Seconds that earlier runs of this search took."""
-        return float(self._spent.get("spent_s", 0.0))
+        return self.spent("spent_s")
 
-    @property
-    def spent_gpu_s(self) -> float:
-        """GPU-seconds that earlier runs of this search took."""
-        return float(self._spent.get("spent_gpu_s", 0.0))
+    def spent(self, kind: str) -> float:
+        """What earlier runs took of one kind: `spent_gpu_s`, `confirm_s`, `confirm_steps`."""
+        return float(self._spent.get(kind, 0.0))
+
+    def add(self, **more: float) -> None:
+        """Count what else was taken, each kind by itself."""
+        self._keep_spent({kind: self.spent(kind) + amount for kind, amount in more.items()})
 
     def add_spent(self, seconds: float, *, gpu_s: float = 0.0, tokens: int | None = None) -> None:
         """Count what a run has taken against the budget.
@@ -162,8 +165,11 @@ class Ledger:
             tokens: all that were trained on so far, in all runs; None where nobody counts them.
         """
         spent: dict[str, Any] = {"spent_s": self.spent_s + seconds}
-        spent |= {"spent_gpu_s": self.spent_gpu_s + gpu_s} if gpu_s else {}
+        spent |= {"spent_gpu_s": self.spent("spent_gpu_s") + gpu_s} if gpu_s else {}
         spent |= {"tokens": tokens} if tokens is not None else {}
+        self._keep_spent(spent)
+
+    def _keep_spent(self, spent: Mapping[str, Any]) -> None:
         with self._transition():
             for key, value in spent.items():
                 self.study.set_user_attr(key, value)

@@ -88,6 +88,7 @@ class Bench:
         halt: whether to stop at once; asked all the time.
         say: what goes on, for a person.
         metric: what items are scored by besides exact match, where it can be said of one item.
+        note: told of optimiser steps that were made, and of time that passed.
     """
 
     engine: EngineCalls
@@ -101,6 +102,7 @@ class Bench:
     halt: Callable[[], bool]
     say: Callable[[str], None]
     metric: str = EXACT_MATCH
+    note: Callable[[int], None] = lambda _: None
 
     def train(self, members: Sequence[Member]) -> dict[str, MemberReport]:
         """Train what is not trained yet.
@@ -129,6 +131,7 @@ class Bench:
             chosen = waiting[begin : begin + _SCORED_AT_ONCE]
             self.say(f"confirm: scoring {begin + len(chosen)} of {len(waiting)} on test splits")
             self._score(chosen, rows)
+            self.note(0)
 
     def items_path(self, uid: str, rows: int | None) -> Path:
         """Where a member's items are."""
@@ -177,6 +180,11 @@ class Bench:
 
     def _report_path(self, uid: str) -> Path:
         return self.folder.confirm / "members" / f"{uid}.json"
+
+
+def count_reports(folder: SearchFolder) -> int:
+    """How many members of a search have come to their end, in whatever was confirmed of it."""
+    return sum(1 for _ in (folder.confirm / "members").glob("*.json"))
 
 
 class _Round:
@@ -269,6 +277,8 @@ class _Round:
     def _saved(self, member: Member, answer: Mapping[str, Any]) -> bool:
         bench, uid, step = self._bench, member.uid, int(answer["step"])
         save_state(bench.folder.trial(uid), step, answer["state"])
+        trains = member.config.strategy.latent_count > 0
+        bench.note((step - self._steps[uid]) * trains)
         self._steps[uid] = step
         payload = {"step": step, "metrics": answer["metrics"], "curve": answer["curve"]}
         bench.events.append("trial_report", payload, trial_uid=uid, attempt=1)

@@ -158,9 +158,14 @@ def leaving_nothing_unbegun(folder: SearchFolder) -> Iterator[None]:
         raise
 
 
-def is_over(events: EventLog) -> bool:
-    """Whether the end has been told; a driver that died at the very end left it to us."""
+def state_told(events: EventLog) -> str | None:
+    """How the last run of a search ended; None while that has not been told."""
     told = [e for e in events.read() if e.type in ("search_started", "search_ended")]
     if not told or told[-1].type != "search_ended":
-        return False
-    return bool(told[-1].payload["state"] != "interrupted")
+        return None
+    return str(told[-1].payload["state"])
+
+
+def is_over(events: EventLog) -> bool:
+    """Whether the end has been told; a driver that died at the very end left it to us."""
+    return state_told(events) not in (None, "interrupted", "spent")

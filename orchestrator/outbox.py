@@ -42,7 +42,7 @@ _TRIAL_STATUS: Mapping[str, Status] = MappingProxyType(
     {"complete": "FINISHED", "pruned": "KILLED", "stopped": "KILLED", "failed": "FAILED"}
 )
 _SEARCH_STATUS: Mapping[str, Status] = MappingProxyType(
-    {"complete": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
+    {"complete": "FINISHED", "spent": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
 )
 
 

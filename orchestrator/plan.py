@@ -7,7 +7,7 @@ fast the model is here.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from orchestrator.config import SearchConfig
+from orchestrator.costs import EXTRA_TOKENS, LayoutCosts, check_reachable
 from orchestrator.estimate import Costs, Sample, Work, budget_warnings, estimate, sample_trials
 from orchestrator.feasibility import (
     context_of_source,
@@ -28,13 +29,13 @@ from orchestrator.layout_text import layout_text
 from orchestrator.opening import baseline_configs, engine_options
 from orchestrator.results import SCHEMA_VERSION, Estimate, OverlapRecord, Record
 from orchestrator.search_data import checked_task
-from trainable.data import SEARCH_SPLITS, EncodedTask, Split
+from trainable.data import SEARCH_SPLITS, TEST_SPLITS, EncodedTask, Split
 from trainable.delimiters import Vocabulary
 from trainable.errors import TaskError
 from trainable.layout import whole_layout
 from trainable.lengths import check_verbal_lengths, long_train_rows, row_limit
 from trainable.records.report import DataReport
-from trainable.token_count import survey, train_tokens
+from trainable.token_count import survey, tokens_of_tests, train_tokens
 from trainable.trial import TrialConfig
 
 _ROWS = 32  # that a strategy's cost is measured on
@@ -90,12 +91,16 @@ class Plan(Record):
 
     Args:
         context: the base model's, in tokens; None where it sets no limit.
+        trials: of the space; a grid may hold fewer than budget.trials, those beyond a limit
+            left out.
         most_trial_steps: optimiser steps of all trials, if none were stopped early.
         strategies: by short name; of a large space a sample.
         overlap: of a person's own rows, per split, what of it stands in train as well.
         notes: what is odd about such rows and no error.
-        estimate: what all trials will cost; seconds only where they were measured.
-        exact: whether its tokens are exact: every configuration is known and none is stopped.
+        estimate: what all trials will cost, and under `confirmation` what confirming the winner
+            will; seconds only where they were measured.
+        exact: whether the search's tokens are exact: every configuration that will be trained is
+            known, and none is stopped.
         warnings: what is probably not meant.
     """
 
@@ -146,18 +151,21 @@ def plan_search(config: SearchConfig, *, calibrate: bool = True) -> Plan:
         for name, trial in trials.items()
     }
     refuse_if_all(list(refusals.values()))
-    baselines = len(baseline_configs()) * config.space.baselines
-    sample = sample_trials(config, baseline_configs()[:baselines])
+    layouts = LayoutCosts(config, data, vocabulary)
+    check_reachable(config, layouts)
+    refusals |= _beyond(config, trials, layouts)
+    sample = sample_trials(config, baseline_configs() * config.space.baselines, layouts.fits)
     costs = _costs(config, sample, data, vocabulary, calibrate=calibrate)
-    found = estimate(config, costs, Work(baselines, config.budget.trials))
+    work = Work.whole(config, sample)
+    found = estimate(config, costs, work)
     few = len(trials) <= _COUNTED_STRATEGIES
     return Plan(
         name=config.name,
         context=context,
         vocabulary=vocabulary_size,
-        trials=config.budget.trials,
-        baselines=baselines,
-        most_trial_steps=(config.budget.trials + baselines) * config.budget.steps,
+        trials=work.trials,
+        baselines=work.baselines,
+        most_trial_steps=(work.trials + work.baselines) * config.budget.steps,
         splits={split: _split(data, split) for split in data.splits},
         delimiters={pattern: _delimiter(vocabulary, pattern) for pattern in patterns},
         strategies={
@@ -170,6 +178,18 @@ def plan_search(config: SearchConfig, *, calibrate: bool = True) -> Plan:
         exact=sample.exact and config.stopping.kind == "none",
         warnings=[*costs.warnings, *budget_warnings(config, costs, found)],
     )
+
+
+def _beyond(
+    config: SearchConfig, trials: Mapping[str, TrialConfig], costs: LayoutCosts
+) -> dict[str, str]:
+    """By name, why strategies beyond a limit are never trained."""
+    return {
+        name: f"limits.{EXTRA_TOKENS}={config.limits[EXTRA_TOKENS]:g} is below its "
+        f"{costs.extra_tokens_pct(trial.strategy):.1f} %"
+        for name, trial in trials.items()
+        if not costs.fits(trial)
+    }
 
 
 def _split(data: EncodedTask, split: Split) -> SplitPlan:
@@ -210,11 +230,13 @@ def _costs(
             for trial in sample.all
         ]
     measured = _calibrated(config, sample, data, splits) if calibrate else {}
+    tests = [split for split in TEST_SPLITS if split in data.splits and config.confirm.enabled]
     return Costs(
         step_tokens,
         found.score_tokens,
         len(sample.baselines),
         warnings=found.warnings,
+        test_tokens=tokens_of_tests(sample.all, vocabulary, data, tests, config.confirm.rows),
         **measured,
     )
 

@@ -52,7 +52,8 @@ def print_plan(console: Console, plan: Plan) -> None:
         print_line(console, line)
     if plan.exact:
         print_line(
-            console, "the tokens of training are exact: each configuration is known beforehand"
+            console,
+            "the search's tokens of training are exact: each configuration is known beforehand",
         )
     for line in plan.warnings:
         print_line(console, f"warning: {line}")

@@ -10,7 +10,12 @@ from optuna import Study
 from pydantic import Field
 
 from orchestrator.config import SearchConfig, load_search
-from orchestrator.confirmation_record import ConfirmationRecord, read_confirmation
+from orchestrator.confirmation_record import (
+    ConfirmationCost,
+    ConfirmationEstimate,
+    ConfirmationRecord,
+    read_confirmation,
+)
 from orchestrator.engines.roster import EngineRecord, Roster, read_roster
 from orchestrator.engines.waiting import WaitingRecord
 from orchestrator.folders import SearchFolder
@@ -26,7 +31,8 @@ from trainable.metrics import goodness
 EXTRA_TOKENS = "cost/extra_tokens_pct"
 IN_DISTRIBUTION, OUT_OF_DISTRIBUTION = "val_id/exact_match", "val_ood/exact_match"
 
-SearchState = Literal["complete", "interrupted", "failed", "running"]
+# `spent`: a budget but that of trials has ended it; where that is raised, it goes on.
+SearchState = Literal["complete", "spent", "interrupted", "failed", "running"]
 
 
 class TrialRecord(Record):
@@ -74,7 +80,10 @@ class SpentRecord(Record):
         infeasible: configurations that broke a limit; nothing was spent on them.
         steps: optimiser steps, of baselines too.
         tokens: trained on, latents included; None where no budget asks for them.
+        time_s: the confirmation's included, as in GPU-hours and money.
         money: None without a price.
+        confirm_s: of it, what the confirmation took.
+        confirm_steps: the confirmation's optimiser steps, beside `steps`.
         over: the budgets that are spent.
     """
 
@@ -85,6 +94,8 @@ class SpentRecord(Record):
     time_s: float
     gpu_hours: float
     money: float | None
+    confirm_s: float = 0.0
+    confirm_steps: int = 0
     over: list[str]
 
 
@@ -101,6 +112,7 @@ class Estimate(Record):
             are those below.
         memory_bytes: that the engine had while it was measured.
         money: None without a price.
+        confirmation: what comes on top, to confirm the winner; None where nobody will.
     """
 
     trials: int
@@ -118,6 +130,7 @@ class Estimate(Record):
     calibration_s: float | None = None
     gpu_hours: float | None = None
     money: float | None = None
+    confirmation: ConfirmationEstimate | None = None
 
 
 class OverlapRecord(Record):
@@ -157,6 +170,7 @@ class SearchResult(Record):
         artifact: its artifact folder.
         summary: its strategy in words.
         confirmation: what came of training its best again with fresh seeds; None before that.
+        confirm_cost: what that took in this run; None where nothing was confirmed in it.
         tradeoffs: the objectives beside the first.
         front: with several objectives, the uids of complete trials that no other beats.
         knee: the front's best compromise.
@@ -177,6 +191,7 @@ class SearchResult(Record):
     data: DataRecord | None = None
     time: TimeSplit | None = None
     confirmation: ConfirmationRecord | None = None
+    confirm_cost: ConfirmationCost | None = None
     tradeoffs: list[str] = Field(default=[])
     front: list[str] = Field(default=[])
     knee: str | None = None
@@ -235,13 +250,15 @@ def spent_record(config: SearchConfig, trials: Sequence[LedgerTrial], study: Stu
     draws = [trial for trial in trials if trial.role is Role.SEARCH]
     infeasible = [trial for trial in draws if trial.status is TrialStatus.INFEASIBLE]
     budget, attrs = config.budget, study.user_attrs
-    hours = attrs.get("spent_s", 0.0) / 3600
+    confirm_s = attrs.get("confirm_s", 0.0)
+    hours = (attrs.get("spent_s", 0.0) + confirm_s) / 3600
+    gpu_s = attrs.get("spent_gpu_s", 0.0) + attrs.get("confirm_gpu_s", 0.0)
     spent: dict[str, Any] = {
         "trials": len(draws) - len(infeasible),
         "total_steps": sum(trial.step for trial in trials),
         "tokens": attrs.get("tokens"),
         "time_s": attrs.get("spent_s", 0.0),
-        "gpu_hours": attrs.get("spent_gpu_s", 0.0) / 3600,
+        "gpu_hours": gpu_s / 3600,
         "money": None if budget.price_per_hour is None else hours * budget.price_per_hour,
     }
     limits = {name: getattr(budget, name) for name in spent}
@@ -251,7 +268,15 @@ def spent_record(config: SearchConfig, trials: Sequence[LedgerTrial], study: Stu
         if limit is not None and spent[name] is not None and spent[name] >= limit
     ]
     steps = spent.pop("total_steps")
-    return SpentRecord(**spent, steps=steps, infeasible=len(infeasible), over=over)
+    spent["time_s"] += confirm_s  # budget.time_s is the search's alone
+    return SpentRecord(
+        **spent,
+        steps=steps,
+        infeasible=len(infeasible),
+        confirm_s=confirm_s,
+        confirm_steps=round(attrs.get("confirm_steps", 0)),
+        over=over,
+    )
 
 
 def _front(config: SearchConfig, trials: Iterable[LedgerTrial]) -> tuple[list[int], int | None]:
@@ -296,7 +321,8 @@ def read_result(folder: SearchFolder, tracking_uri: str) -> SearchResult:
         config, folder, trials, state=state, tracking_uri=tracking_uri, spent=spent
     )
     roster = read_roster(folder.path) if state == "running" else Roster()  # of a killed driver
-    waiting = budget_spent(spent) if state == "interrupted" else roster.waiting
+    stands = state in ("interrupted", "spent")
+    waiting = budget_spent(spent) if stands else roster.waiting
     return result.model_copy(update={"engines": roster.engines, "waiting": waiting})
 
 
@@ -314,9 +340,11 @@ def saved_state(folder: SearchFolder, trials: Iterable[LedgerTrial]) -> SearchSt
 
     if is_held(folder):
         return "running"
-    if not folder.result.exists() or any(t.status is TrialStatus.RUNNING for t in trials):
+    if not folder.result.exists():
         return "interrupted"
-    return SearchResult.model_validate_json(folder.result.read_text()).state
+    state = SearchResult.model_validate_json(folder.result.read_text()).state
+    paused = any(trial.status is TrialStatus.RUNNING for trial in trials)
+    return "interrupted" if paused and state != "spent" else state
 
 
 def _record(folder: SearchFolder, trial: LedgerTrial) -> TrialRecord:

@@ -53,6 +53,8 @@ class SearchEnd:
         split: TimeSplit | None = None,
         shipper: subprocess.Popen[bytes] | None = None,
         estimate: Estimate | None = None,
+        *,
+        tells: bool = False,
     ) -> SearchResult:
         """Write down how the search stands; of a run that trained, tell it too.
 
@@ -60,6 +62,7 @@ class SearchEnd:
             split: where the time went; None for a run that trained nothing.
             shipper: one that runs already.
             estimate: what the run was expected to take.
+            tells: whether to tell it of a run that trained nothing: the one before could not.
         """
         trials = self.ledger.all()
         result = build_result(
@@ -71,7 +74,7 @@ class SearchEnd:
             time=split,
             spent=spent_record(self.config, trials, self.ledger.study),
         ).model_copy(update={"estimate": estimate})
-        if split is not None:
+        if split is not None or tells:
             self._tell(result)
         write_atomic(self.folder.result, result.model_dump_json(indent=1).encode())
         finish_shipping(self.folder.path, self.uri, self.events.next_seq - 1, shipper)

@@ -6,7 +6,8 @@
     time_s, gpu_hours, money      running time; trials are paused when it is over
 
 So steps and tokens overshoot by less than one report interval of one trial. A trial that may
-not go on is paused with its state saved, and goes on when the budget has grown.
+not go on is paused with its state saved, and goes on when the budget has grown. GPU-hours and
+money bound the search and its confirmation together, all others the search alone.
 """
 
 from __future__ import annotations
@@ -117,15 +118,25 @@ class Meter:
     def seconds_left(self) -> float:
         """What the budgets of time leave from now on."""
         budget, since = self._budget, time.monotonic() - self._noted
-        left = [math.inf]
+        left = [*shared_s(self._ledger, budget, self.gpu_clock()[1]).values()]
         if budget.time_s is not None:
             left.append(budget.time_s - self._ledger.spent_s)
-        if budget.money is not None and budget.price_per_hour is not None:
-            hours = budget.money / budget.price_per_hour
-            left.append(hours * _HOUR_S - self._ledger.spent_s)
-        if budget.gpu_hours is not None:
-            gpu_s = budget.gpu_hours * _HOUR_S - self._ledger.spent_gpu_s
-            # Without a GPU none is spent; what earlier runs spent counts nevertheless.
-            gpus = self.gpu_clock()[1]
-            left.append(gpu_s / gpus if gpus else math.inf if gpu_s > 0 else 0.0)
-        return min(left) - since
+        return min(left, default=math.inf) - since
+
+
+def shared_s(ledger: Ledger, budget: BudgetConfig, gpus: int) -> dict[str, float]:
+    """The seconds that each budget leaves which bounds a search and its confirmation together.
+
+    Args:
+        gpus: in use now.
+    """
+    left = {}
+    if budget.money is not None and budget.price_per_hour is not None:
+        taken_s = ledger.spent_s + ledger.spent("confirm_s")
+        left["money"] = budget.money / budget.price_per_hour * _HOUR_S - taken_s
+    if budget.gpu_hours is not None:
+        taken_s = ledger.spent("spent_gpu_s") + ledger.spent("confirm_gpu_s")
+        gpu_s = budget.gpu_hours * _HOUR_S - taken_s
+        # Without a GPU none is spent; what earlier runs spent counts nevertheless.
+        left["gpu_hours"] = gpu_s / gpus if gpus else math.inf if gpu_s > 0 else 0.0
+    return left

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.confirmation_record import ConfirmationCost
 from orchestrator.confirmation_tables import print_confirmation
 from orchestrator.console import print_line
 from orchestrator.failures import failure_lines
@@ -46,6 +47,8 @@ def print_result(console: Console, result: SearchResult) -> None:
         _say(console, _against_estimate(result))
     if result.spent is not None:
         _say(console, spent_line(result.spent))
+    if result.confirm_cost is not None:
+        _say(console, confirm_cost_line(result.confirm_cost))
     if result.confirmation is not None:
         print_confirmation(console, result.confirmation)
     _say(console, _next_commands(result))
@@ -173,12 +176,25 @@ def spent_line(spent: SpentRecord) -> str:
     parts += [f"{spent.infeasible} more beyond the limits, never trained"] * bool(spent.infeasible)
     parts += [f"{spent.steps} optimiser steps"]
     parts += [] if spent.tokens is None else [f"{spent.tokens} tokens"]
-    parts += [f"{spent.time_s:.0f} s"]
+    own = f" ({spent.confirm_s:.0f} s and {spent.confirm_steps} more steps to confirm)"
+    parts += [f"{spent.time_s:.0f} s" + (own if spent.confirm_s else "")]
     parts += [f"{spent.gpu_hours:.2f} GPU-hours"] * bool(spent.gpu_hours)
     parts += [] if spent.money is None else [f"{spent.money:.2f} at the price given"]
     over = [f"budget.{name}" for name in spent.over if name != "trials"]
     end = f" Spent: {', '.join(over)}." if over else ""
     return f"Spent in all runs: {', '.join(parts)}.{end}"
+
+
+def confirm_cost_line(cost: ConfirmationCost) -> str:
+    """What the confirmation took, beside what was expected; that is an upper bound in steps."""
+    took = f"Confirmation: {cost.seconds:.0f} s and {cost.steps} trained steps it took"
+    found = cost.estimate
+    if found is None or found.seconds is None:
+        return f"{took}; nothing was estimated."
+    return (
+        f"{took}; at most {found.steps} steps and about {found.seconds:.0f} s of training and "
+        "scoring were estimated."
+    )
 
 
 def _front_lines(result: SearchResult) -> list[str]:

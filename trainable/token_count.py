@@ -6,6 +6,7 @@ through its model, padding left out. `Survey` is the cheap kind, from the first 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -96,6 +97,37 @@ def survey(
         step_tokens.append(train * trial.optim.batch_rows)
         score_tokens.append(score)
     return Survey(step_tokens, score_tokens, idle_triggers(trials, vocabulary, data))
+
+
+def tokens_of_tests(
+    trials: Sequence[TrialConfig],
+    vocabulary: Vocabulary,
+    data: EncodedTask,
+    splits: Sequence[Split],
+    rows_per_distance: int | None,
+) -> list[float]:
+    """Estimate, per configuration, the tokens of one scoring on the rows that a confirmation takes.
+
+    Args:
+        splits: the test splits.
+        rows_per_distance: at most so many rows of each distance; None is all.
+    """
+    read = [(_spread(data, split), _row_count(data, split, rows_per_distance)) for split in splits]
+    per_row: dict[str, float] = {}
+    for trial in trials:
+        key = repr(trial.strategy.to_dict())
+        if key not in per_row:
+            rules = vocabulary.rules(trial.strategy)
+            per_row[key] = sum(_mean(rules, some) * count for some, count in read)
+    return [per_row[repr(trial.strategy.to_dict())] for trial in trials]
+
+
+def _row_count(data: EncodedTask, split: Split, rows_per_distance: int | None) -> int:
+    rows = data.rows(split)
+    if rows_per_distance is None:
+        return len(rows)
+    counts = Counter(row.distance for row in rows)
+    return sum(min(count, rows_per_distance) for count in counts.values())
 
 
 def _spread(data: EncodedTask, split: Split) -> list[EncodedRow]:

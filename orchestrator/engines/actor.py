@@ -158,23 +158,29 @@ class EngineActor:
         configs: Sequence[Mapping[str, Any]],
         splits: Sequence[str],
         fused: int,
+        tests: Sequence[str] = (),
+        test_rows: int | None = None,
     ) -> dict[str, Any]:
         """What configurations cost on a task's rows, and how fast the engine is here.
 
         Args:
             configs: `TrialConfig.to_dict()` of a sample.
             fused: how many of them are timed together.
+            tests: splits that a confirmation scores on.
+            test_rows: how many rows of each distance of these it takes; None takes all.
 
         Returns:
-            `survey`, a `Survey`, and `calibration`, a `Calibration` or None, as plain data.
+            `survey`, a `Survey`, `calibration`, a `Calibration` or None, as plain data, and
+            `test_tokens` of one scoring on `tests`, per configuration.
         """
         from trainable.calibration import calibrate
         from trainable.delimiters import Vocabulary
-        from trainable.token_count import survey
+        from trainable.token_count import survey, tokens_of_tests
         from trainable.trial import TrialConfig
 
         data, trials = self._encoded(source), [TrialConfig.from_dict(one) for one in configs]
         scored: Any = [split for split in splits if split in data.splits]
+        tested: Any = [split for split in tests if split in data.splits]
         base = self._running.engine.base
         vocabulary = Vocabulary(base.tokenizer, base.model.config.get_text_config().vocab_size)
         found = survey(trials, vocabulary, data, scored, source.seed)
@@ -184,6 +190,7 @@ class EngineActor:
         return {
             "survey": asdict(found),
             "calibration": None if measured is None else asdict(measured),
+            "test_tokens": tokens_of_tests(trials, vocabulary, data, tested, test_rows),
         }
 
     def join(

@@ -15,7 +15,7 @@ from orchestrator.results import SearchResult
 
 PREFIX = "latentune-"
 JobState = Literal[
-    "waiting", "running", "complete", "interrupted", "failed", "refused", "killed"
+    "waiting", "running", "complete", "spent", "interrupted", "failed", "refused", "killed"
 ]  # fmt: skip
 OPEN_STATES: tuple[JobState, ...] = ("waiting", "running")
 
@@ -28,9 +28,9 @@ class JobRecord(Record):
         submission_id: the job's name in Ray.
         attempt: how often the search has been submitted to this cluster.
         address: the cluster's.
-        state: `waiting` for the head, `running`, `complete`, `interrupted` (stopped, or a budget is
-            spent), `failed`, `refused` (nothing was trained), or `killed`; after the last four,
-            submitting again goes on with the search.
+        state: `waiting` for the head, `running`, `complete`, `spent` (a budget is), `interrupted`
+            (stopped), `failed`, `refused` (nothing was trained), or `killed`; after the last four,
+            submitting again goes on with the search, and after `spent` with a larger budget.
         message: why it is not complete.
         started_at: Unix seconds.
         progress: of a search that runs; None where nothing was asked or told.

@@ -28,7 +28,7 @@ AcceptOpen = Annotated[
         help="Use a cluster on this machine that asks for no token.",
     ),
 ]
-_EXIT_CODES = {"complete": 0, "failed": FAILED, "killed": FAILED, "refused": BAD_INPUT}
+_EXIT_CODES = {"complete": 0, "spent": 0, "failed": FAILED, "killed": FAILED, "refused": BAD_INPUT}
 
 jobs = typer.Typer(no_args_is_help=True, help="Look after searches that were submitted.")
 

@@ -110,7 +110,7 @@ def run_job(package: Path, interrupt: threading.Event) -> int:
         console, f"the search is {result.state}" + (f": {result.summary}" if result.best else "")
     )
     tell_result(result)
-    return {"complete": 0, "failed": FAILED}.get(result.state, INTERRUPTED)
+    return {"complete": 0, "spent": 0, "failed": FAILED}.get(result.state, INTERRUPTED)
 
 
 def run_package(package: Path, console: Console, interrupt: threading.Event) -> SearchResult:

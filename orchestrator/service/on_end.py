@@ -24,7 +24,7 @@ def tell_end(command: Sequence[str], folder: Path, state: str) -> bool:
     Args:
         command: program and arguments; empty for none.
         folder: the search's; the command runs in it, and what it prints stays in `on_end.log`.
-        state: `complete`, `interrupted` or `failed`.
+        state: `complete`, `spent`, `interrupted` or `failed`.
 
     Returns:
         Whether it ended well.

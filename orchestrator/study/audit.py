@@ -182,7 +182,7 @@ def _wrong_counts(
     config: SearchConfig, trials: Sequence[LedgerTrial], events: Sequence[Event]
 ) -> Iterator[str]:
     ends = [event for event in events if event.type == "search_ended"]
-    if not ends or ends[-1].payload["state"] == "interrupted":
+    if not ends or ends[-1].payload["state"] in ("interrupted", "spent"):
         return
     running = [trial.number for trial in trials if trial.status is TrialStatus.RUNNING]
     if running:

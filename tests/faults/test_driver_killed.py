@@ -147,7 +147,7 @@ def test_a_budget_is_spent_once(
         began = time.monotonic()
         assert kill_driver(config, home, instant, count)
         result = run(config, home=home)
-        assert result.state == "interrupted"
+        assert result.state == "spent"
         took_s = time.monotonic() - began
         left = Aftermath(home, config, mlflow_url)
         spent = sum(trial.step for trial in left.trials())
@@ -156,7 +156,7 @@ def test_a_budget_is_spent_once(
         assert counted_s <= took_s, f"{counted_s} s counted of {took_s}"
         told_s = _told_s(left.folder.events)
         assert counted_s >= told_s - 2 * NOTED_S, f"{counted_s} s counted of {told_s} told"
-        assert run(config, home=home).state == "interrupted"
+        assert run(config, home=home).state == "spent"
         assert sum(trial.step for trial in left.trials()) == spent
 
 

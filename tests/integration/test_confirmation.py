@@ -17,7 +17,8 @@ from orchestrator.confirmation import confirm
 from orchestrator.confirmation_record import ConfirmationRecord
 from orchestrator.driver import run
 from orchestrator.errors import ConfirmationError, ConfirmationHaltedError
-from tests.integration.small_search import Left, small_config
+from orchestrator.results import read_result
+from tests.integration.small_search import EXPERIMENT, Left, small_config
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # Ray's and MLflow's own
@@ -154,3 +155,45 @@ def test_only_the_confirm_section_can_be_changed(tiny_folder: Path, tmp_path: Pa
     folder.study.touch()
     with pytest.raises(ConfirmationError, match="only fields of `confirm`"):
         confirm(config.name, ["budget.trials=9"], home=tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_budget_that_ends_a_search_is_an_end_with_report_and_confirmation(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    budget = {"trials": 5, "steps": 6, "total_steps": 7, "money": 100.0, "price_per_hour": 1.0}
+    told = {"experiment": EXPERIMENT, "report": True}
+    stopping = {"kind": "none"}
+
+    def config(**changed: Any) -> SearchConfig:
+        return confirming(
+            tiny_folder, budget=budget | changed, tracking=told, stopping=stopping,
+        )  # fmt: skip
+
+    first = run(config(), home=tmp_path)
+    left = Left(tmp_path, config())
+    assert (first.state, left.events("search_ended")[-1].payload["state"]) == ("spent", "spent")
+    assert len(first.trials) == 2  # a third would have begun above the budget
+    assert first.confirmation is not None
+    assert (left.folder.path / "report" / "report.html").exists()
+    cost, spent = first.confirm_cost, first.spent
+    assert cost is not None and cost.estimate is not None and spent is not None
+    assert 0 < cost.steps <= cost.estimate.steps
+    assert cost.estimate.seconds is not None
+    assert spent.confirm_steps == cost.steps
+    assert spent.time_s >= spent.confirm_s == pytest.approx(cost.seconds)
+    assert spent.over == ["total_steps"]
+    read = read_result(left.folder, "sqlite:///x.db")
+    assert (read.state, read.spent) == ("spent", spent)
+
+    written = left.folder.events.read_bytes()
+    again = run(config(), home=tmp_path)
+    assert (again.state, again.confirmation) == ("spent", first.confirmation)
+    assert left.folder.events.read_bytes() == written  # nothing was confirmed twice
+
+    whole = run(config(total_steps=100), home=tmp_path)
+    assert (whole.state, len(whole.trials)) == ("complete", 5)
+    assert whole.confirmation is not None
+    ended = [e.trial_uid for e in left.events("trial_ended")]
+    assert len(ended) == len(set(ended))

@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from orchestrator.arms import NONE, Arm, control_arms, top_arms, with_controls, with_lr
+from orchestrator.arms import (
+    NONE,
+    TRAINED_CONTROLS,
+    Arm,
+    control_arms,
+    top_arms,
+    with_controls,
+    with_lr,
+)
 from orchestrator.ledger import LedgerTrial, Role, TrialStatus
 from trainable.item_scores import Insertion
 from trainable.strategy import InsertionStrategy
@@ -99,6 +107,7 @@ def test_controls_have_equal_parameters_equal_tokens_and_equal_sites() -> None:
         "random0.075x2": "as many sites, at random (no. 1)",
     }
     assert {arm.control_for for arm in controls.values()} == {(1,)}
+    assert len(controls) == TRAINED_CONTROLS + 1  # no latents
     assert all(a.config.optim == leader[0].config.optim for a in controls.values())
 
 

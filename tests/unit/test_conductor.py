@@ -455,6 +455,9 @@ class Account:
     spent_s = spent_gpu_s = 0.0
     tokens: int | None = None
 
+    def spent(self, kind: str) -> float:
+        return {"spent_gpu_s": self.spent_gpu_s, "confirm_s": 5.0}.get(kind, 0.0)
+
     def add_spent(self, seconds: float, *, gpu_s: float, tokens: int | None) -> None:
         self.spent_s += seconds
         self.spent_gpu_s += gpu_s
@@ -467,7 +470,7 @@ class Account:
         ({"time_s": 60.0}, 0, 60.0),
         ({"gpu_hours": 1.0}, 2, 1800.0),
         ({"gpu_hours": 1.0}, 0, math.inf),
-        ({"money": 3.0, "price_per_hour": 6.0}, 0, 1800.0),
+        ({"money": 3.0, "price_per_hour": 6.0}, 0, 1795.0),  # the confirmation's are paid, too
         ({"time_s": 60.0, "money": 3.0, "price_per_hour": 6.0}, 1, 60.0),
         ({}, 1, math.inf),
     ],

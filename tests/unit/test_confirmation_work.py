@@ -15,9 +15,14 @@ from orchestrator import confirmation_work
 from orchestrator.assignment import Assignment, DataSource
 from orchestrator.config import SearchConfig
 from orchestrator.confirmation import Confirmation
-from orchestrator.confirmation_record import ConfirmationRecord, read_confirmation
+from orchestrator.confirmation_budget import ConfirmationMeter
+from orchestrator.confirmation_record import (
+    ConfirmationEstimate,
+    ConfirmationRecord,
+    read_confirmation,
+)
 from orchestrator.confirmation_work import Work
-from orchestrator.errors import ConfirmationHaltedError, EngineLostError
+from orchestrator.errors import ConfirmationError, ConfirmationHaltedError, EngineLostError
 from orchestrator.events import Event, EventLog, read_events
 from orchestrator.folders import SearchFolder
 from orchestrator.ledger import LedgerTrial
@@ -28,6 +33,7 @@ from orchestrator.report.summary import note
 from orchestrator.results import DataRecord, SearchResult
 from orchestrator.search_data import SearchData
 from orchestrator.verdict_words import metric_of
+from tests.unit.ledgers import open_ledger
 from tests.unit.test_arms import COMMA, start, trial
 from trainable.artifact import Artifact
 from trainable.errors import DiskFullError, TaskError, UnknownTrialError
@@ -78,6 +84,9 @@ class MadeUpEngine:
             self._at.clear()
             raise EngineLostError("lost")
         return call()
+
+    def has_latents(self, uid: str) -> bool:
+        return bool(self._configs[uid]["strategy"]["triggers"])
 
     def _unpause(self, uids: Sequence[str]) -> None:
         pass
@@ -167,12 +176,21 @@ class Confirming:
         self.folder = SearchFolder.of(home, "tiny")
         self.folder.path.mkdir(parents=True)
         self.engine = engine
+        self.ledger = open_ledger(self.folder.path)
+        self.config = CONFIG
+        self.meter = self.new_meter()
+
+    def new_meter(self, planned_s: float | None = None) -> ConfirmationMeter:
+        planned = ConfirmationEstimate(
+            members=30, steps=330, train_tokens=1.0, score_tokens=1.0, gpus=0, seconds=planned_s
+        )
+        return ConfirmationMeter(self.ledger, self.config, planned)
 
     def run(
         self,
         stop_at: str | None = None,
         trials: Sequence[LedgerTrial] = TRIALS,
-        config: SearchConfig = CONFIG,
+        config: SearchConfig | None = None,
     ) -> ConfirmationRecord:
         stop = threading.Event()
 
@@ -182,7 +200,9 @@ class Confirming:
 
         with EventLog(self.folder.events) as events:
             data = SearchData(SOURCE, DataRecord(rows={}), digests={})
-            of = Confirmation(config, self.folder, data, events, "sqlite://", stop, say)
+            of = Confirmation(
+                config or self.config, self.folder, data, events, "sqlite://", stop, say, self.meter
+            )
             candidates = of._candidates(trials)
             bench = Bench(
                 engine=self.engine,
@@ -195,16 +215,21 @@ class Confirming:
                 events=events,
                 halt=of.halted,
                 say=say,
-                metric=metric_of(config.objective),
+                metric=metric_of((config or self.config).objective),
+                note=self.meter.note,
             )
             base = {"path": "bundled", "fingerprint": "f"}
-            return Work(of, bench, base, trials, candidates, of._inputs(candidates)).run()
+            work = Work(of, bench, base, trials, candidates, of._inputs(candidates))
+            with self.meter.running():
+                return work.run()
 
     def is_whole(self, record: ConfirmationRecord) -> bool:
         """Whether `latentune confirm` would have nothing to do."""
         data = SearchData(SOURCE, DataRecord(rows={}), digests={})
         with EventLog(self.folder.events) as events:
-            of = Confirmation(CONFIG, self.folder, data, events, "sqlite://", None, print)
+            of = Confirmation(
+                CONFIG, self.folder, data, events, "sqlite://", None, print, self.meter
+            )
             return of._is_whole(record)
 
     def events(self, kind: str) -> list[Event]:
@@ -212,8 +237,10 @@ class Confirming:
 
 
 @pytest.fixture
-def confirming(tmp_path: Path) -> Confirming:
-    return Confirming(tmp_path, MadeUpEngine(comma=0.8))
+def confirming(tmp_path: Path) -> Iterator[Confirming]:
+    confirming = Confirming(tmp_path, MadeUpEngine(comma=0.8))
+    yield confirming
+    confirming.ledger.close()
 
 
 def test_a_better_strategy_becomes_champion_with_its_confirmed_numbers(
@@ -256,6 +283,7 @@ def test_nothing_is_confirmed_where_nothing_is_better(tmp_path: Path) -> None:
     assert (record.state, record.champion, record.artifact) == ("nothing confirmed", None, None)
     assert record.verdict[-1].startswith("Nothing is confirmed")
     assert confirming.events("champion") == []
+    confirming.ledger.close()
 
 
 def test_a_stopped_confirmation_pays_nothing_twice(confirming: Confirming) -> None:
@@ -383,3 +411,50 @@ def test_the_objective_s_metric_is_what_is_judged(confirming: Confirming) -> Non
     assert champion is not None
     assert champion.strategy == "comma2"
     assert "Judged by nll, the objective's metric, of which less is better." in record.verdict
+
+
+def test_what_it_takes_is_in_the_ledger_whatever_stopped_it(confirming: Confirming) -> None:
+    with pytest.raises(ConfirmationHaltedError):
+        confirming.run("training 8 of 19")
+    so_far = confirming.ledger.spent("confirm_steps")
+    assert so_far > 0
+    confirming.run()
+    engine = confirming.engine
+    trained = sum(n for (uid, _), n in engine.steps.items() if engine.has_latents(uid))
+    assert 0 < trained < engine.steps.total()
+    assert confirming.ledger.spent("confirm_steps") == trained
+    assert confirming.ledger.spent("confirm_s") == pytest.approx(confirming.meter.seconds)
+    assert confirming.ledger.spent_s == 0.0  # the search's own is as it was
+
+
+@pytest.mark.parametrize(
+    ("money", "done", "refused"),
+    [(1.1, 0, False), (0.5, 0, True), (0.5, 20, False), (0.1, 90, False)],
+)
+def test_it_is_not_begun_where_money_does_not_cover_it(
+    confirming: Confirming, money: float, done: int, refused: bool
+) -> None:
+    budget = CONFIG.budget.model_copy(update={"money": money, "price_per_hour": 1.0})
+    confirming.config = CONFIG.model_copy(update={"budget": budget})
+    meter = confirming.new_meter(planned_s=3000.0)
+    if not refused:
+        meter.check(done)
+        return
+    with pytest.raises(ConfirmationError, match=r"budget\.money=0\.5 leaves 30 min, .*raise it"):
+        meter.check(done)
+
+
+def test_it_pauses_where_money_is_over_and_goes_on_with_more(confirming: Confirming) -> None:
+    budget = CONFIG.budget.model_copy(update={"money": 1.0, "price_per_hour": 1.0})
+    confirming.config = CONFIG.model_copy(update={"budget": budget})
+    confirming.ledger.add_spent(3600.0)
+    confirming.meter = confirming.new_meter()
+    with pytest.raises(ConfirmationError, match=r"budget\.money=1 leaves 0 s"):
+        confirming.meter.check(0)
+    with pytest.raises(ConfirmationHaltedError):
+        confirming.run()
+    more = budget.model_copy(update={"money": 2.0})
+    confirming.config = CONFIG.model_copy(update={"budget": more})
+    confirming.meter = confirming.new_meter()
+    assert confirming.run().state == "confirmed"
+    assert set(confirming.engine.steps.values()) == {1}

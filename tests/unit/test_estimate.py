@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator.config import SearchConfig
+from orchestrator.confirmation_estimate import most_members
 from orchestrator.estimate import (
     SAMPLES,
     START_S,
@@ -89,7 +90,8 @@ def test_stopping_leaves_less() -> None:
 def test_nothing_measured_is_no_time() -> None:
     found, _ = estimated(config(), work=Work(0, 4), tokens=[10], measured=False)
     assert (found.seconds, found.gpu_hours, found.memory_bytes) == (None, None, None)
-    assert len(estimate_lines(found)) == 1
+    search, confirmation = estimate_lines(found)
+    assert "estimated" not in search + confirmation
 
 
 def warned(**budget: Any) -> list[str]:
@@ -120,3 +122,49 @@ def test_a_person_is_asked_about_a_new_search_alone() -> None:
     assert asked == ["y"]
     assert "warning: look out" in out.getvalue()
     assert "estimated: 16 s on cpu" in out.getvalue()
+
+
+def test_what_breaks_a_limit_is_left_out_of_the_sample() -> None:
+    space = {"axes": ARMS, "baselines": True}
+    grid = config(space=space, sampler={"kind": "grid"}, budget={"trials": 2, "steps": 8})
+    sample = sample_trials(grid, BASELINES, lambda trial: trial.strategy.latent_count == 0)
+    assert [one.strategy.short_name for one in sample.all] == ["none", "none"]
+    assert Work.whole(grid, sample) == Work(baselines=1, trials=1)
+    drawn = sample_trials(config(), [], lambda trial: trial.optim.lr > 0.02)
+    assert Work.whole(config(), drawn) == Work(baselines=0, trials=4)
+    assert min(trial.optim.lr for trial in drawn.trials) > 0.02
+
+
+CONFIRM = {"top": 2, "seeds": 3, "control_lr_factors": [1.0, 2.0]}
+
+
+def test_the_confirmation_is_estimated_beside_the_search() -> None:
+    budget = {"trials": 4, "steps": 8, "price_per_hour": 3600.0}
+    searched = config(confirm=CONFIRM, budget=budget)
+    costs = Costs([0.0, 10.0, 30.0], [100.0] * 3, 1, MEASURED, test_tokens=[7.0, 40.0, 60.0])
+    found = estimate(searched, costs, Work(1, 4))
+    own = found.confirmation
+    assert own is not None
+    members = (2 + 5) * 3 + 5 * 2  # candidates and controls with seeds, and learning rates
+    assert (own.members, own.steps) == (members, members * 8)
+    assert own.train_tokens == members * 8 * 20.0
+    assert own.score_tokens == (members + 1) * 100.0 + (7 * 3 + 1) * 50.0
+    assert own.seconds == pytest.approx(own.train_tokens * 0.001 + own.score_tokens * 0.0001)
+    assert own.money == pytest.approx(own.seconds)
+    assert "then its confirmation, at most: 31 members, 248 optimiser" in estimate_lines(found)[-1]
+    assert "without an engine's start" in estimate_lines(found)[-1]
+
+
+def test_a_confirmation_of_less_has_fewer_members() -> None:
+    one = config(confirm=CONFIRM | {"control_lr_factors": [1.0]}, budget={"trials": 1, "steps": 8})
+    assert most_members(one) == ((1 + 5) * 3, 0)
+    off = config(confirm={"enabled": False})
+    assert estimated(off, work=Work(0, 4), tokens=[10])[0].confirmation is None
+
+
+def test_a_budget_that_covers_the_search_alone_is_warned_of() -> None:
+    found, _ = estimated(config(), work=Work(0, 4), tokens=[10])
+    assert found.seconds is not None
+    money = found.seconds / 3600 + 1e-6
+    [line] = warned(money=money, price_per_hour=1.0)
+    assert "covers the search, but may not cover its confirmation" in line

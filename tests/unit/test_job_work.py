@@ -54,7 +54,10 @@ def test_a_signal_interrupts_and_does_not_end() -> None:
     assert done.stdout == "stopping: running trials save their state\nTrue\n"
 
 
-@pytest.mark.parametrize(("state", "code"), [("complete", 0), ("failed", 1), ("interrupted", 130)])
+STATES = [("complete", 0), ("spent", 0), ("failed", 1), ("interrupted", 130)]
+
+
+@pytest.mark.parametrize(("state", "code"), STATES)
 def test_the_exit_code_and_the_result(
     package: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -44,7 +44,7 @@ def test_a_ledger_of_version_1_is_gone_on_with(first: Path) -> None:
     assert ledger.study.user_attrs["ledger_version"] == LEDGER_VERSION
     # What its driver had reported, and not decided, is decided: the worst of all at its rung.
     assert ledger.trial(6).status is TrialStatus.PRUNED
-    assert (ledger.spent_s, ledger.spent_gpu_s) == (12.5, 3.0)
+    assert (ledger.spent_s, ledger.spent("spent_gpu_s")) == (12.5, 3.0)
     asked = ledger.ask()
     assert asked is not None
     assert (asked.number, asked.step, asked.attempts) == (1, 4, 2)

@@ -193,3 +193,29 @@ def test_a_grid_without_stopping_is_counted() -> None:
     assert "the delimiter 'é' never occurs" in grid.warnings[0]
     assert "▸c·2▸," in grid.strategies["comma2"].sample
     assert not planned().exact
+
+
+def test_what_a_limit_forbids_is_not_planned() -> None:
+    triggers = {"kind": "start", "m": {"choice": [2, 40]}}
+    space = {"axes": {"strategy": {"triggers": {"s": triggers}}}}
+    grid = {"sampler": {"kind": "grid"}, "space": space, "budget": {"trials": 2, "steps": 10}}
+    whole, limited = planned(**grid), planned(**grid, limits={"cost/extra_tokens_pct": 20})
+    assert (whole.trials, whole.baselines) == (2, 3)
+    assert (limited.trials, limited.baselines, limited.exact) == (1, 3, True)
+    assert limited.most_trial_steps == (1 + 3) * 10
+    rows_read = 10 * 8
+    assert whole.estimate.train_tokens - limited.estimate.train_tokens == rows_read * (27 + 40)
+    refused = limited.strategies["start40"].refused
+    assert refused == "limits.cost/extra_tokens_pct=20 is below its 148.1 %"
+    with pytest.raises(TaskError, match="no strategy of the space keeps it"):
+        planned(**grid, limits={"cost/extra_tokens_pct": 1})
+
+
+def test_the_confirmation_is_planned_with_its_test_rows() -> None:
+    found = planned(confirm={"top": 1, "seeds": 2, "control_lr_factors": [1.0]}).estimate
+    assert found.confirmation is not None
+    assert found.confirmation.steps == (1 + 5) * 2 * 10
+    fewer = planned(confirm={"top": 1, "seeds": 2, "control_lr_factors": [1.0], "rows": 2}).estimate
+    assert fewer.confirmation is not None
+    assert fewer.confirmation.score_tokens < found.confirmation.score_tokens
+    assert planned(confirm={"enabled": False}).estimate.confirmation is None

@@ -152,7 +152,10 @@ def test_the_state_is_the_last_run_s_unless_a_driver_is_at_work(folder: SearchFo
     assert saved_state(folder, []) == "interrupted"  # a driver that died before its end
     folder.result.write_text(result([]).model_dump_json())
     assert saved_state(folder, []) == "complete"
-    assert saved_state(folder, [ledger_trial(0, None, status=TrialStatus.RUNNING)]) == "interrupted"
+    paused = [ledger_trial(0, None, status=TrialStatus.RUNNING)]
+    assert saved_state(folder, paused) == "interrupted"
+    folder.result.write_text(result([], state="spent").model_dump_json())
+    assert saved_state(folder, paused) == "spent"
     with driver_lock(folder):
         assert saved_state(folder, []) == "running"
 
@@ -163,7 +166,13 @@ def test_the_front_and_what_was_spent_are_read_from_the_ledger(tmp_path: Path) -
         search_folder(tmp_path),
         search_config(
             tradeoffs=[cost],
-            budget={"trials": 4, "steps": 8, "total_steps": 30, "price_per_hour": 6.0},
+            budget={
+                "trials": 4,
+                "steps": 8,
+                "total_steps": 30,
+                "time_s": 2000.0,
+                "price_per_hour": 6.0,
+            },
         ),
     )
     ledger = open_ledger(
@@ -179,6 +188,8 @@ def test_the_front_and_what_was_spent_are_read_from_the_ledger(tmp_path: Path) -
         assert trial is not None
         ledger.report(trial.number, RUNGS[-1], {OBJECTIVE: score, cost: extra})
     ledger.add_spent(1800.0, gpu_s=3600.0, tokens=77)
+    ledger.add(confirm_s=600.0, confirm_gpu_s=1800.0, confirm_steps=16)
+    ledger.add(confirm_s=600.0, confirm_gpu_s=1800.0, confirm_steps=16)
     read = read_result(folder, "sqlite:///x.db")
     uids = [t.uid for t in read.trials if t.status is TrialStatus.COMPLETE]
     assert (read.front, read.knee) == (uids[:3], uids[1])
@@ -188,8 +199,10 @@ def test_the_front_and_what_was_spent_are_read_from_the_ledger(tmp_path: Path) -
         "trials": 4,
         "steps": 32,
         "tokens": 77,
-        "time_s": 1800.0,
-        "gpu_hours": 1.0,
-        "money": 3.0,
+        "time_s": 3000.0,
+        "gpu_hours": 2.0,
+        "money": 5.0,
+        "confirm_s": 1200.0,
+        "confirm_steps": 32,
         "over": ["trials", "total_steps"],
     }

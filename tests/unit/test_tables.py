@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
+from orchestrator.confirmation_record import ConfirmationCost, ConfirmationEstimate
 from orchestrator.ledger import Role
 from orchestrator.results import DataRecord, SearchResult, SpentRecord
 from orchestrator.tables import print_result, print_status
@@ -169,6 +170,25 @@ def test_what_was_spent_is_told_with_the_budgets_that_are_spent() -> None:
         "steps, 12345 tokens, 360 s, 0.10 GPU-hours, 0.50 at the price given. Spent: "
         "budget.tokens, budget.money." in text
     )
+
+
+def test_what_the_confirmation_took_stands_beside_what_was_expected() -> None:
+    spent = SpentRecord(
+        trials=1, infeasible=0, steps=10, tokens=None, time_s=90.0, gpu_hours=0.0, money=None,
+        confirm_s=60.0, confirm_steps=80, over=[],
+    )  # fmt: skip
+    planned = ConfirmationEstimate(
+        members=9, steps=90, train_tokens=1.0, score_tokens=1.0, gpus=0, seconds=50.0
+    )
+    cost = ConfirmationCost(seconds=60.0, steps=80, estimate=planned)
+    text = shown(print_result, result(TRIALS, spent=spent, confirm_cost=cost))
+    assert "10 optimiser steps, 90 s (60 s and 80 more steps to confirm)." in text
+    assert (
+        "Confirmation: 60 s and 80 trained steps it took; at most 90 steps and about 50 s of "
+        "training and scoring were estimated." in text
+    )
+    alone = cost.model_copy(update={"estimate": None})
+    assert "nothing was estimated" in shown(print_result, result(TRIALS, confirm_cost=alone))
 
 
 def test_choosing_is_told_where_it_took_time() -> None:
