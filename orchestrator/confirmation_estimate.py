@@ -1,7 +1,7 @@
 """What confirming a search's winner will cost, at most, before the search has begun.
 
-    candidates: confirm.top          ┐ times confirm.seeds           ┐
-    controls: five that are trained  ┘                               ├─ members, times budget.steps
+    candidates: confirm.top             ┐ times confirm.seeds        ┐
+    controls: five of each, or in all   ┘                            ├─ members, times budget.steps
     controls times confirm.control_lr_factors, to choose one of each ┘
 
 Controls that turn out equal are one, so there may be fewer. Nobody knows yet which configuration
@@ -44,9 +44,10 @@ def most_members(config: SearchConfig) -> tuple[int, int]:
     """How many members are trained at most: to be judged, and to choose learning rates."""
     confirm = config.confirm
     candidates = min(confirm.top, config.budget.trials)
+    controls = TRAINED_CONTROLS * (candidates if confirm.controls == "each" else 1)
     factors = len(confirm.control_lr_factors)
-    tuned = TRAINED_CONTROLS * factors if factors > 1 else 0
-    return (candidates + TRAINED_CONTROLS) * confirm.seeds, tuned
+    tuned = controls * factors if factors > 1 else 0
+    return (candidates + controls) * confirm.seeds, tuned
 
 
 def confirmation_estimate(

@@ -39,6 +39,7 @@ from orchestrator.opening import (
     check_base_model,
     check_same,
     engine_options,
+    has_begun,
     is_over,
     leaving_nothing_unbegun,
     open_ledger,

@@ -192,7 +192,7 @@ class Confirming:
         trials: Sequence[LedgerTrial] = TRIALS,
         config: SearchConfig | None = None,
     ) -> ConfirmationRecord:
-        stop = threading.Event()
+        config, stop = config or self.config, threading.Event()
 
         def say(line: str) -> None:
             if stop_at is not None and stop_at in line:
@@ -200,9 +200,7 @@ class Confirming:
 
         with EventLog(self.folder.events) as events:
             data = SearchData(SOURCE, DataRecord(rows={}), digests={})
-            of = Confirmation(
-                config or self.config, self.folder, data, events, "sqlite://", stop, say, self.meter
-            )
+            of = Confirmation(config, self.folder, data, events, "sqlite://", stop, say, self.meter)
             candidates = of._candidates(trials)
             bench = Bench(
                 engine=self.engine,
@@ -215,7 +213,7 @@ class Confirming:
                 events=events,
                 halt=of.halted,
                 say=say,
-                metric=metric_of((config or self.config).objective),
+                metric=metric_of(config.objective),
                 note=self.meter.note,
             )
             base = {"path": "bundled", "fingerprint": "f"}

@@ -79,7 +79,7 @@ def test_a_gaussian_process_goes_where_it_is_better_with_baselines_too(tmp_path:
         trials=12,
         sampler=SamplerConfig(kind="gp", startup_trials=4),
     )
-    rates = [told(ledger).params.get("optim.lr") for _ in range(14)][2:]
+    rates = [float(trial.params["optim.lr"]) for trial in [told(ledger) for _ in range(14)][2:]]
     assert min(rates[-4:]) > 0.04
 
 
@@ -104,7 +104,7 @@ def test_tpe_learns_from_what_ended_since_its_last_draw(tmp_path: Path) -> None:
         trials=30,
         sampler=SamplerConfig(kind="tpe", startup_trials=5),
     )
-    rates = [told(ledger).params.get("optim.lr") for _ in range(32)][2:]
+    rates = [float(trial.params["optim.lr"]) for trial in [told(ledger) for _ in range(32)][2:]]
     assert sum(rates[-10:]) / 10 > 0.04, "a random draw is at 0.0275 on average"
 
 
