@@ -205,8 +205,8 @@ def _early_stopping(found: Result | None) -> list[str]:
         f"{row['trials']} recorded trials, replayed in {found['orders']} random orders "
         f"({row['setting']} of {row['rungs'][-1]} steps): **{mean} % of the steps are saved** "
         f"({low} to {high} in 95 of 100 orders), and **the winner's regret is "
-        f"{' and '.join(regrets)}** (95 % interval, {items} rows that decided nothing). Other rules, the figure and the sampler are in "
-        "[search_studies.md](search_studies.md).",
+        f"{' and '.join(regrets)}** (95 % interval, {items} rows that decided nothing). "
+        "Other rules, the figure and the sampler are in [search_studies.md](search_studies.md).",
         "",
     ]
 

@@ -65,7 +65,7 @@ def test_evolution_crosses_what_it_has_seen_with_baselines_too(tmp_path: Path) -
         trials=16,
         sampler=SamplerConfig(kind="nsga2", population=4),
     )
-    rates = [told(ledger).params.get("optim.lr") for _ in range(18)][2:]
+    rates = [told(ledger).config.optim.lr for _ in range(18)][2:]
     assert len(set(rates[:4])) == 4
     assert set(rates[4:]) & set(rates[:4]), "no child has a parent's rate"
 
@@ -79,7 +79,7 @@ def test_a_gaussian_process_goes_where_it_is_better_with_baselines_too(tmp_path:
         trials=12,
         sampler=SamplerConfig(kind="gp", startup_trials=4),
     )
-    rates = [told(ledger).params.get("optim.lr") for _ in range(14)][2:]
+    rates = [told(ledger).config.optim.lr for _ in range(14)][2:]
     assert min(rates[-4:]) > 0.04
 
 
@@ -104,7 +104,7 @@ def test_tpe_learns_from_what_ended_since_its_last_draw(tmp_path: Path) -> None:
         trials=30,
         sampler=SamplerConfig(kind="tpe", startup_trials=5),
     )
-    rates = [told(ledger).params.get("optim.lr") for _ in range(32)][2:]
+    rates = [told(ledger).config.optim.lr for _ in range(32)][2:]
     assert sum(rates[-10:]) / 10 > 0.04, "a random draw is at 0.0275 on average"
 
 
