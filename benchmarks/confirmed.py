@@ -35,7 +35,10 @@ mean over the same distances with other rows and seeds. The last distance of eac
 the search had no rows of. All candidates are compared with controls of the first one's size, \
 marked `(no. 1)` (`confirm.controls: first`); what each inserts stands in the table, and beside a \
 candidate of another size the verdict says both numbers. The reports, with figures: \
-[results/](results)."""
+[results/](results).
+
+These three searches drew at random throughout: TPE did not see what had ended yet when they ran (mended \
+since, see the changelog). What was confirmed does not depend on how it was found."""
 
 
 @dataclass(frozen=True)
