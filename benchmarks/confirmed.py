@@ -37,8 +37,8 @@ marked `(no. 1)` (`confirm.controls: first`); what each inserts stands in the ta
 candidate of another size the verdict says both numbers. The reports, with figures: \
 [results/](results).
 
-These three searches drew at random throughout: TPE did not see what had ended yet when they ran (mended \
-since, see the changelog). What was confirmed does not depend on how it was found."""
+These three searches drew at random throughout: when they ran, TPE did not see what had ended \
+(mended since, see the changelog). What was confirmed does not depend on how it was found."""
 
 
 @dataclass(frozen=True)
