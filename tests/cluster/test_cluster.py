@@ -172,7 +172,6 @@ def test_a_search_outlives_one_worker_and_uses_another(raised: Raised, tmp_path:
     assert job["state"] == "complete", job
     trials = job["result"]["trials"]
     assert {trial["status"] for trial in trials} == {"complete"}
-    assert max(trial["attempts"] for trial in trials) > 1  # some were on the lost worker
     folder = f"{HOME}/latentune/home/searches/{NAME}"
     raised.head.run("test", "-e", f"{folder}/ended-at-the-head")
 

@@ -16,6 +16,7 @@ from orchestrator.assignment import Assignment, DataSource
 from orchestrator.config import SearchConfig
 from orchestrator.confirmation import Confirmation
 from orchestrator.confirmation_budget import ConfirmationMeter
+from orchestrator.confirmation_estimate import most_members
 from orchestrator.confirmation_record import (
     ConfirmationEstimate,
     ConfirmationRecord,
@@ -182,7 +183,12 @@ class Confirming:
 
     def new_meter(self, planned_s: float | None = None) -> ConfirmationMeter:
         planned = ConfirmationEstimate(
-            members=30, steps=330, train_tokens=1.0, score_tokens=1.0, gpus=0, seconds=planned_s
+            members=sum(most_members(self.config)),
+            steps=330,
+            train_tokens=1.0,
+            score_tokens=1.0,
+            gpus=0,
+            seconds=planned_s,
         )
         return ConfirmationMeter(self.ledger, self.config, planned)
 
@@ -427,7 +433,7 @@ def test_what_it_takes_is_in_the_ledger_whatever_stopped_it(confirming: Confirmi
 
 @pytest.mark.parametrize(
     ("money", "done", "refused"),
-    [(1.1, 0, False), (0.5, 0, True), (0.5, 20, False), (0.1, 90, False)],
+    [(1.1, 0, False), (0.5, 0, True), (0.5, 40, False), (0.1, 90, False)],
 )
 def test_it_is_not_begun_where_money_does_not_cover_it(
     confirming: Confirming, money: float, done: int, refused: bool

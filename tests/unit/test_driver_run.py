@@ -90,11 +90,12 @@ def test_so_is_that_of_a_run_without_anything_to_do(
     told: list[tuple[list[str], str, str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ended = SimpleNamespace(finish=lambda state: SimpleNamespace(state=state))
+    ended = SimpleNamespace(finish=lambda state, **_: SimpleNamespace(state=state))
     monkeypatch.setattr(driver, "SearchEnd", lambda **_: ended)
+    monkeypatch.setattr(driver._Run, "_confirmed", lambda self, events, interrupt, result: result)
     ledger.add_spent(60.0)
-    assert run_of(tmp_path, ledger, time_s=30).told(None).state == "interrupted"
-    assert told == [(COMMAND, "tiny", "interrupted")]
+    assert run_of(tmp_path, ledger, time_s=30).told(None).state == "spent"
+    assert told == [(COMMAND, "tiny", "spent")]
 
 
 @pytest.mark.parametrize(

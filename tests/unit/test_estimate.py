@@ -145,13 +145,14 @@ def test_the_confirmation_is_estimated_beside_the_search() -> None:
     found = estimate(searched, costs, Work(1, 4))
     own = found.confirmation
     assert own is not None
-    members = (2 + 5) * 3 + 5 * 2  # candidates and controls with seeds, and learning rates
+    arms = 2 + 2 * 5  # candidates, and the controls of each
+    members = arms * 3 + 2 * 5 * 2  # with seeds; and the controls' learning rates
     assert (own.members, own.steps) == (members, members * 8)
     assert own.train_tokens == members * 8 * 20.0
-    assert own.score_tokens == (members + 1) * 100.0 + (7 * 3 + 1) * 50.0
+    assert own.score_tokens == (members + 1) * 100.0 + (arms * 3 + 1) * 50.0
     assert own.seconds == pytest.approx(own.train_tokens * 0.001 + own.score_tokens * 0.0001)
     assert own.money == pytest.approx(own.seconds)
-    assert "then its confirmation, at most: 31 members, 248 optimiser" in estimate_lines(found)[-1]
+    assert "then its confirmation, at most: 56 members, 448 optimiser" in estimate_lines(found)[-1]
     assert "without an engine's start" in estimate_lines(found)[-1]
 
 
