@@ -11,6 +11,7 @@ from orchestrator.ray_session import ray_session
 from orchestrator.study.audit import audit_search
 
 
+@pytest.mark.usefixtures("ray_session")
 @pytest.mark.timeout(120)
 @pytest.mark.filterwarnings("ignore")
 def test_trials_that_nobody_trains_go_through_tune(tmp_path: Path) -> None:
