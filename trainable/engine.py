@@ -27,10 +27,8 @@ from trainable.data import (
     mean_by_distance,
 )
 from trainable.decoding import LatentLM
-from trainable.decoding_speed import ms_per_token
 from trainable.delimiters import Vocabulary
-from trainable.errors import TaskError, TrialError, UnknownTrialError
-from trainable.evaluation import answer_scoring
+from trainable.errors import TrialError, UnknownTrialError
 from trainable.latent_adamw import LatentAdamW
 from trainable.latents import init_latents
 from trainable.layout_rules import Bools, LayoutRules
@@ -42,11 +40,10 @@ from trainable.lengths import (
     row_limit,
 )
 from trainable.memory import TokenBudget, probe_tokens
-from trainable.metrics import DECODING_TIME
 from trainable.positions import context_of
 from trainable.prefix_plan import Sharing
 from trainable.resident import ResidentTrial, starting_rows
-from trainable.scoring import Tally, score_split
+from trainable.scoring import score_answers, score_split
 from trainable.selftest import check_decoding
 from trainable.state import TrialState
 from trainable.strategy import InsertionStrategy, PositionRule
@@ -270,17 +267,12 @@ class Engine:
         self, trials: list[ResidentTrial], splits: Sequence[Split]
     ) -> Generator[None, None, dict[str, dict[str, float]]]:
         results: dict[str, dict[str, float]] = {trial.uid: {} for trial in trials}
-        for split in splits:
-            trials = [trial for trial in trials if self._trials.get(trial.uid) is trial]
-            tallies: list[Tally] = []
+        for place, split in enumerate(splits):
             for group in self._groups(trials):
-                found = yield from self._group_scores(group, split)
-                tallies += found
-            for trial, tally in zip(trials, tallies, strict=True):
-                if split == splits[0]:
-                    results[trial.uid] |= tally.costs() | trial.costs()
-                    results[trial.uid] |= self._decoding_cost(trial, split)
-                results[trial.uid] |= mean_by_distance(tally.scores, split)
+                residents = [trial for trial in group if self._holds(trial)]
+                scores = yield from self._group_scores(residents, split, with_costs=place == 0)
+                for trial, found in zip(residents, scores, strict=True):
+                    results[trial.uid] |= found
         return results
 
     def resolve(self, strategy: InsertionStrategy) -> LayoutRules:
@@ -330,36 +322,27 @@ class Engine:
         """Which trials share their forwards: all of them, or none with another."""
         return [[trial] for trial in trials] if self.deterministic else [trials]
 
+    def _holds(self, trial: ResidentTrial) -> bool:
+        """Whether a trial is still inside, and not another one of its uid."""
+        return self._trials.get(trial.uid) is trial
+
     def _group_scores(
-        self, trials: Sequence[ResidentTrial], split: Split
-    ) -> Generator[None, None, list[Tally]]:
-        """Scores of trials that share their forwards."""
+        self, trials: Sequence[ResidentTrial], split: Split, *, with_costs: bool
+    ) -> Generator[None, None, list[dict[str, float]]]:
+        """Scores, and costs, of trials that share their forwards; any of them may leave."""
         model = self.base.model
+        # Copies from before the first piece: later a trial may have left with its latents.
+        lms = {trial.uid: self._decoder_of(trial) for trial in trials if trial.decodes}
         tallies = yield from score_split(model, trials, split, self._budget, self._sharing)
-        yield from self._add_answer_scores(trials, tallies, split)
-        return tallies
-
-    def _add_answer_scores(
-        self, trials: Sequence[ResidentTrial], tallies: Sequence[Tally], split: Split
-    ) -> Generator[None, None, None]:
-        """Score what each trial's latents make the model write by itself, judged as text."""
-        asked = [place for place, trial in enumerate(trials) if trial.data.answer_metrics]
-        if not asked:
-            return
-        chosen = [trials[place] for place in asked]
-        lms = [self._decoder_of(trial) for trial in chosen]
-        scores = yield from answer_scoring(lms, [trial.data for trial in chosen], split)
-        for place, found in zip(asked, scores, strict=True):
-            if isinstance(found, TaskError):  # another trial's answers may be fine
-                trials[place].failure = found
-            else:
-                tallies[place].scores += found
-
-    def _decoding_cost(self, trial: ResidentTrial, split: Split) -> dict[str, float]:
-        """Milliseconds per generated token, where they are asked for; measured once per join."""
-        if trial.times_decoding and trial.ms_per_token is None:
-            trial.ms_per_token = ms_per_token(self._decoder_of(trial), trial.data.rows(split))
-        return {} if trial.ms_per_token is None else {DECODING_TIME: trial.ms_per_token}
+        yield from score_answers(trials, lms, tallies, split, self._holds)
+        scores = [mean_by_distance(tally.scores, split) for tally in tallies]
+        if with_costs:
+            for trial, tally, found in zip(trials, tallies, scores, strict=True):
+                found |= tally.costs() | trial.costs()
+                if trial.times_decoding and self._holds(trial):
+                    found |= trial.decoding_cost(lms[trial.uid], split)
+                    yield
+        return scores
 
     def _decoder_of(self, trial: ResidentTrial) -> LatentLM:
         """The frozen model with a copy of a trial's latents."""

@@ -131,6 +131,7 @@ def answer_scoring(
     split: Split,
     rows_at_once: int | None = None,
     places: Sequence[int] | None = None,
+    wanted: Callable[[int], bool] = lambda _: True,
 ) -> Generator[None, None, list[list[DistanceScores] | TaskError]]:
     """Decode rows of a split for many owners together, and score the answers; a piece at a time.
 
@@ -142,6 +143,7 @@ def answer_scoring(
         data: each owner's task.
         rows_at_once: the most rows of a batch. Default: as the device has room for.
         places: which rows; default all.
+        wanted: whether an owner's scores are still asked for; if not, no more of it is decoded.
 
     Returns:
         Per owner, (distance, metric name to value) per row; or what a metric failed with, which
@@ -162,6 +164,9 @@ def answer_scoring(
         if judges[owner].failure is not None:  # another owner's answers may be fine
             pool.cancel(owner)
         yield
+        for owner in range(len(lms)):
+            if not wanted(owner):
+                pool.cancel(owner)
     return [judge.failure or judge.scores for judge in judges]
 
 

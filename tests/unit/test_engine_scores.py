@@ -127,6 +127,42 @@ def test_a_trial_whose_answers_cannot_be_scored_fails_alone(
         engine.raise_failure("bad")
 
 
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_trial_may_leave_at_any_piece_of_its_scoring(
+    tiny_base: BaseModel, tiny_data: EncodedTask, tmp_path: Path, deterministic: bool
+) -> None:
+    """Its mate is scored as ever, and another trial trains on."""
+    task = records(tiny_base, tmp_path, ROWS[:3], metrics=["normalised_match"])
+    engine = Engine(tiny_base, deterministic=deterministic)
+    data = engine.encode(task)
+    join(engine, "mate", data)
+    join(engine, "other", tiny_data)
+    pieces, expected = 0, None
+    while True:
+        join(engine, "left", data, times_decoding=True)
+        scoring = engine.evaluation(["left", "mate"], ["val_id"])
+        try:
+            for _ in range(pieces):
+                next(scoring)
+        except StopIteration as end:
+            assert "cost/ms_per_token" in end.value["left"]
+            break
+        engine.leave("left")
+        engine.step(["other"])
+        while True:
+            try:
+                next(scoring)
+            except StopIteration as end:
+                found = end.value["mate"]
+                break
+        expected = expected or found
+        assert found == pytest.approx(expected, rel=1e-5)
+        pieces += 1
+    assert pieces > 4
+    assert expected is not None
+    assert "val_id/normalised_match" in expected
+
+
 def test_a_reference_is_what_its_tokens_say(
     tiny_base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
