@@ -197,18 +197,20 @@ class Engine:
 
         Returns:
             uid to the trial's mean loss over all labelled tokens of its step. Trials without
-            latents have nothing to train: they are not in the result, and neither are trials
-            that have failed.
+            latents, or without a row in this step, have nothing to train: they count the step
+            and are not in the result. Neither are trials that have failed.
 
         Raises:
             NumericError: never from here; a trial that stops being finite fails alone, and its
                 `raise_failure` tells.
         """
         trials = [self._trial(uid) for uid in (self._trials if uids is None else uids)]
+        ready: list[ResidentTrial] = []
         for trial in trials:
-            if not trial.trains:
+            if not (trial.trains and trial.next_rows()):
                 trial.step += 1
-        ready = [trial for trial in trials if trial.trains and trial.failure is None]
+            elif trial.failure is None:
+                ready.append(trial)
         losses: dict[str, float] = {}
         for group in self._groups(ready):
             losses |= train_step(self._compute, self._adamw, group, self._budget, self.slots)

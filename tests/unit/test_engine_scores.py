@@ -299,6 +299,29 @@ def test_a_row_too_long_for_one_strategy_is_left_out_of_its_training_alone(
     assert metrics["cost/extra_tokens_pct"] == pytest.approx(100 * latents / verbal)
 
 
+def test_a_step_all_of_whose_rows_are_dropped_changes_nothing(
+    tiny_base: BaseModel, tmp_path: Path
+) -> None:
+    """It has no loss either; the next one with a row goes on."""
+    engine = Engine(tiny_base)
+    task = records(tiny_base, tmp_path, [ROWS[0], LONG[1]])
+    data = engine.encode(task, max_tokens=16, long_rows="drop")
+    config = TrialConfig.from_dict({"strategy": STRATEGY.to_dict(), "optim": {"batch_rows": 1}})
+    engine.join(TrialSpec("t", config, 8, max_tokens=16, long_rows="drop"), data)
+    was_empty = []
+    for step in range(1, 9):
+        before, rows = engine.state("t"), engine._trials["t"].next_rows()
+        losses = engine.step()
+        after = engine.state("t")
+        was_empty.append(not rows)
+        assert after.step == step
+        assert ("t" in losses) == bool(rows)
+        for name in ("latents", "exp_avg", "exp_avg_sq"):
+            same = np.array_equal(getattr(after, name), getattr(before, name))
+            assert same == (not rows), name
+    assert any(was_empty[was_empty.index(False) :]), "momentum would not have shown"
+
+
 def test_a_trial_that_drops_nothing_says_nothing(tiny_base: BaseModel, tmp_path: Path) -> None:
     engine = Engine(tiny_base)
     data = engine.encode(records(tiny_base, tmp_path, ROWS), max_tokens=99, long_rows="drop")
