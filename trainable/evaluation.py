@@ -80,7 +80,7 @@ def forced_batches(
     sharing: Sharing = "auto",
 ) -> Iterator[list[Forced]]:
     """As `forced_scores`, a micro-batch at a time; `refuse` is told of rows that do not fit."""
-    for wave in shared_waves(model, rows, budget.tokens, sharing, read_scores, training=False):
+    for wave in shared_waves(model, rows, budget, sharing, read_scores, training=False):
         for _, scored in budget.run(wave.rows, partial(_force, wave, latents), refuse):
             yield scored
 

@@ -94,7 +94,8 @@ def gather_gradients(
         trial.failure = RowMemoryError(f"trial {trial.uid}: {too_long_message(split.row)}")
         losses_T[split.owner] = math.nan
 
-    for wave in shared_waves(compute.model, rows, budget.tokens, compute.sharing):
+    waves = shared_waves(compute.model, rows, budget, compute.sharing, within=compute.forward)
+    for wave in waves:
         action = partial(_forward_backward, compute, wave, table, labels_T)
         for batch, (batch_losses_T, grad_KD) in budget.run(wave.rows, action, refuse):
             slots.add(batch)

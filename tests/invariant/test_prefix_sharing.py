@@ -20,6 +20,7 @@ from trainable.data import EncodedRow, EncodedTask
 from trainable.delimiters import Vocabulary
 from trainable.engine import Engine
 from trainable.evaluation import forced_scores
+from trainable.memory import TokenBudget
 from trainable.prefix import (
     can_share,
     labelled_logits_shared,
@@ -126,7 +127,7 @@ def test_micro_batches_of_any_size(max_tokens: int, sharing: Sharing) -> None:
     latents = latents_of(base)
     losses = torch.zeros(len(STRATEGIES), dtype=torch.float64)
     seen = []
-    for wave in shared_waves(base.model, rows, max_tokens, sharing, read_losses):
+    for wave in shared_waves(base.model, rows, TokenBudget(max_tokens), sharing, read_losses):
         for batch in micro_batches(wave.rows, max_tokens):
             assert len(batch) == 1 or len(batch) * max(map(len, batch)) <= max_tokens
             seen += [id(split.row) for split in batch]
@@ -212,7 +213,7 @@ def test_a_model_whose_past_is_more_than_keys_and_values_runs_whole_rows(
     rows = rows_of(base, random_rows(1))
     monkeypatch.setattr(type(base.model), "_is_stateful", True)
     assert not can_share(base.model)
-    waves = list(shared_waves(base.model, rows, 500, "on"))
+    waves = list(shared_waves(base.model, rows, TokenBudget(500), "on"))
     assert [len(wave.rows) for wave in waves] == [len(rows)]
     assert not any(split.cut for split in waves[0].rows)
 
