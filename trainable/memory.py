@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import torch
 
-from trainable.batch import AnyRow, PreparedRow, batch_slots, micro_batches
+from trainable.batch import AnyRow, PreparedRow, batch_memory, micro_batches
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ _PROBE_SHARE = 0.8  # of the memory: the rest is for evaluation and for what fra
 
 
 class TokenBudget:
-    """The most slots, padding included, that go through the model at once.
+    """The most slots, padding and a share of what they go on from included, at once in the model.
 
     Args:
         tokens: to start with; halved where they do not fit.
@@ -59,14 +59,14 @@ class TokenBudget:
             batch = [row for row in waiting.popleft() if row.owner not in refused]
             if not batch:
                 continue
-            if len(batch) > 1 and batch_slots(batch) > self.tokens:  # cut before memory ran out
+            if len(batch) > 1 and batch_memory(batch) > self.tokens:  # cut before memory ran out
                 waiting.extendleft(reversed(list(micro_batches(batch, self.tokens))))
                 continue
             results = attempt(action, batch)
             if results:
                 yield batch, results[0]
             elif len(batch) > 1:
-                self.halve(batch_slots(batch))
+                self.halve(batch_memory(batch))
                 waiting.appendleft(batch)
             else:
                 refused.add(batch[0].owner)
