@@ -27,7 +27,7 @@ from trainable.answers import answer_requests, decode, decoder
 from trainable.batch import PreparedRow
 from trainable.data import EncodedRow, EncodedTask, Ints, Split, mean_by_distance
 from trainable.decoding import LatentLM
-from trainable.decoding_pool import Request
+from trainable.decoding_row import Request
 from trainable.errors import RowMemoryError, TaskError
 from trainable.memory import TokenBudget, too_long_message
 from trainable.prefix import SharedWave, read_scores, shared_waves
@@ -117,10 +117,11 @@ def answer_metrics(
 
     Raises:
         TaskError: if a metric raises or returns no finite number, naming the row.
+        RowMemoryError: if a row does not fit into the memory.
     """
     scoring = answer_scoring([lm], [data], split, rows_at_once, places)
     (found,) = _finished(scoring)
-    if isinstance(found, TaskError):
+    if isinstance(found, Exception):
         raise found
     return found
 
@@ -132,7 +133,7 @@ def answer_scoring(
     rows_at_once: int | None = None,
     places: Sequence[int] | None = None,
     wanted: Callable[[int], bool] = lambda _: True,
-) -> Generator[None, None, list[list[DistanceScores] | TaskError]]:
+) -> Generator[None, None, list[list[DistanceScores] | TaskError | RowMemoryError]]:
     """Decode rows of a split for many owners together, and score the answers; a piece at a time.
 
     An answer may be as long as the longest reference of the split and `ANSWER_MARGIN_TOKENS` more,
@@ -147,7 +148,7 @@ def answer_scoring(
 
     Returns:
         Per owner, (distance, metric name to value) per row; or what a metric failed with, which
-        names the row: no more of that owner is decoded.
+        names the row, or a row that does not fit into the memory: no more of that owner is decoded.
     """
     requests, asked = list[Request](), list[tuple[int, int]]()
     judges = [_Judge(task, split) for task in data]
@@ -158,15 +159,16 @@ def answer_scoring(
         requests += answer_requests(lm, rows, answer_limit(every), owner)
         asked += [(owner, place) for place in judges[owner].places]
     pool = decoder(lms, rows_at_once)
-    for request, ids in pool.run(requests):
-        owner, place = asked[request]
-        judges[owner].add(place, ids)
-        if judges[owner].failure is not None:  # another owner's answers may be fine
-            pool.cancel(owner)
-        yield
-        for owner in range(len(lms)):
-            if not wanted(owner):
+    for answers in pool.steps(requests):
+        for request, ids in answers:
+            owner, place = asked[request]
+            judges[owner].add(place, ids)
+            yield
+        for owner, judge in enumerate(judges):
+            judge.failure = judge.failure or pool.failures.get(owner)
+            if judge.failure is not None or not wanted(owner):  # another's answers may be fine
                 pool.cancel(owner)
+        yield
     return [judge.failure or judge.scores for judge in judges]
 
 
@@ -188,7 +190,7 @@ class _Judge:
     split: Split
     places: list[int] = field(default_factory=list)
     scores: list[DistanceScores] = field(default_factory=list)
-    failure: TaskError | None = None
+    failure: TaskError | RowMemoryError | None = None
     _early: dict[int, Ints] = field(default_factory=dict)  # answers whose turn has not come
 
     def add(self, place: int, ids: Ints) -> None:

@@ -1,7 +1,7 @@
 """Scores of many trials, a piece at a time: teacher-forced, and of what they write.
 
-Each piece is one micro-batch or one answer, so that whoever asks can do something else between
-two: the engine's loop takes training steps with the trials that are not being scored.
+Each piece is one micro-batch or one step of decoding, so that whoever asks can do something else
+between two: the engine's loop takes training steps with the trials that are not being scored.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from trainable.batch import PreparedRow, prepare
 from trainable.data import Split
 from trainable.decoding import LatentLM
-from trainable.errors import RowMemoryError, TaskError
+from trainable.errors import RowMemoryError
 from trainable.evaluation import answer_scoring, forced_batches
 from trainable.memory import TokenBudget, too_long_message
 from trainable.prefix_plan import Sharing, SplitRow
@@ -94,7 +94,7 @@ def score_answers(
         wanted=lambda owner: holds(trials[asked[owner]]),
     )
     for place, found in zip(asked, scores, strict=True):
-        if isinstance(found, TaskError):  # another trial's answers may be fine
+        if isinstance(found, Exception):  # another trial's answers may be fine
             trials[place].failure = found
         else:
             tallies[place].scores += found

@@ -174,7 +174,7 @@ def test_a_reference_is_what_its_tokens_say(
     data = Engine(tiny_base).encode(task)
     lm = LatentLM.build(tiny_base.model, tiny_base.tokenizer, artifact_of(tiny_base, STRATEGY))
     perfect = [row.ids[row.query_length :] for row in data.rows("val_id")]
-    monkeypatch.setattr(DecodingPool, "run", lambda *_: iter(enumerate(perfect)))
+    monkeypatch.setattr(DecodingPool, "steps", lambda *_: iter([list(enumerate(perfect))]))
     assert data.answer_text(perfect[0]) == "[assistant]9"
     assert [found for _, found in answer_metrics(lm, data, "val_id")] == [
         {"normalised_match": 1.0}
