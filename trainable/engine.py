@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
+from weakref import WeakValueDictionary
 
 import torch
 
@@ -130,6 +131,7 @@ class Engine:
         check_decoding(base.model)  # before a search, not after it
         self._adamw = LatentAdamW(_width(base), base.model.device, base.model.dtype)
         self._trials: dict[str, ResidentTrial] = {}
+        self._streams = WeakValueDictionary[tuple[int, int], ExampleStream]()
         self._vocabulary = Vocabulary(
             base.tokenizer, base.model.config.get_text_config().vocab_size
         )
@@ -167,7 +169,7 @@ class Engine:
             adamw=self._adamw,
             rules=rules,
             data=data,
-            stream=ExampleStream(len(data.rows("train")), spec.data_seed),
+            stream=self._stream(len(data.rows("train")), spec.data_seed),
             budget_steps=spec.budget_steps,
             step=0 if state is None else state.step,
             dropped_N=dropped_N,
@@ -323,6 +325,12 @@ class Engine:
     def _groups(self, trials: Sequence[ResidentTrial]) -> list[Sequence[ResidentTrial]]:
         """Which trials share their forwards: all of them, or none with another."""
         return [[trial] for trial in trials] if self.deterministic else [trials]
+
+    def _stream(self, size: int, seed: int) -> ExampleStream:
+        """The order of examples that all trials of a search share, as long as one is inside."""
+        stream = self._streams.get((size, seed)) or ExampleStream(size, seed)
+        self._streams[size, seed] = stream
+        return stream
 
     def _holds(self, trial: ResidentTrial) -> bool:
         """Whether a trial is still inside, and not another one of its uid."""
