@@ -11,7 +11,7 @@ leaves between two steps.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 from weakref import WeakValueDictionary
@@ -19,6 +19,7 @@ from weakref import WeakValueDictionary
 import torch
 
 from trainable.base_model.loading import BaseModel
+from trainable.batch import PreparedRow
 from trainable.compute import Precision, TrainingCompute
 from trainable.data import (
     EncodedTask,
@@ -30,6 +31,7 @@ from trainable.data import (
 from trainable.decoding import LatentLM
 from trainable.delimiters import Vocabulary
 from trainable.errors import TrialError, UnknownTrialError
+from trainable.evaluation import Forced, forced_scores
 from trainable.latent_adamw import LatentAdamW
 from trainable.latents import init_latents
 from trainable.layout_rules import Bools, LayoutRules
@@ -278,6 +280,24 @@ class Engine:
                 for trial, found in zip(residents, scores, strict=True):
                     results[trial.uid] |= found
         return results
+
+    def forced_scores(
+        self, rows: Sequence[PreparedRow], latents: Sequence[torch.Tensor]
+    ) -> Iterator[Forced]:
+        """`evaluation.forced_scores` of owners that need not be inside, as this engine computes.
+
+        Args:
+            rows: of any owners.
+            latents: per owner, its [L, D] parameter.
+
+        Raises:
+            RowMemoryError: if a row does not fit into the memory.
+        """
+        groups = [rows]
+        if self.deterministic:
+            groups = [[row for row in rows if row.owner == owner] for owner in range(len(latents))]
+        for group in groups:
+            yield from forced_scores(self.base.model, group, latents, self._budget, self._sharing)
 
     def resolve(self, strategy: InsertionStrategy) -> LayoutRules:
         """Resolve a strategy against this base model's vocabulary."""

@@ -44,7 +44,7 @@ def forced_scores(
     model: PreTrainedModel,
     rows: Sequence[PreparedRow],
     latents: Sequence[torch.Tensor],
-    micro_batch_tokens: int,
+    budget: TokenBudget,
     sharing: Sharing = "auto",
 ) -> Iterator[Forced]:
     """Score each response token, given the reference before it.
@@ -52,6 +52,7 @@ def forced_scores(
     Args:
         rows: of any owners.
         latents: per owner, its [L, D] parameter.
+        budget: of slots that go through the model at once.
         sharing: whether rows that begin alike are computed once up to their first sites.
 
     Yields:
@@ -65,9 +66,7 @@ def forced_scores(
     def refuse(split: SplitRow) -> None:
         raise RowMemoryError(too_long_message(split.row))
 
-    for batch in forced_batches(
-        model, rows, latents, TokenBudget(micro_batch_tokens), refuse, sharing
-    ):
+    for batch in forced_batches(model, rows, latents, budget, refuse, sharing):
         yield from batch
 
 

@@ -175,7 +175,7 @@ def test_scores_are_those_of_whole_rows(name: str) -> None:
     rows, latents = rows_of(base, random_rows(1)), latents_of(base)
 
     def scores(sharing: Sharing) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-        scored = forced_scores(base.model, rows, latents, 300, sharing)
+        scored = forced_scores(base.model, rows, latents, TokenBudget(300), sharing)
         return {id(row): (right_N, nll_N) for row, right_N, nll_N in scored}
 
     plain = scores("off")
