@@ -65,7 +65,7 @@ class SharedWave:
     Args:
         plan: which rows go on from which prefixes.
         read: what is kept of the logits.
-        prefixes: computed; None where rows are whole.
+        prefixes: computed, as planned; None where rows are whole.
     """
 
     def __init__(
@@ -73,12 +73,13 @@ class SharedWave:
     ) -> None:
         self._model = model
         self._read = read
-        self._prefixes = prefixes
+        self._computed = prefixes
         self.rows = plan.rows  # for `micro_batches` to cut
+        self.prefixes = plan.prefixes
 
     def release(self) -> None:
         """Let the prefixes go: nothing is run any more."""
-        self._prefixes = None
+        self._computed = None
 
     def forward(
         self, batch: Sequence[SplitRow], latents: Sequence[torch.Tensor]
@@ -88,7 +89,7 @@ class SharedWave:
         Args:
             latents: per owner, its [L, D] parameter.
         """
-        prefixes = self._prefixes
+        prefixes = self._computed
         if prefixes is None:
             logits_JV, labels_J, _ = labelled_logits(
                 self._model, [split.row for split in batch], latents

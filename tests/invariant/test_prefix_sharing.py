@@ -215,6 +215,23 @@ def test_engines_with_and_without_agree_while_trials_come_and_go(
             assert difference(engine.state(uid).latents, off.state(uid).latents) < 1e-4
 
 
+def test_slots_of_prefixes_are_counted(tiny_base: BaseModel, tiny_data: EncodedTask) -> None:
+    """As all that goes through the model: counted by what the model was given."""
+    engine, given = Engine(tiny_base, share_prefixes="on"), [0]
+
+    def count(_: object, __: object, options: dict[str, torch.Tensor], ___: object) -> None:
+        given[0] += options["inputs_embeds"].shape[:2].numel()
+
+    join(engine, tiny_data, *CONFIGS)
+    hook = tiny_base.model.register_forward_hook(count, with_kwargs=True)
+    try:
+        engine.step()
+    finally:
+        hook.remove()
+    assert engine.slots.all == given[0]
+    assert engine.slots.useful <= engine.slots.all
+
+
 def test_a_model_whose_past_is_more_than_keys_and_values_runs_whole_rows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
