@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from trainable import engine as engine_module
 from trainable import items
 from trainable.base_model.loading import BaseModel
 from trainable.data import EncodedTask
 from trainable.engine import Engine, TrialSpec
+from trainable.evaluation import forced_scores
 from trainable.items import exact_matches, insertion
 from trainable.state import Floats
 from trainable.strategy import InsertionStrategy
@@ -100,14 +100,13 @@ def test_items_are_scored_as_the_engine_computes(
 ) -> None:
     """Deterministic: one member per forward, no shared prefix, so equal bits; and one budget."""
     owners, sharings = set[frozenset[int]](), set[str]()
-    scored = engine_module.forced_scores
 
     def noted(model: Any, rows: Any, latents: Any, budget: Any, sharing: Any) -> Any:
         owners.add(frozenset(row.owner for row in rows))
         sharings.add(sharing)
-        return scored(model, rows, latents, budget, sharing)
+        return forced_scores(model, rows, latents, budget, sharing)
 
-    monkeypatch.setattr(engine_module, "forced_scores", noted)
+    monkeypatch.setattr("trainable.engine.forced_scores", noted)
     monkeypatch.setattr(items, "_PAIRS_AT_ONCE", 9)
     engine = Engine(tiny_base, deterministic=True)
     members = trained(engine, easy_data)
