@@ -113,7 +113,6 @@ def right_equations(engine: Engine, data: EncodedTask, config: TrialConfig, uid:
     import torch
 
     from trainable.batch import prepare
-    from trainable.evaluation import forced_scores
 
     engine.raise_failure(uid)
     rows, rules = data.rows("test_ood"), engine.resolve(config.strategy)
@@ -121,8 +120,7 @@ def right_equations(engine: Engine, data: EncodedTask, config: TrialConfig, uid:
     places = {id(row): place for place, row in enumerate(rows)}
     prepared = [prepare(0, row, rules) for row in rows]
     counts = [0] * len(rows)
-    scored = forced_scores(engine.base.model, prepared, [latents], engine.micro_batch_tokens)
-    for one, right_N, _ in scored:
+    for one, right_N, _ in engine.forced_scores(prepared, [latents]):
         accuracy = data.score(one.row, right_N)["equation_accuracy"]
         counts[places[id(one.row)]] = round(accuracy * one.row.distance)
     return "".join(DIGITS[count] for count in counts)

@@ -32,7 +32,8 @@ from trainable.artifact import Artifact
 from trainable.base_model.loading import BaseModel
 from trainable.data import EncodedTask
 from trainable.decoding import LatentLM
-from trainable.decoding_pool import DecodingPool, Request
+from trainable.decoding_pool import DecodingPool
+from trainable.decoding_row import Request
 from trainable.strategy import InsertionStrategy
 from trainable.tasks import build_task
 from trainable.trial import TrialConfig

@@ -18,8 +18,9 @@ from transformers import StoppingCriteria
 
 from trainable.data import EncodedRow, Ints
 from trainable.decoding import LatentLM
-from trainable.decoding_pool import DecodingPool, Request, can_pool
-from trainable.errors import ContextError
+from trainable.decoding_pool import DecodingPool, can_pool
+from trainable.decoding_row import Request
+from trainable.errors import ContextError, RowMemoryError
 from trainable.layout import whole_layout
 from trainable.lengths import answer_room
 from trainable.positions import context_of
@@ -28,10 +29,20 @@ from trainable.strategy import PositionRule
 
 
 class Decoder(Protocol):
-    """Answers requests of several owners."""
+    """Answers requests of several owners.
+
+    Attributes:
+        failures: owner to why nothing more is decoded for it.
+    """
+
+    failures: dict[int, RowMemoryError]
 
     def run(self, requests: Sequence[Request]) -> Iterator[tuple[int, Ints]]:
         """Yield each request's place and its answer, as answers end."""
+        ...
+
+    def steps(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, Ints]]]:
+        """As `run`, a piece of the work at a time: what ended in each, often nothing."""
         ...
 
     def cancel(self, owner: int) -> None:
@@ -147,13 +158,21 @@ class OneByOne:
         self._lms = lms
         self._rows_at_once = rows_at_once or 64
         self._cancelled: set[int] = set()
+        self.failures: dict[int, RowMemoryError] = {}
 
     def cancel(self, owner: int) -> None:
         """Decode nothing more for an owner."""
         self._cancelled.add(owner)
 
     def run(self, requests: Sequence[Request]) -> Iterator[tuple[int, Ints]]:
-        """Yield each request's place and its answer.
+        """Yield each request's place and its answer."""
+        for answers in self.steps(requests):
+            for place, ids in answers:
+                if requests[place].owner not in self._cancelled:
+                    yield place, ids
+
+    def steps(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, Ints]]]:
+        """As `run`, a batch at a time.
 
         Rows share a batch only where they may answer equally much, so that no answer depends on
         its neighbours; those of like length do, for little padding.
@@ -170,11 +189,7 @@ class OneByOne:
         for (owner, _, _, in_context), places in groupby(order, key=alike):
             while batch := self._next(owner, places, in_context):
                 answers = _generate(self._lms[owner], [requests[place] for place in batch])
-                yield from (
-                    pair
-                    for pair in zip(batch, answers, strict=True)
-                    if owner not in self._cancelled
-                )
+                yield list(zip(batch, answers, strict=True))
 
     def _next(self, owner: int, places: Iterable[int], in_context: bool) -> list[int]:
         if owner in self._cancelled:

@@ -12,6 +12,7 @@ J labelled slots, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,9 +37,17 @@ class OwnedRow(Sized, Protocol):
         """The trial's place among those in this step."""
         ...
 
+    @property
+    def past(self) -> int:
+        """Slots that it goes on from: not computed for it, but kept for its backward."""
+        ...
+
 
 AnyRow = TypeVar("AnyRow", bound=OwnedRow)
 FORWARDS_PER_BATCH = 64  # a forward of nothing takes about this part of a full one's time
+# So many slots of a past are kept in the memory of one that is computed: of a past each layer keeps
+# a key and a value per head, 2·D to 4·D numbers; of a slot that is computed 16·D and more.
+PAST_PER_SLOT = 4
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,11 @@ class PreparedRow:
         return len(self.layout)
 
     @property
+    def past(self) -> int:
+        """A whole row goes on from nothing."""
+        return 0
+
+    @property
     def response(self) -> Ints:
         """The labels, in the order of `predictor_N`."""
         return self.row.ids[self.row.query_length :]
@@ -73,30 +87,41 @@ def prepare(owner: int, row: EncodedRow, rules: LayoutRules) -> PreparedRow:
 
 
 def micro_batches(rows: Sequence[AnyRow], max_tokens: int) -> Iterator[list[AnyRow]]:
-    """Cut rows, longest first, into batches of at most `max_tokens` slots, padding included.
+    """Cut rows, longest first, into batches that need the memory of `max_tokens` slots at most.
 
     Of all such cuts, the one that costs least: padding costs slots, and so does each further
-    forward. A row longer than `max_tokens` makes a batch of its own.
+    forward. A row that needs more by itself makes a batch of its own.
     """
-    ordered = sorted(rows, key=len, reverse=True)
+    ordered = sorted(rows, key=lambda row: (len(row), row.past), reverse=True)
+    lengths, past_R = [len(row) for row in ordered], np.array([row.past for row in ordered])
     begin = 0
-    for size in _cheapest_sizes([len(row) for row in ordered], max_tokens):
+    for size in _cheapest_sizes(lengths, past_R, max_tokens):
         yield ordered[begin : begin + size]
         begin += size
 
 
 def batch_slots(rows: Sequence[Sized]) -> int:
-    """The slots of one batch, padding included."""
+    """The slots of one batch that are computed, padding included."""
     return len(rows) * max(map(len, rows))
 
 
-def _cheapest_sizes(lengths: list[int], max_tokens: int) -> list[int]:
+def batch_memory(rows: Sequence[OwnedRow]) -> int:
+    """In the memory of how many slots one batch fits, padding and past included."""
+    past = max(row.past for row in rows)
+    return batch_slots(rows) + math.ceil(len(rows) * past / PAST_PER_SLOT)
+
+
+def _cheapest_sizes(lengths: list[int], past_R: Ints, max_tokens: int) -> list[int]:
     """How many rows each batch takes, of rows whose lengths do not grow."""
     count = len(lengths)
     cost = np.zeros(count + 1)  # of all rows from here on
     size = np.zeros(count, dtype=np.int64)
     for begin in reversed(range(count)):
         most = max(1, min(count - begin, max_tokens // max(1, lengths[begin])))
+        if past_R[begin : begin + most].any():
+            longest_R = np.maximum.accumulate(past_R[begin : begin + most])
+            slots_R = np.arange(1, most + 1) * (lengths[begin] + longest_R / PAST_PER_SLOT)
+            most = max(1, int(np.searchsorted(slots_R, max_tokens, side="right")))
         costs = lengths[begin] * np.arange(1, most + 1) + cost[begin + 1 : begin + most + 1]
         best = int(costs.argmin())
         cost[begin], size[begin] = max_tokens / FORWARDS_PER_BATCH + costs[best], best + 1

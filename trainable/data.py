@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, overload, runtime_checkable
 
 import numpy as np
@@ -28,6 +29,8 @@ ALL_SPLITS: tuple[Split, ...] = ("train", *SEARCH_SPLITS, *TEST_SPLITS)
 
 Ints = npt.NDArray[np.int64]
 _Item = TypeVar("_Item")
+_PASSES_BYTES = 2**26  # kept of a stream
+_MOST_PASSES = 256
 
 
 @dataclass(frozen=True)
@@ -272,24 +275,27 @@ class ExampleStream:
 
     The t-th example is the same for every trial: a fresh permutation per pass, drawn from
     the search's data seed. A trial at step s with b rows reads examples s·b … s·b + b - 1.
+    Passes are drawn again when they are asked for again; a few are kept, as trials are at
+    different places.
     """
 
     def __init__(self, size: int, seed: int) -> None:
         self._size = size
-        self._seed = seed
-        self._passes: dict[int, npt.NDArray[np.int64]] = {}
+        kept = max(2, min(_MOST_PASSES, _PASSES_BYTES // (8 * max(1, size))))
+        self._order = lru_cache(maxsize=kept)(partial(_permutation, size, seed))
 
     def rows(self, step: int, batch_rows: int) -> list[int]:
         """Row indices of one optimiser step."""
-        begin = step * batch_rows
-        return [self._at(t) for t in range(begin, begin + batch_rows)]
+        found: list[int] = []
+        while len(found) < batch_rows:
+            number, place = divmod(step * batch_rows + len(found), self._size)
+            found += self._order(number)[place : place + batch_rows - len(found)].tolist()
+        return found
 
-    def _at(self, t: int) -> int:
-        number, place = divmod(t, self._size)
-        if number not in self._passes:
-            order = np.random.default_rng((self._seed, number)).permutation(self._size)
-            self._passes[number] = order
-        return int(self._passes[number][place])
+
+def _permutation(size: int, seed: int, number: int) -> Ints:
+    order: Ints = np.random.default_rng((seed, number)).permutation(size)
+    return order
 
 
 def mean_by_distance(

@@ -7,26 +7,32 @@
 
 Rows that wait are prefilled several at a time. How many are decoded at once is bounded by
 the slots of the cache; where answers grow beyond it, the newest rows wait again, and are
-prefilled with what they have written. Each row's answer is that of `LatentLM.generate`.
+prefilled with what they have written. Where memory runs out all wait again, and half as many are
+decoded at once. Each row's answer is that of `LatentLM.generate`.
 
 Shape suffixes: B rows, T slots of a chunk, S slots that are looked at, D width, L latents.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from trainable.chunks import LATENT, POSITION, chunk_table, embed_chunk
 from trainable.decoding import LatentLM, refuse_nothing
+from trainable.decoding_row import DecodingRow, Request
+from trainable.errors import RowMemoryError
 from trainable.layout import NOT_LATENT
 from trainable.layout_rules import Ints
+from trainable.memory import attempt
 from trainable.row_cache import RowCache, keeps_rows
-from trainable.row_layout import NOTHING, Piece, RowLayout
+from trainable.row_layout import Piece
+
+logger = logging.getLogger(__name__)
 
 ROWS_AT_ONCE = {"cpu": 128, "cuda": 1024}
 CACHE_SLOTS = {"cpu": 32_768, "cuda": 262_144}
@@ -51,77 +57,6 @@ _NEUTRAL = {
     "repetition_penalty": 1,
     "guidance_scale": 1,
 }
-
-
-@dataclass(frozen=True)
-class Request:
-    """A prompt that is to be answered.
-
-    Args:
-        owner: which of the pool's trials answers.
-        query_ids: s_0 .. s_{q-1}.
-        max_new_tokens: the longest answer.
-        ends: ids that end an answer, and belong to it.
-        context: slots; an answer whose next token would stand beyond ends. None: it does not.
-    """
-
-    owner: int
-    query_ids: Ints
-    max_new_tokens: int
-    ends: frozenset[int] = frozenset()
-    context: int | None = None
-
-
-@dataclass(slots=True, eq=False)
-class _Row:
-    """A request on its way.
-
-    Args:
-        place: among the requests.
-        layout: how far it is laid out; None while it waits.
-        written: the answer so far; of a row in the batch, all but the last are in the cache.
-        slots: how many of its slots are in the cache.
-        piece: what it has yet to feed before it writes the next token.
-        fed: the verbal tokens of it.
-    """
-
-    place: int
-    request: Request
-    layout: RowLayout | None = None
-    written: list[int] = field(default_factory=list)
-    slots: int = 0
-    piece: Piece = NOTHING
-    fed: list[int] = field(default_factory=list)
-
-    def begin(self, lm: LatentLM) -> None:
-        """Lay out what is known: the query, and what has been written already."""
-        query = self.request.query_ids.tolist()
-        self.layout, self.slots = lm.start_row(query), 0
-        self.fed = query + self.written
-        self.piece = self.layout.feed(self.fed)
-
-    def cut(self, most: int) -> tuple[list[int], Piece]:
-        """Cut the next slots off its piece. Returns the verbal tokens among them, and them."""
-        ids, piece = self.fed, self.piece
-        if len(piece) <= most:
-            self.fed, self.piece = [], NOTHING
-            return ids, piece
-        chunk = Piece(piece.latent_T[:most], piece.position_T[:most])
-        self.piece = Piece(piece.latent_T[most:], piece.position_T[most:])
-        count = int((chunk.latent_T == NOT_LATENT).sum())
-        self.fed = ids[count:]
-        return ids[:count], chunk
-
-    def take(self, token: int) -> bool:
-        """Go on with a token that the model wrote. Returns whether the answer ends with it."""
-        request, layout = self.request, self.layout
-        assert layout is not None
-        self.written.append(token)
-        if token in request.ends or len(self.written) >= request.max_new_tokens:
-            return True
-        self.fed = [token]
-        self.piece = layout.feed(self.fed)
-        return request.context is not None and self.slots + len(self.piece) > request.context
 
 
 class DecodingPool:
@@ -155,15 +90,15 @@ class DecodingPool:
         self._latents_LD = torch.cat([lm.latents.detach() for lm in lms])
         self._has_context = any(lm.context is not None for lm in lms)
         self._cache = RowCache(self._frozen.config)
-        self._waiting: deque[_Row] = deque()
-        self._active: list[_Row] = []  # the cache's first rows, in order
+        self._waiting: deque[DecodingRow] = deque()
+        self._active: list[DecodingRow] = []  # the cache's first rows, in order
         self._cancelled: set[int] = set()
+        self.failures: dict[int, RowMemoryError] = {}
 
     def cancel(self, owner: int) -> None:
         """Decode nothing more for an owner; what it has not been handed it never will."""
         self._cancelled.add(owner)
 
-    @torch.no_grad()
     def run(self, requests: Sequence[Request]) -> Iterator[tuple[int, Ints]]:
         """Answer requests, any number of owners' in any order.
 
@@ -175,31 +110,48 @@ class DecodingPool:
             StrategyError: if a prompt has neither a token nor a latent to go on from, or begins
                 with a BOS that its latents are not meant for.
             ContextError: if a position is beyond a context that is hard.
+            RowMemoryError: if a row does not fit into the memory by itself.
         """
-        rows = [_Row(place, request) for place, request in enumerate(requests)]
+        for answers in self.steps(requests):
+            for failure in self.failures.values():
+                raise failure
+            for place, ids in answers:
+                if requests[place].owner not in self._cancelled:
+                    yield place, ids
+
+    @torch.no_grad()
+    def steps(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, Ints]]]:
+        """As `run`, a step of the model at a time.
+
+        Where a row does not fit into the memory by itself, its owner is cancelled, and
+        `failures` tells.
+
+        Yields:
+            The answers that ended in each step: often none.
+        """
+        rows = [DecodingRow(place, request) for place, request in enumerate(requests)]
         # Long ones first: prompts of like length are prefilled together, and the last are short.
         rows.sort(key=lambda row: (-len(row.request.query_ids), row.place))
         self._waiting = deque(row for row in rows if row.request.max_new_tokens > 0)
-        for row in rows:
-            if row.request.max_new_tokens < 1:
-                yield row.place, _as_ids(row.written)
+        yield [(row.place, _as_ids(row.written)) for row in rows if row.request.max_new_tokens < 1]
         while self._waiting or self._active:
             self._leave_cancelled()
-            for row in self._step():
-                if row.request.owner not in self._cancelled:
-                    yield row.place, _as_ids(row.written)
+            yield [(row.place, _as_ids(row.written)) for row in self._step()]
 
-    def _step(self) -> list[_Row]:
+    def _step(self) -> list[DecodingRow]:
         """Prefill rows that wait, or decode a chunk of each active row. Returns rows over."""
-        if rows := self._admitted():
-            tokens = self._feed(len(self._active), rows, max(len(row.piece) for row in rows))
-            self._active += rows
-        elif self._active:
-            self._make_room()
-            rows = self._active
-            tokens = self._feed(0, rows, self._chunk_slots)
-        else:
+        entering, slots = self._admitted()
+        if not entering and not self._active:
             return []
+        alone = not self._cache.rows and len(entering) == 1  # with nothing else in the memory
+        found = attempt(lambda rows: self._fed(rows, slots), entering)
+        if not found and alone:
+            self._refuse(entering[0])
+        if not found:
+            self._retreat(self._active + entering)
+            return []
+        ((rows, tokens),) = found
+        self._active += entering
         over = [
             row
             for row, token in zip(rows, tokens, strict=True)
@@ -210,6 +162,40 @@ class DecodingPool:
             self._keep([row for row in self._active if row not in gone])
         return over
 
+    def _fed(self, entering: list[DecodingRow], slots: int) -> tuple[list[DecodingRow], list[int]]:
+        """Feed rows that enter, or else those inside; the rows, and the token each writes next."""
+        if entering:
+            self._resize(slots, len(self._active) + len(entering) + len(self._waiting))
+            widest = max(len(row.piece) for row in entering)
+            return entering, self._feed(len(self._active), entering, widest)
+        self._make_room()
+        rows = list(self._active)
+        return rows, self._feed(0, rows, self._chunk_slots)
+
+    def _refuse(self, row: DecodingRow) -> None:
+        """Decode nothing more for the owner of a row that does not fit by itself."""
+        owner = row.request.owner
+        self.cancel(owner)
+        self.failures[owner] = RowMemoryError(
+            f"a prompt of {len(row.piece)} tokens, latents and what is written included, does not "
+            "fit into the memory even by itself: set data.max_tokens below that, or load the base "
+            "model in a smaller dtype"
+        )
+
+    def _retreat(self, rows: Sequence[DecodingRow]) -> None:
+        """Memory ran out: let the cache go, and begin these rows again, half as many at once."""
+        self._cache, self._active = RowCache(self._frozen.config), []
+        for row in reversed(rows):
+            row.wait()
+            self._waiting.appendleft(row)
+        if len(rows) > 1:
+            self._rows_at_once = len(rows) // 2
+            self._prompt_slots = max(1, self._prompt_slots // 2)
+            logger.warning(
+                "out of memory with %d answers decoded at once: from now on at most %d of this "
+                "evaluation; results stay the same", len(rows), self._rows_at_once,
+            )  # fmt: skip
+
     def _leave_cancelled(self) -> None:
         if self._cancelled:
             self._waiting = deque(
@@ -217,7 +203,7 @@ class DecodingPool:
             )
             self._keep([row for row in self._active if row.request.owner not in self._cancelled])
 
-    def _keep(self, rows: list[_Row]) -> None:
+    def _keep(self, rows: list[DecodingRow]) -> None:
         """Let the other active rows go: the last of those that stay move into their places."""
         if len(rows) == len(self._active):
             return
@@ -233,14 +219,18 @@ class DecodingPool:
             self._active[target] = self._active[source]
         del self._active[count:]
 
-    def _admitted(self) -> list[_Row]:
-        """Rows that wait and have a place now, laid out as far as they are known."""
+    def _admitted(self) -> tuple[list[DecodingRow], int]:
+        """Rows that wait and have a place now, laid out as far as they are known.
+
+        Returns:
+            They, and the slots that the cache then needs.
+        """
         if not self._waiting:
-            return []
+            return [], self._cache.slots
         free = self._most_rows(self._cache.slots) - len(self._active)
         if self._active and free < max(1, self._most_rows(self._cache.slots) // _ADMIT_SHARE):
-            return []
-        rows: list[_Row] = []
+            return [], self._cache.slots
+        rows: list[DecodingRow] = []
         needed = max((row.slots + len(row.piece) for row in self._active), default=0)
         slots, width, ahead = self._cache.slots, 0, 0
         while self._waiting and (not rows or len(rows) < free):
@@ -259,8 +249,7 @@ class DecodingPool:
             slots = wanted
             rows.append(self._waiting.popleft())
         refuse_nothing([row.piece for row in rows])
-        self._resize(slots, len(self._active) + len(rows) + len(self._waiting))
-        return rows
+        return rows, slots
 
     def _slots_for(self, needed: int, ahead: int) -> int:
         """The slots of a cache whose longest row needs so many now, and will need more.
@@ -283,7 +272,7 @@ class DecodingPool:
         slots = max(2 * self._cache.slots, _rounded_up(needed))
         staying = self._most_rows(slots)
         for row in reversed(self._active[staying:]):
-            row.layout = None
+            row.wait()
             self._waiting.appendleft(row)
         del self._active[staying:]
         self._resize(slots, len(self._active) + len(self._waiting))
@@ -296,7 +285,7 @@ class DecodingPool:
         if slots != self._cache.slots or rows > self._cache.rows:
             self._cache.resize(rows, slots)
 
-    def _feed(self, begin: int, rows: Sequence[_Row], most: int) -> list[int]:
+    def _feed(self, begin: int, rows: Sequence[DecodingRow], most: int) -> list[int]:
         """Feed the next chunk of each row, of so many slots at most.
 
         Args:
@@ -305,7 +294,7 @@ class DecodingPool:
         Returns:
             The token that each writes next, which counts where nothing is left of its piece.
         """
-        ids, pieces = zip(*(row.cut(most) for row in rows), strict=True)
+        ids, pieces = zip(*(row.chunk(most) for row in rows), strict=True)
         table_4BT = chunk_table(ids, pieces)
         if self._has_context:
             self._refuse_positions(rows, table_4BT[POSITION])
@@ -313,8 +302,6 @@ class DecodingPool:
         slot_BT = table_4BT[_SLOT]
         slot_BT[:] = _slots(rows, pieces, slot_BT.shape[1])
         seen = min(_rounded_up(int(slot_BT.max()) + 1), self._cache.slots)
-        for row, piece in zip(rows, pieces, strict=True):
-            row.slots += len(piece)
         on_device = torch.from_numpy(table_4BT).to(self._latents_LD.device)
         embeds_BTD = embed_chunk(
             on_device,
@@ -332,16 +319,18 @@ class DecodingPool:
             **lm.last_logits,
         )
         tokens: list[int] = output.logits[:, -1].argmax(-1).tolist()
+        for row, fed, piece in zip(rows, ids, pieces, strict=True):  # it has not run out of memory
+            row.go_on(len(fed), len(piece))
         return tokens
 
-    def _count_latents(self, rows: Sequence[_Row], latent_BT: Ints) -> bool:
+    def _count_latents(self, rows: Sequence[DecodingRow], latent_BT: Ints) -> bool:
         """Let each row's latents count among all owners'. Returns whether there is any."""
         is_latent_BT = latent_BT != NOT_LATENT
         first_B = self._first_latent[[row.request.owner for row in rows]]
         latent_BT += np.where(is_latent_BT, first_B[:, None], 0)
         return bool(is_latent_BT.any())
 
-    def _refuse_positions(self, rows: Sequence[_Row], position_BT: Ints) -> None:
+    def _refuse_positions(self, rows: Sequence[DecodingRow], position_BT: Ints) -> None:
         for row, highest in zip(rows, position_BT.max(axis=1).tolist(), strict=True):
             self._lms[row.request.owner].refuse_positions(highest)
 
@@ -357,7 +346,7 @@ def can_pool(lm: LatentLM) -> bool:
     return keeps_rows(lm.frozen.config) and asked <= _HARMLESS
 
 
-def _slots(rows: Sequence[_Row], pieces: Sequence[Piece], width: int) -> Ints:
+def _slots(rows: Sequence[DecodingRow], pieces: Sequence[Piece], width: int) -> Ints:
     """Where the slots of a chunk stand in their rows, [B, T].
 
     The padding in front of a piece goes behind its end: never seen, and soon written over.

@@ -11,13 +11,15 @@ leaves between two steps.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
+from weakref import WeakValueDictionary
 
 import torch
 
 from trainable.base_model.loading import BaseModel
+from trainable.batch import PreparedRow
 from trainable.compute import Precision, TrainingCompute
 from trainable.data import (
     EncodedTask,
@@ -27,10 +29,9 @@ from trainable.data import (
     mean_by_distance,
 )
 from trainable.decoding import LatentLM
-from trainable.decoding_speed import ms_per_token
 from trainable.delimiters import Vocabulary
-from trainable.errors import TaskError, TrialError, UnknownTrialError
-from trainable.evaluation import answer_scoring
+from trainable.errors import TrialError, UnknownTrialError
+from trainable.evaluation import Forced, forced_scores
 from trainable.latent_adamw import LatentAdamW
 from trainable.latents import init_latents
 from trainable.layout_rules import Bools, LayoutRules
@@ -42,11 +43,10 @@ from trainable.lengths import (
     row_limit,
 )
 from trainable.memory import TokenBudget, probe_tokens
-from trainable.metrics import DECODING_TIME
 from trainable.positions import context_of
 from trainable.prefix_plan import Sharing
 from trainable.resident import ResidentTrial, starting_rows
-from trainable.scoring import Tally, score_split
+from trainable.scoring import score_answers, score_split
 from trainable.selftest import check_decoding
 from trainable.state import TrialState
 from trainable.strategy import InsertionStrategy, PositionRule
@@ -133,6 +133,7 @@ class Engine:
         check_decoding(base.model)  # before a search, not after it
         self._adamw = LatentAdamW(_width(base), base.model.device, base.model.dtype)
         self._trials: dict[str, ResidentTrial] = {}
+        self._streams = WeakValueDictionary[tuple[int, int], ExampleStream]()
         self._vocabulary = Vocabulary(
             base.tokenizer, base.model.config.get_text_config().vocab_size
         )
@@ -170,7 +171,7 @@ class Engine:
             adamw=self._adamw,
             rules=rules,
             data=data,
-            stream=ExampleStream(len(data.rows("train")), spec.data_seed),
+            stream=self._stream(len(data.rows("train")), spec.data_seed),
             budget_steps=spec.budget_steps,
             step=0 if state is None else state.step,
             dropped_N=dropped_N,
@@ -200,18 +201,20 @@ class Engine:
 
         Returns:
             uid to the trial's mean loss over all labelled tokens of its step. Trials without
-            latents have nothing to train: they are not in the result, and neither are trials
-            that have failed.
+            latents, or without a row in this step, have nothing to train: they count the step
+            and are not in the result. Neither are trials that have failed.
 
         Raises:
             NumericError: never from here; a trial that stops being finite fails alone, and its
                 `raise_failure` tells.
         """
         trials = [self._trial(uid) for uid in (self._trials if uids is None else uids)]
+        ready: list[ResidentTrial] = []
         for trial in trials:
-            if not trial.trains:
+            if not (trial.trains and trial.next_rows()):
                 trial.step += 1
-        ready = [trial for trial in trials if trial.trains and trial.failure is None]
+            elif trial.failure is None:
+                ready.append(trial)
         losses: dict[str, float] = {}
         for group in self._groups(ready):
             losses |= train_step(self._compute, self._adamw, group, self._budget, self.slots)
@@ -270,18 +273,31 @@ class Engine:
         self, trials: list[ResidentTrial], splits: Sequence[Split]
     ) -> Generator[None, None, dict[str, dict[str, float]]]:
         results: dict[str, dict[str, float]] = {trial.uid: {} for trial in trials}
-        for split in splits:
-            trials = [trial for trial in trials if self._trials.get(trial.uid) is trial]
-            tallies: list[Tally] = []
+        for place, split in enumerate(splits):
             for group in self._groups(trials):
-                found = yield from self._group_scores(group, split)
-                tallies += found
-            for trial, tally in zip(trials, tallies, strict=True):
-                if split == splits[0]:
-                    results[trial.uid] |= tally.costs() | trial.costs()
-                    results[trial.uid] |= self._decoding_cost(trial, split)
-                results[trial.uid] |= mean_by_distance(tally.scores, split)
+                residents = [trial for trial in group if self._holds(trial)]
+                scores = yield from self._group_scores(residents, split, with_costs=place == 0)
+                for trial, found in zip(residents, scores, strict=True):
+                    results[trial.uid] |= found
         return results
+
+    def forced_scores(
+        self, rows: Sequence[PreparedRow], latents: Sequence[torch.Tensor]
+    ) -> Iterator[Forced]:
+        """`evaluation.forced_scores` of owners that need not be inside, as this engine computes.
+
+        Args:
+            rows: of any owners.
+            latents: per owner, its [L, D] parameter.
+
+        Raises:
+            RowMemoryError: if a row does not fit into the memory.
+        """
+        groups = [rows]
+        if self.deterministic:
+            groups = [[row for row in rows if row.owner == owner] for owner in range(len(latents))]
+        for group in groups:
+            yield from forced_scores(self.base.model, group, latents, self._budget, self._sharing)
 
     def resolve(self, strategy: InsertionStrategy) -> LayoutRules:
         """Resolve a strategy against this base model's vocabulary."""
@@ -330,36 +346,33 @@ class Engine:
         """Which trials share their forwards: all of them, or none with another."""
         return [[trial] for trial in trials] if self.deterministic else [trials]
 
+    def _stream(self, size: int, seed: int) -> ExampleStream:
+        """The order of examples that all trials of a search share, as long as one is inside."""
+        stream = self._streams.get((size, seed)) or ExampleStream(size, seed)
+        self._streams[size, seed] = stream
+        return stream
+
+    def _holds(self, trial: ResidentTrial) -> bool:
+        """Whether a trial is still inside, and not another one of its uid."""
+        return self._trials.get(trial.uid) is trial
+
     def _group_scores(
-        self, trials: Sequence[ResidentTrial], split: Split
-    ) -> Generator[None, None, list[Tally]]:
-        """Scores of trials that share their forwards."""
+        self, trials: Sequence[ResidentTrial], split: Split, *, with_costs: bool
+    ) -> Generator[None, None, list[dict[str, float]]]:
+        """Scores, and costs, of trials that share their forwards; any of them may leave."""
         model = self.base.model
+        # Copies from before the first piece: later a trial may have left with its latents.
+        lms = {trial.uid: self._decoder_of(trial) for trial in trials if trial.decodes}
         tallies = yield from score_split(model, trials, split, self._budget, self._sharing)
-        yield from self._add_answer_scores(trials, tallies, split)
-        return tallies
-
-    def _add_answer_scores(
-        self, trials: Sequence[ResidentTrial], tallies: Sequence[Tally], split: Split
-    ) -> Generator[None, None, None]:
-        """Score what each trial's latents make the model write by itself, judged as text."""
-        asked = [place for place, trial in enumerate(trials) if trial.data.answer_metrics]
-        if not asked:
-            return
-        chosen = [trials[place] for place in asked]
-        lms = [self._decoder_of(trial) for trial in chosen]
-        scores = yield from answer_scoring(lms, [trial.data for trial in chosen], split)
-        for place, found in zip(asked, scores, strict=True):
-            if isinstance(found, TaskError):  # another trial's answers may be fine
-                trials[place].failure = found
-            else:
-                tallies[place].scores += found
-
-    def _decoding_cost(self, trial: ResidentTrial, split: Split) -> dict[str, float]:
-        """Milliseconds per generated token, where they are asked for; measured once per join."""
-        if trial.times_decoding and trial.ms_per_token is None:
-            trial.ms_per_token = ms_per_token(self._decoder_of(trial), trial.data.rows(split))
-        return {} if trial.ms_per_token is None else {DECODING_TIME: trial.ms_per_token}
+        yield from score_answers(trials, lms, tallies, split, self._holds)
+        scores = [mean_by_distance(tally.scores, split) for tally in tallies]
+        if with_costs:
+            for trial, tally, found in zip(trials, tallies, scores, strict=True):
+                found |= tally.costs() | trial.costs()
+                if trial.times_decoding and self._holds(trial):
+                    found |= trial.decoding_cost(lms[trial.uid], split)
+                    yield
+        return scores
 
     def _decoder_of(self, trial: ResidentTrial) -> LatentLM:
         """The frozen model with a copy of a trial's latents."""

@@ -27,7 +27,7 @@ from trainable.answers import answer_requests, decode, decoder
 from trainable.batch import PreparedRow
 from trainable.data import EncodedRow, EncodedTask, Ints, Split, mean_by_distance
 from trainable.decoding import LatentLM
-from trainable.decoding_pool import Request
+from trainable.decoding_row import Request
 from trainable.errors import RowMemoryError, TaskError
 from trainable.memory import TokenBudget, too_long_message
 from trainable.prefix import SharedWave, read_scores, shared_waves
@@ -44,7 +44,7 @@ def forced_scores(
     model: PreTrainedModel,
     rows: Sequence[PreparedRow],
     latents: Sequence[torch.Tensor],
-    micro_batch_tokens: int,
+    budget: TokenBudget,
     sharing: Sharing = "auto",
 ) -> Iterator[Forced]:
     """Score each response token, given the reference before it.
@@ -52,6 +52,7 @@ def forced_scores(
     Args:
         rows: of any owners.
         latents: per owner, its [L, D] parameter.
+        budget: of slots that go through the model at once.
         sharing: whether rows that begin alike are computed once up to their first sites.
 
     Yields:
@@ -65,9 +66,7 @@ def forced_scores(
     def refuse(split: SplitRow) -> None:
         raise RowMemoryError(too_long_message(split.row))
 
-    for batch in forced_batches(
-        model, rows, latents, TokenBudget(micro_batch_tokens), refuse, sharing
-    ):
+    for batch in forced_batches(model, rows, latents, budget, refuse, sharing):
         yield from batch
 
 
@@ -80,7 +79,7 @@ def forced_batches(
     sharing: Sharing = "auto",
 ) -> Iterator[list[Forced]]:
     """As `forced_scores`, a micro-batch at a time; `refuse` is told of rows that do not fit."""
-    for wave in shared_waves(model, rows, budget.tokens, sharing, read_scores, training=False):
+    for wave in shared_waves(model, rows, budget, sharing, read_scores, training=False):
         for _, scored in budget.run(wave.rows, partial(_force, wave, latents), refuse):
             yield scored
 
@@ -117,10 +116,11 @@ def answer_metrics(
 
     Raises:
         TaskError: if a metric raises or returns no finite number, naming the row.
+        RowMemoryError: if a row does not fit into the memory.
     """
     scoring = answer_scoring([lm], [data], split, rows_at_once, places)
     (found,) = _finished(scoring)
-    if isinstance(found, TaskError):
+    if isinstance(found, Exception):
         raise found
     return found
 
@@ -131,7 +131,8 @@ def answer_scoring(
     split: Split,
     rows_at_once: int | None = None,
     places: Sequence[int] | None = None,
-) -> Generator[None, None, list[list[DistanceScores] | TaskError]]:
+    wanted: Callable[[int], bool] = lambda _: True,
+) -> Generator[None, None, list[list[DistanceScores] | TaskError | RowMemoryError]]:
     """Decode rows of a split for many owners together, and score the answers; a piece at a time.
 
     An answer may be as long as the longest reference of the split and `ANSWER_MARGIN_TOKENS` more,
@@ -142,10 +143,11 @@ def answer_scoring(
         data: each owner's task.
         rows_at_once: the most rows of a batch. Default: as the device has room for.
         places: which rows; default all.
+        wanted: whether an owner's scores are still asked for; if not, no more of it is decoded.
 
     Returns:
         Per owner, (distance, metric name to value) per row; or what a metric failed with, which
-        names the row: no more of that owner is decoded.
+        names the row, or a row that does not fit into the memory: no more of that owner is decoded.
     """
     requests, asked = list[Request](), list[tuple[int, int]]()
     judges = [_Judge(task, split) for task in data]
@@ -156,11 +158,15 @@ def answer_scoring(
         requests += answer_requests(lm, rows, answer_limit(every), owner)
         asked += [(owner, place) for place in judges[owner].places]
     pool = decoder(lms, rows_at_once)
-    for request, ids in pool.run(requests):
-        owner, place = asked[request]
-        judges[owner].add(place, ids)
-        if judges[owner].failure is not None:  # another owner's answers may be fine
-            pool.cancel(owner)
+    for answers in pool.steps(requests):
+        for request, ids in answers:
+            owner, place = asked[request]
+            judges[owner].add(place, ids)
+            yield
+        for owner, judge in enumerate(judges):
+            judge.failure = judge.failure or pool.failures.get(owner)
+            if judge.failure is not None or not wanted(owner):  # another's answers may be fine
+                pool.cancel(owner)
         yield
     return [judge.failure or judge.scores for judge in judges]
 
@@ -183,7 +189,7 @@ class _Judge:
     split: Split
     places: list[int] = field(default_factory=list)
     scores: list[DistanceScores] = field(default_factory=list)
-    failure: TaskError | None = None
+    failure: TaskError | RowMemoryError | None = None
     _early: dict[int, Ints] = field(default_factory=dict)  # answers whose turn has not come
 
     def add(self, place: int, ids: Ints) -> None:

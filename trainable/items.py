@@ -18,7 +18,6 @@ import torch
 from trainable.batch import prepare
 from trainable.data import EncodedRow, EncodedTask, Split
 from trainable.engine import Engine
-from trainable.evaluation import forced_scores
 from trainable.item_scores import Insertion, ItemScores
 from trainable.layout import advance, start_state
 from trainable.metrics import EXACT_MATCH
@@ -26,6 +25,7 @@ from trainable.state import Floats
 from trainable.strategy import InsertionStrategy
 
 _PAIRS_AT_ONCE = 4096  # rows times members laid out at a time
+_ROWS_AT_ONCE = 256  # the same, whatever the members
 
 
 def insertion(
@@ -67,14 +67,15 @@ def exact_matches(
     right_MN = np.zeros((len(members), len(rows)), dtype=bool)
     values_MN = np.full(right_MN.shape, np.nan)
     size = max(1, _PAIRS_AT_ONCE // max(1, len(members)))
+    if engine.deterministic:  # a member's batches may not depend on how many others there are
+        size = _ROWS_AT_ONCE
     for begin in range(0, len(rows), size):
         prepared = [
             prepare(owner, row, rule)
             for owner, rule in enumerate(rules)
             for row in rows[begin : begin + size]
         ]
-        budget = engine.micro_batch_tokens
-        for row, right_N, nll_N in forced_scores(engine.base.model, prepared, latents, budget):
+        for row, right_N, nll_N in engine.forced_scores(prepared, latents):
             at = row.owner, item_of[id(row.row)]
             right_MN[at] = right_N.all()
             if metric != EXACT_MATCH:

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import torch
 
-from trainable.batch import AnyRow, PreparedRow, batch_slots, micro_batches
+from trainable.batch import AnyRow, PreparedRow, batch_memory, micro_batches
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ _PROBE_SHARE = 0.8  # of the memory: the rest is for evaluation and for what fra
 
 
 class TokenBudget:
-    """The most slots, padding included, that go through the model at once.
+    """The most slots, padding and a share of what they go on from included, at once in the model.
 
     Args:
         tokens: to start with; halved where they do not fit.
@@ -59,20 +59,21 @@ class TokenBudget:
             batch = [row for row in waiting.popleft() if row.owner not in refused]
             if not batch:
                 continue
-            if len(batch) > 1 and batch_slots(batch) > self.tokens:  # cut before memory ran out
+            if len(batch) > 1 and batch_memory(batch) > self.tokens:  # cut before memory ran out
                 waiting.extendleft(reversed(list(micro_batches(batch, self.tokens))))
                 continue
-            results = _attempt(action, batch)
+            results = attempt(action, batch)
             if results:
                 yield batch, results[0]
             elif len(batch) > 1:
-                self._halve(batch_slots(batch))
+                self.halve(batch_memory(batch))
                 waiting.appendleft(batch)
             else:
                 refused.add(batch[0].owner)
                 refuse(batch[0])
 
-    def _halve(self, slots: int) -> None:
+    def halve(self, slots: int) -> None:
+        """From now on go on with half as many as these, which did not fit."""
         before, self.tokens = self.tokens, max(1, min(self.tokens, slots) // 2)
         logger.warning(
             "out of memory with %d tokens in one forward: from now on at most %d instead of %d "
@@ -99,7 +100,7 @@ def probe_tokens(run: Callable[[int, int], None], device: torch.device) -> int:
 
     def fits(tokens: int) -> bool:
         torch.cuda.reset_peak_memory_stats(device)
-        done = _attempt(lambda rows: run(rows, _PROBE_WIDTH), tokens // _PROBE_WIDTH)
+        done = attempt(lambda rows: run(rows, _PROBE_WIDTH), tokens // _PROBE_WIDTH)
         return bool(done) and torch.cuda.max_memory_reserved(device) <= _PROBE_SHARE * total
 
     found = largest(fits)
@@ -121,8 +122,12 @@ def largest(fits: Callable[[int], bool]) -> int:
 _Argument = TypeVar("_Argument")
 
 
-def _attempt(action: Callable[[_Argument], _Result], argument: _Argument) -> list[_Result]:
-    """The result, alone in a list; an empty list where memory ran out."""
+def attempt(action: Callable[[_Argument], _Result], argument: _Argument) -> list[_Result]:
+    """The result, alone in a list; an empty list where memory ran out.
+
+    Args:
+        action: must have changed nothing where it runs out of memory.
+    """
     try:
         return [action(argument)]
     except torch.OutOfMemoryError:

@@ -28,6 +28,7 @@ from trainable.errors import TaskError
 from trainable.evaluation import answer_limit, forced_scores
 from trainable.layout_rules import LayoutRules
 from trainable.lengths import check_data_rows
+from trainable.memory import TokenBudget
 from trainable.metrics import common_metrics
 from trainable.positions import context_of
 from trainable.records.table import RecordTable, TableSplit
@@ -172,7 +173,7 @@ class _Scored:
         prepared = [prepare(0, row, lm.rules) for row in self.rows]
         places = {id(row): place for place, row in enumerate(prepared)}
         found: dict[int, dict[str, float]] = {}
-        budget = MICRO_BATCH_TOKENS[lm.device.type]
+        budget = TokenBudget(MICRO_BATCH_TOKENS[lm.device.type])
         for row, right_N, nll_N in forced_scores(lm.frozen, prepared, [lm.latents], budget):
             found[places[id(row)]] = common_metrics(right_N, nll_N)
         latents = [row.layout.latent_count for row in prepared]

@@ -20,9 +20,10 @@ C channels of a head, J labelled slots, K distinct labelled slots of prefixes, V
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ from trainable.attention_masks import Attention
 from trainable.batch import PreparedRow, embed, head_reads, labelled_logits
 from trainable.latent_cache import whole_slots
 from trainable.layout_rules import Ints
+from trainable.memory import TokenBudget, attempt
 from trainable.prefix_plan import Sharing, SplitRow, Wave, call_slots_of, plan
 
 _NO_LIMIT = sys.maxsize  # slots
@@ -58,26 +60,26 @@ def read_scores(logits_JV: torch.Tensor, labels_J: torch.Tensor) -> tuple[torch.
 
 
 class SharedWave:
-    """Rows that go on from prefixes, which are computed when the first of them is run.
+    """Rows that go on from prefixes.
 
     Args:
         plan: which rows go on from which prefixes.
         read: what is kept of the logits.
+        prefixes: computed, as planned; None where rows are whole.
     """
 
-    def __init__(self, model: PreTrainedModel, plan: Wave, read: Read) -> None:
+    def __init__(
+        self, model: PreTrainedModel, plan: Wave, read: Read, prefixes: Prefixes | None = None
+    ) -> None:
         self._model = model
-        self._plan = plan
         self._read = read
+        self._computed = prefixes
+        self.rows = plan.rows  # for `micro_batches` to cut
+        self.prefixes = plan.prefixes
 
-    @property
-    def rows(self) -> tuple[SplitRow, ...]:
-        """All rows, for `micro_batches` to cut."""
-        return self._plan.rows
-
-    @cached_property
-    def _prefixes(self) -> Prefixes:
-        return compute_prefixes(self._model, self._plan, self._read)
+    def release(self) -> None:
+        """Let the prefixes go: nothing is run any more."""
+        self._computed = None
 
     def forward(
         self, batch: Sequence[SplitRow], latents: Sequence[torch.Tensor]
@@ -87,39 +89,73 @@ class SharedWave:
         Args:
             latents: per owner, its [L, D] parameter.
         """
-        if not self._plan.prefixes:
+        prefixes = self._computed
+        if prefixes is None:
             logits_JV, labels_J, _ = labelled_logits(
                 self._model, [split.row for split in batch], latents
             )
             return self._read(logits_JV, labels_J)
         tails, needed = None, [split for split in batch if len(split)]
         if needed:
-            tails = self._read(*_tail_logits(self._model, self._prefixes, needed, latents))
-        return self._prefixes.labels.joined(batch, tails)
+            tails = self._read(*_tail_logits(self._model, prefixes, needed, latents))
+        return prefixes.labels.joined(batch, tails)
 
 
 def shared_waves(
     model: PreTrainedModel,
     rows: Sequence[PreparedRow],
-    max_tokens: int,
+    budget: TokenBudget,
     sharing: Sharing = "auto",
     read: Read = read_losses,
     *,
     training: bool = True,
+    within: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Iterator[SharedWave]:
     """Split rows where that pays, and bring together those that share prefixes.
 
+    Where prefixes do not fit into the memory together they are computed in smaller waves; rows
+    that begin with one that does not fit by itself stay whole.
+
     Args:
-        max_tokens: slots that go through the model at once, padding included.
+        budget: of slots that go through the model at once.
         read: what is kept of the logits.
         training: whether gradients will be asked for.
+        within: what holds while the model runs, its precision for one.
+
+    Yields:
+        Waves with their prefixes computed, each done with once the next is asked for.
     """
     if sharing != "off" and not can_share(model):
         sharing = "off"
     parameters = model.num_parameters(exclude_embeddings=True)
     call_slots = call_slots_of(parameters, model.device.type)
-    for wave in plan(rows, max_tokens, sharing, training=training, call_slots=call_slots):
-        yield SharedWave(model, wave, read)
+
+    def computed(wave: Wave) -> Prefixes:
+        with within():
+            return compute_prefixes(model, wave, read)
+
+    planned = plan(rows, budget.tokens, sharing, training=training, call_slots=call_slots)
+    waiting = deque(planned)
+    while waiting:
+        wave = waiting.popleft()
+        found = attempt(computed, wave) if wave.prefixes else [None]
+        if not found:
+            waiting.extendleft(reversed(_smaller_waves(wave, budget)))
+            continue
+        shared = SharedWave(model, wave, read, found.pop())
+        yield shared
+        shared.release()
+
+
+def _smaller_waves(wave: Wave, budget: TokenBudget) -> list[Wave]:
+    """The rows of a wave whose prefixes do not fit into the memory together."""
+    rows = [split.row for split in wave.rows]
+    if len(wave.prefixes) == 1:
+        return plan(rows, budget.tokens, "off")
+    slots = len(wave.prefixes) * len(wave.prefixes[0])
+    if slots <= budget.tokens:  # not planned before memory ran out
+        budget.halve(slots)
+    return plan(rows, budget.tokens, "on")
 
 
 def owners_of(batch: Sequence[SplitRow]) -> Ints:
@@ -138,9 +174,9 @@ def labelled_logits_shared(
     split_of = {id(split.row): split for wave in waves for split in wave.rows}
     batch = [split_of[id(row)] for row in rows]
     prefixes = tuple(ids for wave in waves for ids in wave.prefixes)
-    (logits_JV,) = SharedWave(model, Wave(prefixes, tuple(batch)), read_logits).forward(
-        batch, latents
-    )
+    wave = Wave(prefixes, tuple(batch))
+    computed = compute_prefixes(model, wave, read_logits) if prefixes else None
+    (logits_JV,) = SharedWave(model, wave, read_logits, computed).forward(batch, latents)
     labels_J = torch.from_numpy(np.concatenate([row.response for row in rows]))
     owners_J = torch.from_numpy(owners_of(batch))
     return logits_JV, labels_J.to(logits_JV.device), owners_J.to(logits_JV.device)

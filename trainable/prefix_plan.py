@@ -57,6 +57,11 @@ class SplitRow:
         return len(self.row) - self.cut if self.head_labels < len(self.row.response) else 0
 
     @property
+    def past(self) -> int:
+        """The slots that its tail goes on from."""
+        return self.cut if len(self) else 0
+
+    @property
     def owner(self) -> int:
         """The trial's place among those in this step."""
         return self.row.owner

@@ -6,10 +6,13 @@ import math
 
 import torch
 
-from trainable.data import EncodedTask, ExampleStream
+from trainable.data import EncodedTask, ExampleStream, Split
+from trainable.decoding import LatentLM
+from trainable.decoding_speed import ms_per_token
 from trainable.errors import LatentuneError, NumericError, StateError
 from trainable.latent_adamw import LatentAdamW, StepSettings
 from trainable.layout_rules import Bools, LayoutRules
+from trainable.metrics import DECODING_TIME
 from trainable.state import TrialState
 from trainable.trial import OptimConfig, TrialConfig
 
@@ -79,6 +82,22 @@ class ResidentTrial:
         if self.dropped_N is None:
             return {}
         return {"cost/dropped_rows_pct": 100.0 * float(self.dropped_N.mean())}
+
+    @property
+    def decodes(self) -> bool:
+        """Whether an evaluation lets the model write with this trial's latents."""
+        return bool(self.data.answer_metrics) or self.times_decoding
+
+    def decoding_cost(self, lm: LatentLM, split: Split) -> dict[str, float]:
+        """Milliseconds per generated token; measured once per join.
+
+        Args:
+            lm: the frozen model with this trial's latents.
+            split: whose first rows are answered.
+        """
+        if self.ms_per_token is None:
+            self.ms_per_token = ms_per_token(lm, self.data.rows(split))
+        return {} if self.ms_per_token is None else {DECODING_TIME: self.ms_per_token}
 
     def settings(self) -> StepSettings:
         """The numbers of the next optimiser step."""

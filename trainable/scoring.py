@@ -1,20 +1,21 @@
-"""Teacher-forced scores of many trials, a piece at a time.
+"""Scores of many trials, a piece at a time: teacher-forced, and of what they write.
 
-Each piece is one micro-batch, so that whoever asks can do something else between two: the
-engine's loop takes training steps with the trials that are not being scored.
+Each piece is one micro-batch or one step of decoding, so that whoever asks can do something else
+between two: the engine's loop takes training steps with the trials that are not being scored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from transformers import PreTrainedModel
 
 from trainable.batch import PreparedRow, prepare
 from trainable.data import Split
+from trainable.decoding import LatentLM
 from trainable.errors import RowMemoryError
-from trainable.evaluation import forced_batches
+from trainable.evaluation import answer_scoring, forced_batches
 from trainable.memory import TokenBudget, too_long_message
 from trainable.prefix_plan import Sharing, SplitRow
 from trainable.resident import ResidentTrial
@@ -67,6 +68,36 @@ def score_split(
                 tallies[row.owner].add(row, trials[row.owner].data.score(row.row, right_N, nll_N))
             yield
     return tallies
+
+
+def score_answers(
+    trials: Sequence[ResidentTrial],
+    lms: Mapping[str, LatentLM],
+    tallies: Sequence[Tally],
+    split: Split,
+    holds: Callable[[ResidentTrial], bool],
+) -> Generator[None, None, None]:
+    """Score what each trial's latents make the model write by itself, judged as text.
+
+    Args:
+        lms: uid to the frozen model with the trial's latents; of those with answer metrics.
+        tallies: one per trial; the scores are added there.
+        holds: whether a trial is still inside; nothing more is written for one that has left.
+    """
+    asked = [place for place, trial in enumerate(trials) if trial.data.answer_metrics]
+    if not asked:
+        return
+    scores = yield from answer_scoring(
+        [lms[trials[place].uid] for place in asked],
+        [trials[place].data for place in asked],
+        split,
+        wanted=lambda owner: holds(trials[asked[owner]]),
+    )
+    for place, found in zip(asked, scores, strict=True):
+        if isinstance(found, Exception):  # another trial's answers may be fine
+            trials[place].failure = found
+        else:
+            tallies[place].scores += found
 
 
 def _prepared(trials: Sequence[ResidentTrial], split: Split) -> Iterator[list[PreparedRow]]:

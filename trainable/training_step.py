@@ -12,7 +12,7 @@ Shape suffixes: K latents of all trials, D width, J labelled slots, T trials.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass
 from functools import partial
 
@@ -34,17 +34,18 @@ class SlotCount:
     """Slots that went through the model in training.
 
     Args:
-        useful: of rows.
+        useful: of rows, and of prefixes that rows share.
         all: padding included.
     """
 
     useful: int = 0
     all: int = 0
 
-    def add(self, batch: Sequence[SplitRow]) -> None:
-        """Count one micro-batch."""
-        self.useful += sum(map(len, batch))
-        self.all += batch_slots(batch)
+    def add(self, batch: Sequence[Sized]) -> None:
+        """Count one forward: a micro-batch, or the prefixes of a wave."""
+        rows = [row for row in batch if len(row)]  # one without a tail is not in the forward
+        self.useful += sum(map(len, rows))
+        self.all += batch_slots(rows) if rows else 0
 
 
 def train_step(
@@ -94,7 +95,10 @@ def gather_gradients(
         trial.failure = RowMemoryError(f"trial {trial.uid}: {too_long_message(split.row)}")
         losses_T[split.owner] = math.nan
 
-    for wave in shared_waves(compute.model, rows, budget.tokens, compute.sharing):
+    waves = shared_waves(compute.model, rows, budget, compute.sharing, within=compute.forward)
+    for wave in waves:
+        if wave.prefixes:
+            slots.add(wave.prefixes)
         action = partial(_forward_backward, compute, wave, table, labels_T)
         for batch, (batch_losses_T, grad_KD) in budget.run(wave.rows, action, refuse):
             slots.add(batch)

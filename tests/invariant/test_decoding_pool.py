@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +17,10 @@ from tests.random_strategies import random_strategy
 from trainable.answers import OneByOne, decoder
 from trainable.base_model.loading import BaseModel
 from trainable.decoding import LatentLM
-from trainable.decoding_pool import DecodingPool, Request
-from trainable.errors import StrategyError
+from trainable.decoding_pool import DecodingPool
+from trainable.decoding_row import Request
+from trainable.errors import RowMemoryError, StrategyError
+from trainable.row_cache import RowCache
 from trainable.strategy import InsertionStrategy
 
 PROMPTS = ("44@47=", "", "a,b;1,2,3,4,5,6", ",", "Zz=7,8,9")
@@ -118,6 +123,90 @@ def test_the_cache_stays_within_its_slots(
     assert all(rows == 1 or rows * slots <= 600 for rows, slots in sizes)
     assert max(slots for _, slots in sizes) <= 2 * longest + 32
     assert max(rows for rows, _ in sizes) > 1
+
+
+@contextmanager
+def memory_of(base: BaseModel, rows: int, slots: int) -> Iterator[None]:
+    """The model runs out of memory above so many rows at once, or so many slots of one."""
+
+    def watch(_: Any, __: Any, options: dict[str, Any], output: Any) -> None:
+        found = options["position_ids"].shape
+        if found[0] > rows or found[1] > slots:
+            raise torch.OutOfMemoryError("out of memory")
+
+    hook = base.model.register_forward_hook(watch, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize("chunk_slots", [1, 64])
+@pytest.mark.parametrize("rows", [1, 5])
+def test_out_of_memory_decodes_fewer_at_once_and_changes_no_answer(
+    tiny_base: BaseModel,
+    expected: list[list[int]],
+    caplog: pytest.LogCaptureFixture,
+    chunk_slots: int,
+    rows: int,
+) -> None:
+    lms = lms_of(tiny_base)
+    pool = DecodingPool(lms, chunk_slots=chunk_slots)
+    with memory_of(tiny_base, rows, 10_000), caplog.at_level(logging.WARNING):
+        assert together(pool, requests_of(tiny_base, len(lms), ENDS)) == expected
+    assert "from now on at most" in caplog.text
+    assert len(caplog.records) < 8
+
+
+def test_growing_answers_run_out_of_memory_too(
+    tiny_base: BaseModel, expected: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not in the model but in the cache: what is left of it half grown is not gone on with."""
+    lms = lms_of(tiny_base)
+    resize, left = RowCache.resize, [3]
+
+    def failing(cache: RowCache, rows: int, slots: int) -> None:
+        if cache.rows and left[0]:
+            left[0] -= 1
+            cache.rows, cache.slots = rows, slots
+            raise torch.OutOfMemoryError("out of memory")
+        resize(cache, rows, slots)
+
+    monkeypatch.setattr(RowCache, "resize", failing)
+    pool = DecodingPool(lms, cache_slots=400)
+    assert together(pool, requests_of(tiny_base, len(lms), ENDS)) == expected
+    assert left == [0]
+
+
+def test_a_prompt_that_does_not_fit_by_itself_fails_its_trial_alone(tiny_base: BaseModel) -> None:
+    lms = lms_of(tiny_base, (1, 2))
+    requests = requests_of(tiny_base, len(lms), frozenset())
+    requests.append(Request(1, np.arange(10, 90) % 50 + 10, 4))
+    expected = alone(lms, requests)
+    with memory_of(tiny_base, 8, 60):
+        pool = DecodingPool(lms)
+        found = {place: ids.tolist() for step in pool.steps(requests) for place, ids in step}
+        with pytest.raises(RowMemoryError, match=r"a prompt of \d+ tokens.*data\.max_tokens"):
+            dict(DecodingPool(lms).run(requests))
+    assert pool.failures.keys() == {1}
+    assert found.keys() >= owned(requests, 0) | owned(requests, 2)
+    assert all(expected[place] == ids for place, ids in found.items())
+
+
+def test_no_step_decodes_more_than_a_token_of_each_row(tiny_base: BaseModel) -> None:
+    """So that whoever waits for a step waits for one forward, not for an answer."""
+    lms, forwards, most = lms_of(tiny_base), [0], 0
+    count = tiny_base.model.register_forward_hook(lambda *_: forwards.append(1))
+    try:
+        pool = DecodingPool(lms)
+        steps = 0
+        for _ in pool.steps(requests_of(tiny_base, len(lms), frozenset())):
+            most, steps = max(most, len(forwards) - 1), steps + 1
+            forwards[:] = [0]
+    finally:
+        count.remove()
+    assert most == 1
+    assert steps >= NEW_TOKENS
 
 
 def test_a_cancelled_trial_is_not_heard_of_again(tiny_base: BaseModel) -> None:

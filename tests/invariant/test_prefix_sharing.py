@@ -15,11 +15,19 @@ from tests.families import WINDOWED, WITH_KERNELS, family, random_rows
 from tests.invariant.test_fused_equals_alone import CONFIGS, difference, join
 from tests.random_strategies import random_strategy
 from trainable.base_model.loading import BaseModel
-from trainable.batch import PreparedRow, labelled_logits, micro_batches, prepare
+from trainable.batch import (
+    PAST_PER_SLOT,
+    PreparedRow,
+    batch_slots,
+    labelled_logits,
+    micro_batches,
+    prepare,
+)
 from trainable.data import EncodedRow, EncodedTask
 from trainable.delimiters import Vocabulary
 from trainable.engine import Engine
 from trainable.evaluation import forced_scores
+from trainable.memory import TokenBudget
 from trainable.prefix import (
     can_share,
     labelled_logits_shared,
@@ -126,9 +134,11 @@ def test_micro_batches_of_any_size(max_tokens: int, sharing: Sharing) -> None:
     latents = latents_of(base)
     losses = torch.zeros(len(STRATEGIES), dtype=torch.float64)
     seen = []
-    for wave in shared_waves(base.model, rows, max_tokens, sharing, read_losses):
+    for wave in shared_waves(base.model, rows, TokenBudget(max_tokens), sharing, read_losses):
         for batch in micro_batches(wave.rows, max_tokens):
-            assert len(batch) == 1 or len(batch) * max(map(len, batch)) <= max_tokens
+            past = sum(split.cut for split in batch if len(split))
+            kept = batch_slots(batch) + past / PAST_PER_SLOT
+            assert len(batch) == 1 or kept <= max_tokens
             seen += [id(split.row) for split in batch]
             (nll_J,) = wave.forward(batch, latents)
             losses.index_add_(0, torch.from_numpy(owners_of(batch)), nll_J.detach())
@@ -165,7 +175,7 @@ def test_scores_are_those_of_whole_rows(name: str) -> None:
     rows, latents = rows_of(base, random_rows(1)), latents_of(base)
 
     def scores(sharing: Sharing) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-        scored = forced_scores(base.model, rows, latents, 300, sharing)
+        scored = forced_scores(base.model, rows, latents, TokenBudget(300), sharing)
         return {id(row): (right_N, nll_N) for row, right_N, nll_N in scored}
 
     plain = scores("off")
@@ -205,6 +215,23 @@ def test_engines_with_and_without_agree_while_trials_come_and_go(
             assert difference(engine.state(uid).latents, off.state(uid).latents) < 1e-4
 
 
+def test_slots_of_prefixes_are_counted(tiny_base: BaseModel, tiny_data: EncodedTask) -> None:
+    """As all that goes through the model: counted by what the model was given."""
+    engine, given = Engine(tiny_base, share_prefixes="on"), [0]
+
+    def count(_: object, __: object, options: dict[str, torch.Tensor], ___: object) -> None:
+        given[0] += options["inputs_embeds"].shape[:2].numel()
+
+    join(engine, tiny_data, *CONFIGS)
+    hook = tiny_base.model.register_forward_hook(count, with_kwargs=True)
+    try:
+        engine.step()
+    finally:
+        hook.remove()
+    assert engine.slots.all == given[0]
+    assert engine.slots.useful <= engine.slots.all
+
+
 def test_a_model_whose_past_is_more_than_keys_and_values_runs_whole_rows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -212,7 +239,7 @@ def test_a_model_whose_past_is_more_than_keys_and_values_runs_whole_rows(
     rows = rows_of(base, random_rows(1))
     monkeypatch.setattr(type(base.model), "_is_stateful", True)
     assert not can_share(base.model)
-    waves = list(shared_waves(base.model, rows, 500, "on"))
+    waves = list(shared_waves(base.model, rows, TokenBudget(500), "on"))
     assert [len(wave.rows) for wave in waves] == [len(rows)]
     assert not any(split.cut for split in waves[0].rows)
 

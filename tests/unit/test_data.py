@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Sequence
 
 import numpy as np
@@ -107,6 +108,31 @@ def test_the_stream_can_be_read_at_any_step() -> None:
     ahead = ExampleStream(7, seed=1).rows(40, 5)
     stream = ExampleStream(7, seed=1)
     assert [stream.rows(step, 5) for step in range(41)][-1] == ahead
+
+
+def test_the_stream_keeps_few_passes_of_many_rows() -> None:
+    """Each pass of a million rows is 8 MB: what is not kept is drawn again, and is the same."""
+    stream, size = ExampleStream(1_000_000, seed=2), 1_000_000
+    first = stream.rows(0, 8)
+    tracemalloc.start()
+    try:
+        for number in range(1, 20):
+            stream.rows(number * size // 8, 8)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 80e6
+    assert (
+        stream.rows(0, 8) == first == np.random.default_rng((2, 0)).permutation(size)[:8].tolist()
+    )
+
+
+def test_a_step_may_read_several_passes() -> None:
+    passes = [np.random.default_rng((3, number)).permutation(5).tolist() for number in range(6)]
+    flat = [row for each in passes for row in each]
+    stream = ExampleStream(5, seed=3)
+    assert stream.rows(0, 12) == flat[:12]
+    assert stream.rows(1, 12) == flat[12:24]
 
 
 def test_another_data_seed_is_another_stream() -> None:

@@ -47,3 +47,12 @@ def test_own_positions_must_fit_the_context(tiny_base: BaseModel, position_rule:
     with pytest.raises(TaskError, match=rf"position_rule: own needs .* context is {context}"):
         engine.join(spec, encoded(tiny_base))
     assert engine.trials() == []
+
+
+def test_trials_of_a_search_share_one_order_of_examples(tiny_base: BaseModel) -> None:
+    engine, data = Engine(tiny_base), encoded(tiny_base)
+    for uid, seed in (("a", 0), ("b", 0), ("c", 1)):
+        engine.join(TrialSpec(uid, TrialConfig(), 1, data_seed=seed), data)
+    streams = [engine._trials[uid].stream for uid in "abc"]
+    assert streams[0] is streams[1]
+    assert streams[0] is not streams[2]

@@ -127,6 +127,42 @@ def test_a_trial_whose_answers_cannot_be_scored_fails_alone(
         engine.raise_failure("bad")
 
 
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_trial_may_leave_at_any_piece_of_its_scoring(
+    tiny_base: BaseModel, tiny_data: EncodedTask, tmp_path: Path, deterministic: bool
+) -> None:
+    """Its mate is scored as ever, and another trial trains on."""
+    task = records(tiny_base, tmp_path, ROWS[:3], metrics=["normalised_match"])
+    engine = Engine(tiny_base, deterministic=deterministic)
+    data = engine.encode(task)
+    join(engine, "mate", data)
+    join(engine, "other", tiny_data)
+    pieces, expected = 0, None
+    while True:
+        join(engine, "left", data, times_decoding=True)
+        scoring = engine.evaluation(["left", "mate"], ["val_id"])
+        try:
+            for _ in range(pieces):
+                next(scoring)
+        except StopIteration as end:
+            assert "cost/ms_per_token" in end.value["left"]
+            break
+        engine.leave("left")
+        engine.step(["other"])
+        while True:
+            try:
+                next(scoring)
+            except StopIteration as end:
+                found = end.value["mate"]
+                break
+        expected = expected or found
+        assert found == pytest.approx(expected, rel=1e-5)
+        pieces += 1
+    assert pieces > 4
+    assert expected is not None
+    assert "val_id/normalised_match" in expected
+
+
 def test_a_reference_is_what_its_tokens_say(
     tiny_base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,7 +174,7 @@ def test_a_reference_is_what_its_tokens_say(
     data = Engine(tiny_base).encode(task)
     lm = LatentLM.build(tiny_base.model, tiny_base.tokenizer, artifact_of(tiny_base, STRATEGY))
     perfect = [row.ids[row.query_length :] for row in data.rows("val_id")]
-    monkeypatch.setattr(DecodingPool, "run", lambda *_: iter(enumerate(perfect)))
+    monkeypatch.setattr(DecodingPool, "steps", lambda *_: iter([list(enumerate(perfect))]))
     assert data.answer_text(perfect[0]) == "[assistant]9"
     assert [found for _, found in answer_metrics(lm, data, "val_id")] == [
         {"normalised_match": 1.0}
@@ -261,6 +297,29 @@ def test_a_row_too_long_for_one_strategy_is_left_out_of_its_training_alone(
     verbal = sum(len(row.ids) for row in data.rows("val_id"))
     latents = 2 * 4 + sum(row["prompt"].count(",") for row in rows)
     assert metrics["cost/extra_tokens_pct"] == pytest.approx(100 * latents / verbal)
+
+
+def test_a_step_all_of_whose_rows_are_dropped_changes_nothing(
+    tiny_base: BaseModel, tmp_path: Path
+) -> None:
+    """It has no loss either; the next one with a row goes on."""
+    engine = Engine(tiny_base)
+    task = records(tiny_base, tmp_path, [ROWS[0], LONG[1]])
+    data = engine.encode(task, max_tokens=16, long_rows="drop")
+    config = TrialConfig.from_dict({"strategy": STRATEGY.to_dict(), "optim": {"batch_rows": 1}})
+    engine.join(TrialSpec("t", config, 8, max_tokens=16, long_rows="drop"), data)
+    was_empty = []
+    for step in range(1, 9):
+        before, rows = engine.state("t"), engine._trials["t"].next_rows()
+        losses = engine.step()
+        after = engine.state("t")
+        was_empty.append(not rows)
+        assert after.step == step
+        assert ("t" in losses) == bool(rows)
+        for name in ("latents", "exp_avg", "exp_avg_sq"):
+            same = np.array_equal(getattr(after, name), getattr(before, name))
+            assert same == (not rows), name
+    assert any(was_empty[was_empty.index(False) :]), "momentum would not have shown"
 
 
 def test_a_trial_that_drops_nothing_says_nothing(tiny_base: BaseModel, tmp_path: Path) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
 
+from trainable import items
 from trainable.base_model.loading import BaseModel
 from trainable.data import EncodedTask
 from trainable.engine import Engine, TrialSpec
+from trainable.evaluation import forced_scores
 from trainable.items import exact_matches, insertion
 from trainable.state import Floats
 from trainable.strategy import InsertionStrategy
@@ -88,3 +93,44 @@ def test_insertions_are_per_row(tiny_base: BaseModel, easy_data: EncodedTask) ->
     assert (none.latents, none.sites, none.tokens) == (0, 0, tokens)
     assert (start.latents, start.sites) == (2, 1)
     assert every.latents == every.sites == pytest.approx((tokens - 1) // 3, abs=1)
+
+
+def test_items_are_scored_as_the_engine_computes(
+    tiny_base: BaseModel, easy_data: EncodedTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deterministic: one member per forward, no shared prefix, so equal bits; and one budget."""
+    owners, sharings = set[frozenset[int]](), set[str]()
+
+    def noted(model: Any, rows: Any, latents: Any, budget: Any, sharing: Any) -> Any:
+        owners.add(frozenset(row.owner for row in rows))
+        sharings.add(sharing)
+        return forced_scores(model, rows, latents, budget, sharing)
+
+    monkeypatch.setattr("trainable.engine.forced_scores", noted)
+    monkeypatch.setattr(items, "_PAIRS_AT_ONCE", 9)
+    engine = Engine(tiny_base, deterministic=True)
+    members = trained(engine, easy_data)
+    together = exact_matches(engine, members, easy_data, "test_ood", metric="nll")
+    assert owners == {frozenset([0]), frozenset([1]), frozenset([2])}
+    assert sharings == {"off"}
+    for place, member in enumerate(members):
+        alone = exact_matches(engine, [member], easy_data, "test_ood", metric="nll")
+        assert np.array_equal(alone.values_MN["nll"][0], together.values_MN["nll"][place])
+
+
+def test_what_fits_is_learnt_once_for_all_items(
+    tiny_base: BaseModel, easy_data: EncodedTask
+) -> None:
+    engine = Engine(tiny_base)
+    members = trained(engine, easy_data)
+
+    def fail(_: Any, __: Any, options: dict[str, Any], output: Any) -> None:
+        if options["position_ids"].numel() > 60:
+            raise torch.OutOfMemoryError("out of memory")
+
+    hook = tiny_base.model.register_forward_hook(fail, with_kwargs=True)
+    try:
+        exact_matches(engine, members, easy_data, "test_ood")
+    finally:
+        hook.remove()
+    assert engine.micro_batch_tokens <= 60

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,11 +12,34 @@ import pytest
 import torch
 
 from trainable.base_model.loading import BaseModel
-from trainable.data import EncodedTask
+from trainable.data import EncodedRow, EncodedTask, Example, Ints, Split
 from trainable.engine import Engine, TrialSpec
 from trainable.errors import RowMemoryError
 from trainable.memory import largest
 from trainable.trial import TrialConfig
+
+
+class RowsTask:
+    """These rows in every split."""
+
+    splits: tuple[Split, ...] = ("train", "val_id")
+    answer_metrics: Mapping[str, Any] = {}
+
+    def __init__(self, rows: Sequence[EncodedRow]) -> None:
+        self._rows = rows
+
+    def examples(self, split: Split) -> list[Example]:
+        return [Example("", "")] * len(self._rows)
+
+    def encoded(self, split: Split) -> Sequence[EncodedRow]:
+        return self._rows
+
+    def lengths(self, split: Split) -> Ints:
+        return np.array([len(row.ids) for row in self._rows])
+
+    def score(self, texts: Any, right_N: Any) -> dict[str, float]:
+        return {}
+
 
 UIDS = ("start", "long", "every")
 
@@ -74,6 +97,36 @@ def test_out_of_memory_halves_the_micro_batch_and_changes_nothing(
             after, wanted = (getattr(each.state(uid), name) for each in (engine, expected))
             assert np.abs(after - wanted).max() < 1e-5 * np.abs(wanted).max()
     assert engine.slots.useful == expected.slots.useful  # what was done twice counts once
+
+
+@pytest.mark.parametrize("slots", [300, 40])
+def test_prefixes_that_do_not_fit_together_are_no_row_that_does_not(
+    tiny_base: BaseModel, tiny_data: EncodedTask, caplog: pytest.LogCaptureFixture, slots: int
+) -> None:
+    """Fewer at once; and where a single one does not fit, whole rows tell the truth."""
+    config = TrialConfig.from_dict(
+        {"strategy": {"triggers": {"e": {"kind": "end", "m": 2}}}, "optim": {"batch_rows": 16}}
+    )
+    rows = [EncodedRow(np.arange(10, 70) % 50 + first, 56, 0) for first in range(24)]
+    data = EncodedTask(RowsTask(rows), tiny_base.tokenizer)
+    engines = [Engine(tiny_base, share_prefixes=sharing) for sharing in ("off", "on")]
+    for engine in engines:
+        for place in range(4):
+            engine.join(TrialSpec(str(place), config, 20), data)
+    expected, engine = engines
+    with memory_of(tiny_base.model, slots, backward=False), caplog.at_level(logging.WARNING):
+        found = engine.step()
+    if slots < len(rows[0].ids):
+        for uid in engine.trials():
+            with pytest.raises(RowMemoryError, match="a row of 62 tokens"):
+                engine.raise_failure(uid)
+        return
+    assert engine.micro_batch_tokens <= slots
+    assert found == pytest.approx(expected.step(), rel=1e-5)
+    for uid in engine.trials():
+        engine.raise_failure(uid)
+        after, wanted = engine.state(uid).exp_avg, expected.state(uid).exp_avg
+        assert np.abs(after - wanted).max() < 1e-5 * np.abs(wanted).max()
 
 
 def test_a_row_that_does_not_fit_fails_its_trial_alone(

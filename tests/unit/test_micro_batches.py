@@ -8,14 +8,22 @@ from typing import cast
 import numpy as np
 import pytest
 
-from trainable.batch import FORWARDS_PER_BATCH, PreparedRow, batch_slots, micro_batches
+from trainable.batch import (
+    FORWARDS_PER_BATCH,
+    PAST_PER_SLOT,
+    PreparedRow,
+    batch_memory,
+    batch_slots,
+    micro_batches,
+)
 
 
 class Row:
     """As much of a prepared row as cutting needs."""
 
-    def __init__(self, length: int) -> None:
+    def __init__(self, length: int, past: int = 0) -> None:
         self.length = length
+        self.past = past
 
     def __len__(self) -> int:
         return self.length
@@ -67,3 +75,21 @@ def test_mixed_lengths_are_hardly_padded() -> None:
     rows = cast(list[PreparedRow], [Row(length) for length in lengths])
     slots = sum(batch_slots(batch) for batch in micro_batches(rows, 2048))
     assert sum(lengths) / slots > 0.95
+
+
+def test_what_rows_go_on_from_takes_its_share_of_the_memory() -> None:
+    """Tails of three slots behind 400: their keys and values are kept for each of them."""
+    draw = np.random.default_rng(0)
+    rows = cast(
+        list[PreparedRow],
+        [Row(3, int(past)) for past in draw.integers(0, 400, size=500)] + [Row(0)] * 40,
+    )
+    batches = list(micro_batches(rows, 512))
+    assert sum(map(len, batches)) == len(rows)
+    for batch in batches:
+        kept = len(batch) * max(row.past for row in batch)
+        assert batch_slots(batch) + kept / PAST_PER_SLOT <= 512
+        assert batch_memory(batch) <= 512
+    assert len(batches) < len(rows) / 8
+    (alone,) = micro_batches(cast(list[PreparedRow], [Row(3, 10_000)]), 512)
+    assert len(alone) == 1
