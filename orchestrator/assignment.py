@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from trainable.data import LongRows
+
 
 @dataclass(frozen=True)
 class DataSource:
@@ -22,7 +24,7 @@ class DataSource:
     task: dict[str, Any]
     seed: int
     max_tokens: int | None
-    long_rows: str
+    long_rows: LongRows
     cache: str
 
 

@@ -53,9 +53,13 @@ def choose(
             f"{bare!r} is no search name: expected [a-z0-9][a-z0-9._-]{{0,63}}, "
             "for example generation-quickstart"
         )
-    given = {"alias": alias, "version": version, "trial": trial}
     choices = {_read(bare, behind)} if behind else set()
-    choices |= {Choice(name=bare, **{k: v}) for k, v in given.items() if v is not None}  # type: ignore[arg-type]
+    if alias is not None:
+        choices.add(Choice(name=bare, alias=alias))
+    if version is not None:
+        choices.add(Choice(name=bare, version=version))
+    if trial is not None:
+        choices.add(Choice(name=bare, trial=trial))
     if len(choices) > 1:
         both = " and ".join(sorted(map(str, choices)))
         raise SearchNotFoundError(f"{both} contradict each other: give one of them")

@@ -123,7 +123,7 @@ def naming_any_full_disk(folder: Path) -> Iterator[None]:
         yield
     except DiskFullError:
         raise
-    except BaseException as error:
+    except Exception as error:
         found = next((one for one in chain(error) if _is_full(one, folder)), None)
         if found is None:
             raise

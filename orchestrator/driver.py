@@ -27,15 +27,13 @@ from orchestrator.costs import LayoutCosts, open_costs
 from orchestrator.disk import check_space, check_writable, disk_need, naming_any_full_disk
 from orchestrator.driver_lock import driver_lock
 from orchestrator.errors import ConfirmationError, ConfirmationHaltedError
-from orchestrator.estimate import Costs, Work, budget_warnings, estimate, sample_trials
 from orchestrator.events import EventLog
 from orchestrator.files import write_atomic
 from orchestrator.first_trials import learn_from_earlier
 from orchestrator.folders import SearchFolder, home_folder
 from orchestrator.halting import Watch
-from orchestrator.ledger import Ledger, Role, TrialStatus
+from orchestrator.ledger import Ledger, TrialStatus
 from orchestrator.opening import (
-    baseline_configs,
     check_base_model,
     check_same,
     engine_options,
@@ -62,10 +60,9 @@ from orchestrator.service.on_end import tell_end
 from orchestrator.spending import Meter, Spending
 from orchestrator.study.storage import Fence
 from orchestrator.tracking import ShipperKeeper, tracking_uri
+from orchestrator.work_left import estimate_left
 from trainable.artifact import versions
-from trainable.data import SEARCH_SPLITS, TEST_SPLITS
 from trainable.errors import DiskFullError
-from trainable.trial import TrialConfig
 
 if TYPE_CHECKING:
     from orchestrator.engines.fleet import Fleet
@@ -357,38 +354,15 @@ class _Run:
         Returns:
             How many trials are not at their end.
         """
-        config = self.config
-        sample = sample_trials(config, baseline_configs() * config.space.baselines, self._fits)
-        configs = [trial.to_dict() for trial in sample.all]
-        splits, fused = list(SEARCH_SPLITS), config.engine.concurrent_trials
-        tests = (list(TEST_SPLITS), config.confirm.rows) if config.confirm.enabled else ()
-        found = fleet.ask("survey", self.data.source, configs, splits, fused, *tests)
-        costs = Costs(
-            **found["survey"],
-            baselines=len(sample.baselines),
-            calibration=found["calibration"],
-            gpus=fleet.plan.gpus,
-            test_tokens=found["test_tokens"],
-        )
-        left_out = (TrialStatus.RUNNING, TrialStatus.INFEASIBLE)
-        ended = [t for t in self.ledger.all() if t.status not in left_out]
-        roles = [trial.role for trial in ended]
-        whole = Work.whole(config, sample)
-        work = Work(
-            baselines=whole.baselines - roles.count(Role.BASELINE),
-            trials=max(0, whole.trials - roles.count(Role.SEARCH)),
-        )
-        self.estimate = estimate(config, costs, work)
-        warnings = [*costs.warnings, *budget_warnings(config, costs, self.estimate)]
+        fits = None if self.costs is None else self.costs.fits
+        left = estimate_left(self.config, self.data.source, self.ledger.all(), fleet, fits)
+        self.estimate = left.estimate
         asked_at = time.monotonic()
-        self.watcher.planned(self.estimate, warnings, going_on=bool(self.ledger.all()))
+        self.watcher.planned(left.estimate, left.warnings, going_on=bool(self.ledger.all()))
         thought_s = time.monotonic() - asked_at  # while a person thinks, nothing is spent
         self.began += thought_s
         self._meter.skip(thought_s)
-        return work.baselines + work.trials
-
-    def _fits(self, trial: TrialConfig) -> bool:
-        return self.costs is None or self.costs.fits(trial)
+        return left.trials
 
     def _describe(self, base_model: dict[str, Any], data: DataRecord) -> dict[str, Any]:
         return {

@@ -26,6 +26,7 @@ from orchestrator.errors import ConfigError
 from search_spaces import PRESETS, Space, SpaceError, check_legal
 from search_spaces.errors import Problem, did_you_mean, shown
 from trainable.base_model.options import DEVICE_MAPS, REFUSED_ATTENTIONS, is_commit, is_device_map
+from trainable.data import LongRows
 
 Count: TypeAlias = Annotated[int, Strict(), Field(ge=1)]
 MOST_LENGTHS = 1_000  # of one split
@@ -125,7 +126,7 @@ class DataConfig(Section):
     max_tokens: Count | None = Field(
         default=None, description="the longest row in tokens, latents included"
     )
-    long_rows: Literal["refuse", "drop"] = Field(
+    long_rows: LongRows = Field(
         default="refuse", description="what becomes of longer rows; dropped ones are counted"
     )
 

@@ -27,6 +27,7 @@ SEARCH_SPLITS: tuple[Split, ...] = ("val_id", "val_ood")  # what a search scores
 TEST_SPLITS: tuple[Split, ...] = ("test_id", "test_ood")  # what it never sees
 ALL_SPLITS: tuple[Split, ...] = ("train", *SEARCH_SPLITS, *TEST_SPLITS)
 
+LongRows = Literal["refuse", "drop"]
 Ints = npt.NDArray[np.int64]
 _Item = TypeVar("_Item")
 _PASSES_BYTES = 2**26  # kept of a stream

@@ -24,6 +24,7 @@ from trainable.compute import Precision, TrainingCompute
 from trainable.data import (
     EncodedTask,
     ExampleStream,
+    LongRows,
     Split,
     Task,
     mean_by_distance,
@@ -54,8 +55,6 @@ from trainable.training_step import SlotCount, gather_gradients, train_step
 from trainable.trial import TrialConfig
 
 MICRO_BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
-
-LongRows = Literal["refuse", "drop"]
 
 
 @dataclass(frozen=True)

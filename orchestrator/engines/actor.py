@@ -220,7 +220,7 @@ class EngineActor:
             budget_steps=assignment.rungs[-1],
             data_seed=source.seed if assignment.stream_seed is None else assignment.stream_seed,
             max_tokens=source.max_tokens,
-            long_rows=source.long_rows,  # type: ignore[arg-type]
+            long_rows=source.long_rows,
             times_decoding=assignment.times_decoding,
         )
         restored = None if state is None else TrialState.from_bytes(state)
@@ -236,9 +236,9 @@ class EngineActor:
             self._holders.pop(spec.uid, None)
             raise
 
-    def train(self, uid: str, until_step: int, splits: Sequence[str]) -> dict[str, Any]:
+    def train(self, uid: str, until_step: int, splits: Sequence[Split]) -> dict[str, Any]:
         """Train to a step and score; the report as plain data, its state as bytes."""
-        report = self._running.train(uid, until_step, splits)  # type: ignore[arg-type]
+        report = self._running.train(uid, until_step, splits)
         return {
             "step": report.step,
             "metrics": report.metrics,
@@ -312,7 +312,7 @@ class EngineActor:
             self._data[key] = engine.encode(
                 task,
                 max_tokens=source.max_tokens,
-                long_rows=source.long_rows,  # type: ignore[arg-type]
+                long_rows=source.long_rows,
             )
         return self._data[key]
 

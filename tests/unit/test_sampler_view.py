@@ -34,6 +34,18 @@ def told(ledger: Ledger, score: float | None = None) -> LedgerTrial:
     return trial
 
 
+def searching(folder: Path, trials: int, baselines: int = 2, **sampler: Any) -> Ledger:
+    """A search of `AXES` with baselines and this sampler."""
+    return open_ledger(
+        folder, axes=AXES, baselines=baselines, trials=trials, sampler=SamplerConfig(**sampler)
+    )
+
+
+def drawn_rates(ledger: Ledger, trials: int) -> list[float]:
+    """The rates of so many trials, the two baselines before them left out."""
+    return [told(ledger).config.optim.lr for _ in range(2 + trials)][2:]
+
+
 def modelled(ledger: Ledger) -> list[str]:
     """The axes that the last draw's sampler models together."""
     study = ledger.study
@@ -45,66 +57,33 @@ def modelled(ledger: Ledger) -> list[str]:
 def test_the_axes_of_every_trial_are_modelled_and_no_conditional_ones(
     tmp_path: Path, kind: Any, baselines: int
 ) -> None:
-    ledger = open_ledger(
-        tmp_path,
-        axes=AXES,
-        baselines=baselines,
-        trials=8,
-        sampler=SamplerConfig(kind=kind, startup_trials=20, population=20),
-    )
+    ledger = searching(tmp_path, 8, baselines, kind=kind, startup_trials=20, population=20)
     drawn = [told(ledger) for _ in range(8 + baselines)][baselines:]
     assert {one.params["strategy.position"] for one in drawn} == set(BRANCHES)
     assert modelled(ledger) == OF_ALL
 
 
 def test_evolution_crosses_what_it_has_seen_with_baselines_too(tmp_path: Path) -> None:
-    ledger = open_ledger(
-        tmp_path,
-        axes=AXES,
-        baselines=2,
-        trials=16,
-        sampler=SamplerConfig(kind="nsga2", population=4),
-    )
-    rates = [told(ledger).params.get("optim.lr") for _ in range(18)][2:]
+    rates = drawn_rates(searching(tmp_path, 16, kind="nsga2", population=4), 16)
     assert len(set(rates[:4])) == 4
     assert set(rates[4:]) & set(rates[:4]), "no child has a parent's rate"
 
 
 @pytest.mark.slow
 def test_a_gaussian_process_goes_where_it_is_better_with_baselines_too(tmp_path: Path) -> None:
-    ledger = open_ledger(
-        tmp_path,
-        axes=AXES,
-        baselines=2,
-        trials=12,
-        sampler=SamplerConfig(kind="gp", startup_trials=4),
-    )
-    rates = [float(trial.params["optim.lr"]) for trial in [told(ledger) for _ in range(14)][2:]]
+    rates = drawn_rates(searching(tmp_path, 12, kind="gp", startup_trials=4), 12)
     assert min(rates[-4:]) > 0.04
 
 
 def test_baselines_are_no_start_up_of_tpe(tmp_path: Path) -> None:
-    ledger = open_ledger(
-        tmp_path,
-        axes=AXES,
-        baselines=2,
-        trials=5,
-        sampler=SamplerConfig(kind="tpe", startup_trials=3),
-    )
+    ledger = searching(tmp_path, 5, kind="tpe", startup_trials=3)
     numbers = [told(ledger).number for _ in range(7)]
     trials = ledger.study.get_trials(deepcopy=False)
     assert [n for n in numbers if RELATIVE in trials[n].system_attrs] == [5, 6]
 
 
 def test_tpe_learns_from_what_ended_since_its_last_draw(tmp_path: Path) -> None:
-    ledger = open_ledger(
-        tmp_path,
-        axes=AXES,
-        baselines=2,
-        trials=30,
-        sampler=SamplerConfig(kind="tpe", startup_trials=5),
-    )
-    rates = [float(trial.params["optim.lr"]) for trial in [told(ledger) for _ in range(32)][2:]]
+    rates = drawn_rates(searching(tmp_path, 30, kind="tpe", startup_trials=5), 30)
     assert sum(rates[-10:]) / 10 > 0.04, "a random draw is at 0.0275 on average"
 
 
