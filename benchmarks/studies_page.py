@@ -6,10 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
-
 from benchmarks import curves
 from benchmarks.machine import RESULTS
+from orchestrator.yaml_source import read_yaml
 from search_spaces import PRESETS
 
 PAGE = RESULTS.parent.parent / "docs" / "search_studies.md"
@@ -113,7 +112,7 @@ def verdict(row: Mapping[str, Any]) -> str:
 
 def demo_words(recorded: Mapping[str, Any], rungs: Sequence[int]) -> str:
     """How far the first rule on the recorded trials is from the demo's on its own."""
-    demo, setup = yaml.safe_load(DEMO.read_text()), recorded["setup"]
+    demo, setup = read_yaml(DEMO).data, recorded["setup"]
     steps, first = demo["budget"]["steps"], demo["stopping"]["min_steps"]
     low, high = demo["task"]["train_lengths"]
     batch_rows = PRESETS[demo["space"]["preset"]]().tree["optim"]["batch_rows"]
