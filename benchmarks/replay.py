@@ -64,12 +64,12 @@ class ReplayEngine:
 
 
 def replay(
-    searches: Sequence[Search], step_time: Callable[[int], float], factor: float
-) -> tuple[list[float], Driver]:
-    """Run searches on actors of a local Ray.
+    searches: Sequence[Search], step_time: Callable[[int], float], factor: float, repeats: int
+) -> tuple[list[list[float]], Driver]:
+    """Run searches on actors of a local Ray, one after the other, `repeats` times.
 
     Returns:
-        Each search's makespan, and what the driver's decisions cost.
+        Per repeat each search's makespan, and what the driver's decisions cost.
     """
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
@@ -82,7 +82,7 @@ def replay(
             statistics.median(_trip_s(actors[0]) for _ in range(_TRIPS)),
             statistics.median(_turn_s(actors) for _ in range(_ROUNDS)),
         )
-        return [_run(search, actors) for search in searches], driver
+        return [[_run(search, actors) for search in searches] for _ in range(repeats)], driver
     finally:
         ray.shutdown()
 

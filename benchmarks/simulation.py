@@ -49,7 +49,7 @@ class Search:
 class _SimulatedEngine:
     steps: dict[int, int] = field(default_factory=dict)  # resident trial to steps left till a rung
     assigned: int = 0
-    stepping: bool = False
+    inside: tuple[int, ...] = ()  # the trials of the step that is under way
 
 
 def rungs_between(rungs: Sequence[int], end: int) -> list[int]:
@@ -107,7 +107,6 @@ def simulate(search: Search, step_time: StepTime, driver: Driver) -> float:
         if trial >= 0:  # it arrives, for its next rung
             engine.steps[trial] = left[trial].pop(0)
         else:
-            engine.stepping = False
             for done in _step(engine):
                 engine.assigned -= 1
                 if left[done]:
@@ -118,19 +117,23 @@ def simulate(search: Search, step_time: StepTime, driver: Driver) -> float:
             continue  # what comes at the same time takes part in the same step
         for place in sorted(touched):
             engine = pool[place]
-            if engine.steps and not engine.stepping:
-                engine.stepping = True
-                end = now + step_time(len(engine.steps))
+            if engine.steps and not engine.inside:
+                engine.inside = tuple(engine.steps)
+                end = now + step_time(len(engine.inside))
                 heapq.heappush(events, (end, next(order), place, -1))
         touched.clear()
     return now
 
 
 def _step(engine: _SimulatedEngine) -> list[int]:
-    """Take a step; the trials that reached their rung, which are resident no more."""
-    for trial in engine.steps:
+    """End a step; the trials that reached their rung, which are resident no more.
+
+    Who arrived while it was under way had no part in it.
+    """
+    for trial in engine.inside:
         engine.steps[trial] -= 1
-    done = [trial for trial, steps in engine.steps.items() if steps == 0]
+    done = [trial for trial in engine.inside if engine.steps[trial] == 0]
     for trial in done:
         del engine.steps[trial]
+    engine.inside = ()
     return done

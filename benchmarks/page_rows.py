@@ -1,0 +1,148 @@
+"""The rows of the page of performance: what each measures, in plain words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+GPU = "-1b-cuda"  # what the results of a GPU are called after their row
+
+
+@dataclass(frozen=True)
+class Row:
+    """One benchmark.
+
+    Args:
+        code: as the project's plan calls it.
+        file: of its results.
+        ratio: what is measured.
+        meaning: in plain words, for the reader of the page.
+        on_gpu: the file's name before `-1b-cuda`, where it is another script's.
+    """
+
+    code: str
+    file: str
+    ratio: str
+    meaning: str
+    on_gpu: str | None = None
+
+    @property
+    def files(self) -> tuple[tuple[str, str], ...]:
+        """Its results' files, each with the device that it says."""
+        return (self.file, ""), ((self.on_gpu or self.file) + GPU, "GPU: ")
+
+
+ROWS = (
+    Row(
+        "G0",
+        "fidelity",
+        "fused against alone",
+        "Nothing below would matter if training together changed a result. The difference of loss "
+        "curves is measured against that of two alone runs whose micro-batches were cut "
+        "differently, so 1 means: rounding, and nothing else. (Up to 1.1 counts as met, as two "
+        "estimates of one noise agree no better.) The last line replaces the latents of a trial's "
+        "neighbours and looks for any change of its own gradient.",
+    ),
+    Row(
+        "B1",
+        "fusion",
+        "trial-tokens per second, T trials fused over one at a time",
+        "Fusing buys back idle hardware and nothing more. A CPU is idle where steps are small, in "
+        "the overhead of each call; with 16 rows per trial one trial keeps it busy, and there is "
+        "little to win. The targets are for 64 trials.",
+    ),
+    Row(
+        "B2",
+        "glue",
+        "makespan, Ray Tune + PEFT glued by hand over `latentune run`",
+        "The same 32 configurations, steps and early stopping. By hand: Ray Tune with "
+        "`reuse_actors`, ASHA, a process per trial, PEFT's `prompt_tuning` for latents at the "
+        "start and `trainable_tokens`, placed by a collator, for the others; the better of one "
+        "and two at a time. Whole commands, start-up included; tracking is part of ours alone. "
+        "On two cores ours is slower: two processes of one thread each never wait for each "
+        "other, where the two threads of an engine meet after every operation, and waiting "
+        "passively costs them a fifth (S1); and driver, thin trials, ledger and tracking take "
+        "their part of the same two cores. What fusion saves is for machines with more of them, "
+        "for a GPU, and for bases that take long to load. "
+        "On a GPU, without Ray and PEFT, a process per trial runs this project's own engine, so "
+        "that it lacks nothing but the sharing.",
+        on_gpu="processes",
+    ),
+    Row(
+        "B3",
+        "prefix",
+        "step time without over with a shared prefix",
+        "What stands before a row's first site is the same for all trials of a search. The gain "
+        "is that of the rows' layout: nothing where latents stand at the start. A prefix still "
+        "costs its one forward, and every tail attends to it, so 1 / (1 - p) is out of reach: at "
+        "75% of rows of 64 tokens the slots alone, latents counted, allow 3.38 with 16 trials.",
+    ),
+    Row(
+        "B4",
+        "memory",
+        "memory of a trial more",
+        "A trial that waits holds its latents and two moments. Memory at work is bounded by "
+        "tokens in flight, not by trials.",
+    ),
+    Row(
+        "B5",
+        "occupancy",
+        "useful slots; refill over continuous batching",
+        "A search of 64 trials that early stopping thins out, with recorded decisions. The "
+        "makespan in slots counts held places times steps, the time of an engine whose step costs "
+        "the same however full it is. On this machine a step with fewer rows is shorter, so the "
+        "makespan in seconds gains less.",
+    ),
+    Row(
+        "B6",
+        "evaluation",
+        "generated tokens per second, all trials together over a loop of `generate()`",
+        "A loop of 8 or 16 prompts already fills a CPU's matrix products in part; what remains is "
+        "attention over the cache, which reads the same keys and values per token on either side: "
+        "the more prompts a trial has, the less there is to win on a CPU.",
+    ),
+    Row(
+        "B7",
+        "limit",
+        "FLOP/s of the fused step over the machine's matmul rate at its shapes",
+        "FLOPs are 4 per parameter and token, as a frozen model needs no weight gradients; "
+        "attention is not counted, though it takes time. The model's pass alone shows what an "
+        "engine could reach at best; the profile says where a step's time goes.",
+    ),
+    Row(
+        "B8",
+        "scale-out",
+        "makespan efficiency on many engines, **simulated**",
+        "A discrete-event simulation, fed with recorded losses and with step times measured on "
+        "this machine, and checked against real Ray actors that sleep half as long as a step takes. "
+        "No cluster was measured, and scoring is not in it. In the product a trial stays on its "
+        "engine; the other lines are what moving would give. Many engines are not full towards the "
+        "end of a search: few trials are left, each engine has one or two, and a trial-step alone "
+        "costs what the second line below says of one among 16. What no schedule can pass follows "
+        "from the work, at the cheapest number of trials in a step, and from the longest trial by "
+        "itself: it decides with 64 trials and fewer, and leaves room with 256. There, moving "
+        "trials at any time closes a part of the gap, and the rest takes what nobody has: "
+        "to know from the start which trials early stopping will let go on. More trials help, too. "
+        "Which engine has least to do depends on whose report comes first, so that real runs in "
+        "which trials move differ among themselves by some per cent.",
+    ),
+)
+SIDE_ROWS = (
+    Row(
+        "S1",
+        "threads",
+        "step time with spinning threads over passive ones",
+        "Engines run with `OMP_WAIT_POLICY=PASSIVE`: threads that wait give their core away.",
+    ),
+    Row(
+        "S2",
+        "micro-batches",
+        "step time at other sizes of a micro-batch over 2,048 tokens",
+        "The default on a CPU is 2,048 tokens; above 1 means that the other size is slower.",
+    ),
+    Row(
+        "S3",
+        "decoding",
+        "`generate()` with latents over without, per new verbal token",
+        "Judged by CPU seconds on one thread; the limit is 1.15 times the share of extra tokens.",
+    ),
+)
