@@ -145,10 +145,18 @@ def _section(row: Row, results: Results) -> list[str]:
             lines += ["| case | measured | target |", "|---|---|---|"]
             lines += [f"| {f['case']} | {number_of(f)} | {_target(f)} |" for f in found]
             lines += [line for missed in found for line in _explained(missed)]
-            lines.append("")
+            lines += [*_commit(results[file]["machine"]), ""]
     if not any(file in results for file, _ in row.files):
         lines += ["Not measured yet.", ""]
     return lines
+
+
+def _commit(machine: Mapping[str, Any]) -> list[str]:
+    """Which code a table is of; nothing where the run did not say."""
+    if not machine.get("commit"):
+        return []
+    changed = ", with changes that are not in it" if machine["dirty"] else ""
+    return ["", f"Measured at commit {machine['commit']}{changed}."]
 
 
 def _explained(found: Mapping[str, Any]) -> list[str]:

@@ -113,17 +113,17 @@ ROWS = (
         "scale-out",
         "makespan efficiency on many engines, **simulated**",
         "A discrete-event simulation, fed with recorded losses and with step times measured on "
-        "this machine, and checked against real Ray actors that sleep half as long as a step takes. "
-        "No cluster was measured, and scoring is not in it. In the product a trial stays on its "
-        "engine; the other lines are what moving would give. Many engines are not full towards the "
-        "end of a search: few trials are left, each engine has one or two, and a trial-step alone "
-        "costs what the second line below says of one among 16. What no schedule can pass follows "
-        "from the work, at the cheapest number of trials in a step, and from the longest trial by "
-        "itself: it decides with 64 trials and fewer, and leaves room with 256. There, moving "
-        "trials at any time closes a part of the gap, and the rest takes what nobody has: "
-        "to know from the start which trials early stopping will let go on. More trials help, too. "
-        "Which engine has least to do depends on whose report comes first, so that real runs in "
-        "which trials move differ among themselves by some per cent.",
+        "this machine, and checked against real Ray actors that sleep half as long as a step "
+        "takes. No cluster was measured, and scoring is not in it. In the product a trial stays "
+        "on its engine; the other lines are what moving would give. Many engines are not full "
+        "towards the end of a search: few trials are left, each engine has one or two, and a "
+        "trial-step alone costs what the second line below says of one among 16. What no "
+        "schedule can pass follows from the work, at the cheapest number of trials in a step, "
+        "and from the longest trial by itself: it decides with 64 trials and fewer, and leaves "
+        "room with 256. There, moving trials at any time closes a part of the gap, and the rest "
+        "takes what nobody has: to know from the start which trials early stopping will let go "
+        "on. More trials help, too. Which engine has least to do depends on whose report comes "
+        "first, so that real runs in which trials move differ among themselves by some per cent.",
     ),
 )
 SIDE_ROWS = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,39 @@ def test_a_page_says_what_was_missed_and_where() -> None:
     assert "| B1 | GPU: 64 trials | 5.00 | at least 4.00 | yes |" in text
     assert "| B1 | 1 trial" not in text
     assert "No GPU figure" not in text
+
+
+def test_a_page_says_which_code_a_table_is_of() -> None:
+    def text_of(**facts: object) -> str:
+        rows = [finding("64 trials", [2.0])]
+        return page({"fusion": {"machine": MACHINE | facts, "rows": rows}})
+
+    assert "\n\nMeasured at commit 1a2b3c.\n" in text_of(commit="1a2b3c", dirty=False)
+    assert "1a2b3c, with changes that are not in it." in text_of(commit="1a2b3c", dirty=True)
+    assert "Measured at commit" not in text_of(commit=None, dirty=None)
+    assert "Measured at commit" not in text_of()
+
+
+def test_results_say_which_code_they_are_of(tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        command = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", *arguments]
+        return subprocess.run(
+            command, cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    assert machine.commit(tmp_path) == {"commit": None, "dirty": None}
+    git("init", "--quiet")
+    for folder in ("trainable", "benchmarks/results"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "one.json").write_text("{}")
+    git("add", "--all")
+    git("commit", "--quiet", "--message", "one")
+    head = git("rev-parse", "--short=10", "HEAD")
+    assert machine.commit(tmp_path) == {"commit": head, "dirty": False}
+    (tmp_path / "benchmarks/results/one.json").write_text("a run before this one")
+    assert machine.commit(tmp_path) == {"commit": head, "dirty": False}
+    (tmp_path / "trainable/new.py").touch()
+    assert machine.commit(tmp_path) == {"commit": head, "dirty": True}
 
 
 def test_a_page_reads_rows_that_have_keys_of_their_own() -> None:
