@@ -11,6 +11,7 @@ idle machine: by them it is judged.
 
     python -m benchmarks.evaluation                                on the bundled base
     python -m benchmarks.evaluation --device cuda --shape 1b       random weights, bfloat16
+    python -m benchmarks.evaluation --shape tiny --quick           does it work at all?
 """
 
 from __future__ import annotations
@@ -58,12 +59,14 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print one line per number of prompts, and write the numbers."""
     options = _parser().parse_args([] if arguments is None else arguments)
+    if options.quick:
+        options.trials, options.prompts, options.repeats = 2, [2], 1
     if options.device == "cpu":
         torch.set_num_threads(1)
     found = machine.facts()
     if options.device == "cuda":
         found["gpu"] = torch.cuda.get_device_name()
-    setting = Setting(options.device, options.shape)
+    setting = Setting(options.device, options.shape, options.quick)
     base = setting.base()
     rows = [
         measure(base, options.trials, prompts, options.repeats)
@@ -193,6 +196,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--trials", type=int, default=TRIALS)
     parser.add_argument("--prompts", type=int, action="append", help="per trial; may be repeated")
     parser.add_argument("--repeats", type=int, default=REPEATS)
+    parser.add_argument("--quick", action="store_true", help="the least of everything, once")
     return parser
 
 

@@ -1,7 +1,7 @@
 """The rows that a GPU changes, each one command of a few minutes, from a plain checkout.
 
-    python -m benchmarks.gpu ROW                                # Llama-3.2-1B's shape, cuda
-    python -m benchmarks.gpu ROW --shape tiny --device cpu      # does it work at all?
+    python -m benchmarks.gpu ROW                                     # Llama-3.2-1B's shape, cuda
+    python -m benchmarks.gpu ROW --shape tiny --device cpu --quick   # does it work at all?
 
 They need torch, transformers, pyarrow, safetensors and numpy alone.
 """

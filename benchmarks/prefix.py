@@ -14,6 +14,7 @@ the CPU seconds of this process: they are the time that it takes on an idle mach
 
     python -m benchmarks.prefix                                  # CPU, bundled base
     python -m benchmarks.prefix --device cuda --shape 1b         # Llama-3.2-1B's shape, bf16
+    python -m benchmarks.prefix --shape tiny --quick             # does it work at all?
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from trainable.base_model.loading import BaseModel
 from trainable.base_model.tokenizer import build_tokenizer
 from trainable.data import EncodedRow, EncodedTask, Example, Ints, Split
 from trainable.engine import Engine, TrialSpec
+from trainable.prefix_plan import Sharing
 from trainable.trial import TrialConfig
 
 TRIALS = 16
@@ -44,6 +46,7 @@ MARK, M = "#", 2  # the delimiter of all sites, and its latents
 LABELS = 0.25  # of the row
 # Tokens of a row, and rows per trial and step.
 SIZES = {"bundled": ((64, 8), (256, 2)), "tiny": ((64, 1),), "1b": ((512, 4), (2048, 1))}
+QUICK_SIZES = ((64, 1),)
 
 
 def main(arguments: Sequence[str] = ()) -> None:
@@ -52,12 +55,13 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--shape", default="bundled", choices=sorted(SIZES))
     parser.add_argument("--repeats", type=int, default=REPEATS)
+    parser.add_argument("--quick", action="store_true")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
     found = machine.facts() | {"device": chosen.device, "shape": chosen.shape}
     if chosen.device == "cuda":
         found["gpu"] = torch.cuda.get_device_name()
-    setting = Setting(chosen.device, chosen.shape)
+    setting = Setting(chosen.device, chosen.shape, chosen.quick)
     base = setting.base()
     out = sys.stdout.write
     out(f"{TRIALS} trials, {chosen.shape} base, {found.get('gpu', found['processor'])}\n")
@@ -65,9 +69,13 @@ def main(arguments: Sequence[str] = ()) -> None:
         "tokens  rows  first site  off [ms]  ratio (min to max)  of 1/(1-p)  of slots  evaluation\n"
     )
     rows = []
-    for length, batch_rows in SIZES[chosen.shape]:
+    sizes = QUICK_SIZES if chosen.quick else SIZES[chosen.shape]
+    for length, batch_rows in sizes:
         for share in SHARES:
-            row = measure(base, length, batch_rows, share, chosen.repeats)
+            if chosen.quick:  # too small for sharing to pay, so that it would not be chosen
+                row = measure(base, length, batch_rows, share, 1, "on")
+            else:
+                row = measure(base, length, batch_rows, share, chosen.repeats)
             rows.append(row)
             missed = "" if row["within"] else "  MISSED"
             out(
@@ -81,14 +89,17 @@ def main(arguments: Sequence[str] = ()) -> None:
 
 
 def measure(
-    base: BaseModel, length: int, batch_rows: int, share: float, repeats: int = REPEATS
+    base: BaseModel,
+    length: int,
+    batch_rows: int,
+    share: float,
+    repeats: int = REPEATS,
+    sharing: Sharing = "auto",
 ) -> dict[str, Any]:
     """Time steps and evaluations without and with sharing."""
     task = MarkedRows(length, round(share * length), 4 * batch_rows)
     data = EncodedTask(task, base.tokenizer)
-    without, shared = (
-        _engine(base, data, batch_rows, sharing=sharing) for sharing in ("off", "auto")
-    )
+    without, shared = (_engine(base, data, batch_rows, how) for how in ("off", sharing))
     steps = _pairs(without.step, shared.step, repeats)
     uids = without.trials()
     scores = _pairs(
@@ -158,7 +169,7 @@ def _slots_limit(length: int, mark: int) -> float:
     return (length + M) / (length + M - mark + 0.5 * mark / TRIALS)
 
 
-def _engine(base: BaseModel, data: EncodedTask, batch_rows: int, sharing: Any) -> Engine:
+def _engine(base: BaseModel, data: EncodedTask, batch_rows: int, sharing: Sharing) -> Engine:
     engine = Engine(base, share_prefixes=sharing)
     trigger = {"kind": "delimiter", "pattern": MARK, "m": M, "region": "both"}
     for place in range(TRIALS):

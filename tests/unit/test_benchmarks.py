@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import gpu, machine
 from benchmarks.fidelity import kendall_tau
@@ -144,10 +145,13 @@ def test_early_stopping_is_that_of_the_recorded_losses() -> None:
     assert len(recorded_losses()) == TRIALS
 
 
-@pytest.mark.parametrize("row", ["fidelity", "fusion", "occupancy", "limit"])
+@pytest.mark.parametrize(
+    "row", ["fidelity", "fusion", "prefix", "occupancy", "evaluation", "limit"]
+)
 def test_a_gpu_row_runs_on_a_cpu_at_the_tiniest_size(
     row: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)  # the other tests' process
     monkeypatch.setattr(machine, "RESULTS", tmp_path / "benchmarks" / "results")
     machine.RESULTS.mkdir(parents=True)
     gpu.main([row, "--device", "cpu", "--shape", "tiny", "--quick"])
