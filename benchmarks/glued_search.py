@@ -1,15 +1,17 @@
-"""The glued arm of B2: Ray Tune, ASHA, a process per trial, PEFT in each.
+"""The glued arm of B2: Ray Tune, early stopping, a process per trial, PEFT in each.
 
     python -m benchmarks.glued_search BATCH_ROWS TRIALS AT_ONCE
 
 Latents at the start are PEFT's prompt tuning. Others are special tokens, added to the vocabulary,
 placed by the collator, and trained by PEFT's `trainable_tokens`. AdamW, warm-up, cosine schedule
-and clipping are those of the other arm, and so are the rows and their order.
+and clipping are those of the other arm, and so are the rows, their order, and the rule by which
+trials go on from the rung.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import math
 import os
@@ -21,7 +23,7 @@ from typing import Any
 import ray
 import torch
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler
+from ray.tune.schedulers import FIFOScheduler
 
 from benchmarks.glue import (
     FACTOR,
@@ -34,6 +36,7 @@ from benchmarks.glue import (
     TASK,
 )
 from benchmarks.glued_trial import GluedTrial
+from benchmarks.recorded import goes_on
 from benchmarks.setting import ROOT
 
 _QUIET = {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
@@ -53,8 +56,8 @@ class GluedTrainable(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Train to the next rung and score, as often as Tune is told."""
-        self.trial.train(FIRST_RUNG)
+        """Train to the next rung and score."""
+        self.trial.train((STEPS if self.trial.steps else FIRST_RUNG) - self.trial.steps)
         steps = self.trial.steps
         return {METRIC: self.trial.evaluate(), "steps": steps, "done": steps >= STEPS}
 
@@ -66,6 +69,22 @@ class GluedTrainable(tune.Trainable):
         """Go on from there."""
         if checkpoint is not None:
             self.trial.restore(checkpoint)
+
+
+class Halving(FIFOScheduler):
+    """Early stopping as the other arm has it; Tune's own ASHA lets more trials go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: list[float] = []
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """CONTINUE or STOP, at the first rung."""
+        if result["steps"] != FIRST_RUNG:
+            return str(self.CONTINUE)
+        self._seen.append(result[METRIC])
+        on = goes_on(result[METRIC], self._seen, FACTOR)
+        return str(self.CONTINUE if on else self.STOP)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -98,14 +117,7 @@ def main(arguments: Sequence[str]) -> None:
             tune.with_resources(GluedTrainable, {"cpu": 1}),
             param_space={"trial": tune.grid_search(configs)},
             tune_config=tune.TuneConfig(
-                scheduler=ASHAScheduler(
-                    time_attr="steps",
-                    metric=METRIC,
-                    mode="min",
-                    max_t=STEPS,
-                    grace_period=FIRST_RUNG,
-                    reduction_factor=FACTOR,
-                ),
+                scheduler=Halving(),
                 max_concurrent_trials=at_once,
                 reuse_actors=True,
             ),
@@ -117,7 +129,8 @@ def main(arguments: Sequence[str]) -> None:
     if found.errors or not math.isfinite(best):
         raise SystemExit(f"{found.num_errors} trials failed: {found.errors[:1]}")
     steps = sum(each["steps"] for each in metrics if each)
-    sys.stdout.write(f"{len(found)} trials, {steps} trial-steps, best {METRIC} {best:.4f}\n")
+    said = {"trials": len(found), "trial_steps": steps, METRIC: best}
+    sys.stdout.write(json.dumps(said) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,16 @@
 """One trial as PEFT trains it, with the frozen model to itself.
 
+A process that Tune hands on to the next trial has loaded the base model and encoded the rows once;
+a trial takes a copy of the model, as PEFT and new tokens change it.
+
 Shape suffixes: B rows, T tokens.
 """
 
 from __future__ import annotations
 
+import copy
+import functools
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +20,7 @@ from peft import PromptTuningConfig, TaskType, TrainableTokensConfig, get_peft_m
 
 from benchmarks.setting import Setting
 from benchmarks.workload import stream_rows
+from trainable.base_model.loading import BaseModel
 from trainable.data import EncodedRow, EncodedTask
 from trainable.delimiters import Vocabulary
 from trainable.layout import NOT_LATENT, whole_layout
@@ -26,6 +33,18 @@ _IGNORED = -100
 _AT_ONCE = 32  # rows of a batch in evaluation
 
 
+@functools.cache
+def loaded(task: str) -> tuple[BaseModel, EncodedTask, Vocabulary]:
+    """What all trials of a process share.
+
+    Args:
+        task: its configuration, as JSON.
+    """
+    base = Setting().base()
+    data = EncodedTask(build_task(json.loads(task), seed=0), base.tokenizer)
+    return base, data, Vocabulary(base.tokenizer, base.model.config.vocab_size)
+
+
 class GluedTrial:
     """A PEFT model and its optimiser.
 
@@ -34,19 +53,18 @@ class GluedTrial:
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        base = Setting().base()
+        base, self._data, words = loaded(json.dumps(config["task"]))
         torch.manual_seed(config["seed"])
         self.steps = 0
         self._budget = config["budget_steps"]
         self._optim = OptimConfig(lr=config["lr"], batch_rows=config["batch_rows"])
-        self._data = EncodedTask(build_task(dict(config["task"]), seed=0), base.tokenizer)
         strategy = InsertionStrategy.from_dict(
             {"triggers": config["triggers"], "position_rule": "own"}
         )
         vocabulary = base.model.config.vocab_size
-        self._rules = Vocabulary(base.tokenizer, vocabulary).rules(strategy)
+        self._rules = words.rules(strategy)
         count = strategy.latent_count
-        whole: Any = base.model
+        whole: Any = copy.deepcopy(base.model)
         self._at_start = list(config["triggers"]) == ["start"]
         self._first_new = vocabulary
         if self._at_start:

@@ -57,10 +57,18 @@ def last_steps(losses: Losses) -> list[int]:
     return [RUNGS[_last_rung(trial, seen)] for trial in losses]
 
 
+def goes_on(loss: float, seen: Sequence[float], factor: int = FACTOR) -> bool:
+    """Whether a trial is among the best of those seen at its rung, itself included.
+
+    One in `factor` is, and of the first few one: the rule of Optuna's `SuccessiveHalvingPruner`.
+    """
+    return loss <= sorted(seen)[max(1, len(seen) // factor) - 1]
+
+
 def _last_rung(trial: Sequence[float], seen: list[list[float]]) -> int:
     for rung, loss in enumerate(trial[:-1]):
         seen[rung].append(loss)
-        if loss > sorted(seen[rung])[max(1, len(seen[rung]) // FACTOR) - 1]:
+        if not goes_on(loss, seen[rung]):
             return rung
     return len(RUNGS) - 1
 

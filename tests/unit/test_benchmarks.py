@@ -6,17 +6,21 @@ import json
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks import gpu, machine
 from benchmarks.fidelity import kendall_tau
 from benchmarks.finding import finding, number_of, short, verdict_of
-from benchmarks.glue import FIRST_RUNG, LOADS, STEPS, search_of
+from benchmarks.glue import FIRST_RUNG, LOADS, STEPS, TASK, Run, ratio_of, runs_in_turn, search_of
 from benchmarks.occupancy import by_refill, continuous
 from benchmarks.page import PAGE, ROWS, page, stored
-from benchmarks.recorded import RUNGS, TRIALS, last_steps, recorded_losses
+from benchmarks.recorded import RUNGS, TRIALS, goes_on, last_steps, recorded_losses
+from benchmarks.setting import Setting
 from orchestrator.config import SearchConfig
+from orchestrator.sections import StoppingConfig
+from orchestrator.stopping import Ranking, pruner_of
 
 MACHINE = {"processor": "a processor", "cores": 2, "torch": "2", "accelerator": "a GPU"}
 
@@ -176,3 +180,59 @@ def test_the_search_that_stands_against_a_glued_one_is_legal(batch_rows: int, _:
     assert len(config.grid()) == config.budget.trials == 32
     assert config.rungs() == [FIRST_RUNG, STEPS]
     assert not config.confirm.enabled
+
+
+def test_arms_of_whole_commands_run_in_turn() -> None:
+    said: list[str] = []
+
+    def side(name: str) -> Run:
+        said.append(name)
+        return Run(len(said), 120)
+
+    runs = runs_in_turn([lambda: side("one"), lambda: side("two"), lambda: side("ours")], 3)
+    assert " ".join(said) == "one two ours ours two one one two ours"
+    assert [run.seconds for run in runs[0]] == [1, 6, 7]
+
+
+def test_a_glued_arm_counts_at_its_better_number_at_a_time() -> None:
+    glued = {
+        1: [Run(9, 320), Run(9, 320), Run(30, 320)],
+        2: [Run(6, 320), Run(8, 240), Run(9, 320)],
+    }
+    found = ratio_of("32 trials", 2.0, glued, [Run(3, 280), Run(2, 280), Run(9, 280)])
+    assert (found["ratio"], found["low"], found["high"], found["met"]) == (2, 1, 4, True)
+    assert "2 at a time" in found["case"] and "median of 3" in found["case"]
+    assert "240 to 320 trial-steps by hand, 280 ours" in found["case"]
+
+
+def test_the_glued_arm_stops_by_the_rule_of_the_search() -> None:
+    ranking = Ranking("glue", pruner_of(StoppingConfig(min_steps=FIRST_RUNG, factor=3), STEPS))
+    losses = np.random.default_rng(0).permutation(24).astype(float).tolist()
+    for place, loss in enumerate(losses):
+        ranking.report(place, FIRST_RUNG, -loss)
+        assert ranking.stops(place) != goes_on(loss, losses[: place + 1])
+
+
+@pytest.mark.filterwarnings("ignore")  # PEFT's own
+def test_trials_of_a_glued_process_load_the_model_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial after another one ends where it ends in a process of its own."""
+    glued_trial = pytest.importorskip("benchmarks.glued_trial", exc_type=ImportError)
+    loads: list[Setting] = []
+    load = Setting.base
+    monkeypatch.setattr(Setting, "base", lambda setting: loads.append(setting) or load(setting))
+
+    def loss_of(kind: dict[str, object]) -> float:
+        config = {
+            "triggers": {"one": kind}, "lr": 0.01, "seed": 0, "task": TASK, "batch_rows": 1,
+            "budget_steps": 2,
+        }  # fmt: skip
+        trial = glued_trial.GluedTrial(config)
+        trial.train(1)
+        return float(trial.evaluate())
+
+    kinds = [{"kind": "every", "k": 8, "m": 2, "readout": "latent"}, {"kind": "start", "m": 4}]
+    glued_trial.loaded.cache_clear()
+    together = [loss_of(kind) for kind in kinds]
+    assert len(loads) == 1
+    glued_trial.loaded.cache_clear()
+    assert loss_of(kinds[1]) == together[1]
