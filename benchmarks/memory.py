@@ -2,8 +2,9 @@
 
 Each number comes from a process of its own. Idle: hundreds of trials join with their moments and
 do nothing; resident memory before and after. Active: the peak of a few steps with 64 trials of one
-row over that with one trial of 64 rows, which are as many tokens in flight. On a GPU the
-allocator's own counts take the place of the process's.
+row over that with one trial of 64 rows, which are as many tokens in flight. The same with latents
+at the end of the prompt and prefixes shared, where what is kept of a prefix counts as tokens in
+flight, too. On a GPU the allocator's own counts take the place of the process's.
 """
 
 from __future__ import annotations
@@ -24,18 +25,28 @@ from benchmarks.finding import finding
 from benchmarks.setting import ROOT, Setting, parse, run_row
 from benchmarks.workload import chains, fixed_rows, join_trials
 from trainable.engine import Engine
+from trainable.prefix_plan import Sharing
 
 MIB = 2**20
 IDLE_TRIALS = 256
 ACTIVE_ROWS = 64
 ACTIVE_STEPS = 3
+LATE_REPEATS = 3  # their point is that a rule holds, and each is a process
+
+# What is at work: where the latents stand, and whether rows share what stands before them.
+WORK: dict[str, tuple[str, Sharing]] = {
+    "active": ("start", "auto"),
+    "late": ("end", "on"),
+    "late, nothing shared": ("end", "off"),
+}
 
 
 def main(argv: Sequence[str] = ()) -> None:
     """Measure, print and write; `child KIND` is one of the processes measured."""
     if list(argv[:1]) == ["child"]:
         kind, trials = argv[1], int(argv[2])
-        found = (_idle if kind == "idle" else _active)(parse(argv[3:]), trials)
+        setting = parse(argv[3:])
+        found = _idle(setting, trials) if kind == "idle" else _active(setting, trials, *WORK[kind])
         sys.stdout.write(json.dumps(found) + "\n")
         return
     run_row("memory", measure, argv)
@@ -76,6 +87,34 @@ def measure(setting: Setting) -> list[dict[str, Any]]:
             "the same, without what the process held before its first step",
             [_above(many) / _above(one) for many, one in pairs],
         ),
+        *_late(setting, rows),
+    ]
+
+
+def _late(setting: Setting, rows: int) -> list[dict[str, Any]]:
+    """Peaks where rows go on from shared prefixes: over that with nothing shared, and of one trial.
+
+    One trial's rows share nothing, and each brings its prefix: a wave of prefixes is full before
+    its rows fill a micro-batch. Many trials' rows go on from one, and do fill it.
+    """
+    sides = ("late", rows), ("late, nothing shared", rows), ("late", 1)
+    runs = [
+        [_child(setting, kind, trials) for kind, trials in sides]
+        for _ in range(min(LATE_REPEATS, setting.repeats))
+    ]
+    case = "latents at the end of the prompt, prefixes shared"
+    return [
+        finding(
+            f"{case}: active peak of {rows} trials over that with nothing shared",
+            [many["peak"] / whole["peak"] for many, whole, _ in runs],
+            1.05,
+            "at most",
+            peak_mib=[run["peak"] / MIB for run in runs[0]],
+        ),
+        finding(
+            f"{case}: active peak, {rows} trials over 1, which has fewer tokens in flight",
+            [many["peak"] / one["peak"] for many, _, one in runs],
+        ),
     ]
 
 
@@ -113,17 +152,22 @@ def _bytes_of(state: Any) -> int:
     return sum(value.nbytes for value in values if isinstance(value, np.ndarray))
 
 
-def _active(setting: Setting, trials: int) -> dict[str, int]:
-    base = setting.base()
-    data = fixed_rows(base, 256 if setting.large else 64)
-    engine = Engine(base)
-    rows = 4 if setting.quick else ACTIVE_ROWS
-    start = {"start": {"kind": "start", "m": 4}}
-    join_trials(engine, data, trials, rows // trials, triggers=start)
+def _active(setting: Setting, trials: int, site: str, sharing: Sharing) -> dict[str, int]:
+    engine = working(setting, trials, site, sharing)
     before = _held(setting)
     for _ in range(ACTIVE_STEPS):
         engine.step()
     return {"before": before, "peak": _peak(setting)}
+
+
+def working(setting: Setting, trials: int, site: str, sharing: Sharing) -> Engine:
+    """An engine whose trials have as many rows together, however many they are."""
+    base = setting.base()
+    data = fixed_rows(base, 256 if setting.large else 64)
+    engine = Engine(base, share_prefixes=sharing)
+    rows = 4 if setting.quick else ACTIVE_ROWS
+    join_trials(engine, data, trials, rows // trials, triggers={site: {"kind": site, "m": 4}})
+    return engine
 
 
 def _held(setting: Setting) -> int:
