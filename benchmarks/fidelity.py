@@ -3,18 +3,23 @@
 Loss curves, fused against alone, may differ no more than those of two alone runs whose
 micro-batches were cut differently: rounding is all that there is. The final order of the trials is
 compared by Kendall's tau. And trial 0's gradient must stay the same to the last bit when the
-latents of all its neighbours become others.
+latents of all its neighbours become others. So with the engine's defaults over many steps, and,
+over few, in each way of computing that the other benchmarks time; trials are of four strategies
+always.
 """
 
 from __future__ import annotations
 
 import itertools
+import os
+import shutil
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks.finding import finding
 from benchmarks.setting import Setting, run_row
@@ -25,10 +30,45 @@ from trainable.engine import Engine, TrialSpec
 
 TAU = 0.95
 NOISE = 1.1  # two estimates of the same noise agree no better than that
-BATCH_ROWS = 2
 EARLY = 0.3  # of the steps: before rounding has been amplified
 
 Curves = dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of computing the same trials.
+
+    Args:
+        name: in words.
+        batch_rows: of each trial.
+        engine: the options of its engines.
+        cut: further options of the second alone run, whose micro-batches are of a row each: where a
+            trial has one row, that alone would cut nothing, and a prefix is computed the same.
+    """
+
+    name: str
+    batch_rows: int = 2
+    trials: int = 8
+    steps: int = 10
+    engine: Mapping[str, Any] = field(default_factory=dict)
+    cut: Mapping[str, Any] = field(default_factory=dict)
+
+
+DEFAULT = Way("2 rows per trial-step", trials=16, steps=45)
+BFLOAT16 = Way("products in bfloat16", engine={"precision": "bfloat16"})
+COMPILED = Way("compiled", engine={"compiled": True})
+OTHERS = (
+    Way("1 row per trial-step", batch_rows=1, cut={"share_prefixes": "on"}),
+    Way("16 rows per trial-step, in several micro-batches", batch_rows=16, steps=5),
+    Way("micro-batches of 256 tokens", engine={"micro_batch_tokens": 256}),
+    Way(
+        "prefixes shared wherever there are any",
+        engine={"share_prefixes": "on"},
+        cut={"share_prefixes": "off"},
+    ),
+    Way("no prefix shared", engine={"share_prefixes": "off"}),
+)
 
 
 def main(argv: Sequence[str] = ()) -> None:
@@ -37,30 +77,45 @@ def main(argv: Sequence[str] = ()) -> None:
 
 
 def measure(setting: Setting) -> list[dict[str, Any]]:
-    """The three checks, on the same trials."""
+    """The three checks on the same trials, in each way."""
     base = setting.base()
     data = fixed_rows(base, 128) if setting.large else chains(base, val_rows=16)
-    trials, steps = (3, 4) if setting.quick else (16, 60)
+    if setting.quick:
+        ways = [replace(way, trials=3, steps=3, batch_rows=2) for way in (DEFAULT, *OTHERS[3:])]
+    else:
+        ways = [DEFAULT, *OTHERS, *optional_ways(base)]
+    return [found for way in ways for found in checked(base, data, way)]
+
+
+def checked(base: BaseModel, data: EncodedTask, way: Way) -> list[dict[str, Any]]:
+    """Loss curves, ranking and gradients in one way of computing."""
     one_row = max(map(int, data.lengths("train"))) + 1  # micro-batches of a row each
+    cut_options = {**way.engine, "micro_batch_tokens": one_row, **way.cut}
     runs = [
-        _run(Engine(base, micro_batch_tokens=tokens), data, trials, steps, together=together)
-        for tokens, together in ((None, True), (None, False), (one_row, False))
+        _run(Engine(base, **options), data, way, together=together)
+        for options, together in ((way.engine, True), (way.engine, False), (cut_options, False))
     ]
     (fused, fused_nll), (alone, alone_nll), (cut, cut_nll) = runs
-    facts: dict[str, Any] = {"trials": trials, "steps": steps, "batch_rows": BATCH_ROWS}
+    facts: dict[str, Any] = {
+        "trials": way.trials, "steps": way.steps, "batch_rows": way.batch_rows, "way": way.name,
+    }  # fmt: skip
+    shares = {f"first {EARLY:.0%} of {way.steps} steps": EARLY, f"all {way.steps} steps": 1.0}
     return [
-        _curves(f"loss curves, first {EARLY:.0%} of steps", fused, alone, cut, EARLY, **facts),
-        _curves("loss curves, all steps", fused, alone, cut, 1.0, **facts),
+        *(
+            _curves(f"{way.name}: loss curves, {which}", fused, alone, cut, share, **facts)
+            for which, share in shares.items()
+            if way is DEFAULT or share == 1.0  # few steps are early ones
+        ),
         finding(
-            "ranking, Kendall's tau of fused and alone",
+            f"{way.name}: ranking, Kendall's tau of fused and alone",
             [kendall_tau(fused_nll, alone_nll)],
             TAU,
             between_alone_runs=kendall_tau(alone_nll, cut_nll),
             **facts,
         ),
         finding(
-            "greatest change of a trial's gradient by its neighbours",
-            [crossing(base, data)],
+            f"{way.name}: greatest change of a trial's gradient by its neighbours",
+            [crossing(base, data, way)],
             0.0,
             "at most",
             **facts,
@@ -68,14 +123,20 @@ def measure(setting: Setting) -> list[dict[str, Any]]:
     ]
 
 
+def optional_ways(base: BaseModel) -> list[Way]:
+    """Ways that not every base model and machine can go."""
+    ways = [BFLOAT16] if base.model.dtype == torch.float32 else []
+    return [*ways, COMPILED] if shutil.which(os.environ.get("CXX", "g++")) else ways
+
+
 def _run(
-    engine: Engine, data: EncodedTask, trials: int, steps: int, *, together: bool
+    engine: Engine, data: EncodedTask, way: Way, *, together: bool
 ) -> tuple[Curves, list[float]]:
-    uids = join_trials(engine, data, trials, BATCH_ROWS, budget_steps=steps)
+    uids = join_trials(engine, data, way.trials, way.batch_rows, budget_steps=way.steps)
     groups = [uids] if together else [[uid] for uid in uids]
     curves: Curves = {uid: [] for uid in uids}
     for group in groups:
-        for _ in range(steps):
+        for _ in range(way.steps):
             for uid, loss in engine.step(group).items():
                 curves[uid].append(loss)
     scores = engine.evaluate(uids, ["val_id"])
@@ -114,10 +175,10 @@ def _first(share: float, steps: int) -> int:
     return max(1, round(share * steps))
 
 
-def crossing(base: BaseModel, data: EncodedTask) -> float:
+def crossing(base: BaseModel, data: EncodedTask, way: Way = DEFAULT) -> float:
     """How much trial 0's gradient depends on what its neighbours' latents are."""
-    engine = Engine(base)
-    uids = join_trials(engine, data, 4, BATCH_ROWS)
+    engine = Engine(base, **way.engine)
+    uids = join_trials(engine, data, 4, way.batch_rows)
     before = engine.gradients(uids)[0]
     noise = np.random.default_rng(0)
     for place, uid in enumerate(uids[1:], start=1):
@@ -125,7 +186,9 @@ def crossing(base: BaseModel, data: EncodedTask) -> float:
         others = noise.normal(size=state.latents.shape).astype(np.float32)
         engine.leave(uid)
         engine.join(
-            TrialSpec(uid, config(place, BATCH_ROWS), 10_000), data, replace(state, latents=others)
+            TrialSpec(uid, config(place, way.batch_rows), 10_000),
+            data,
+            replace(state, latents=others),
         )
     after = engine.gradients(uids)[0]
     return float((before - after).abs().max())
