@@ -6,6 +6,9 @@ Fusion, prefix sharing and batched evaluation have scripts of their own; here ar
     labelled positions  logits at the labelled slots alone, over at all of them
     optimiser           one AdamW over all trials' latents, over a loop of torch's
     compile             the model's pass by torch.compile over eager; its compilation is not in it
+    bfloat16 products   a step in float32 over one whose products are in bfloat16 (autocast)
+    checkpointing       a step that keeps its activations, over one that computes them again in its
+                        backward: below 1, as it buys memory with time
     residency           a trial in a process of its own, over joining an engine: to its first step
 """
 
@@ -15,6 +18,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from typing import Any
+
+import torch
 
 from benchmarks.finding import finding
 from benchmarks.model_pass import pass_of
@@ -41,7 +46,10 @@ def measure(setting: Setting) -> list[dict[str, Any]]:
     found = [packing(base), labelled(base, setting), optimising(base, setting)]
     if not setting.quick:
         found.append(compiling(base, setting))
-    return [*found, residency(base, setting)]
+    if base.model.dtype == torch.float32:
+        found.append(stepping(base, setting, "bfloat16 products", precision="bfloat16"))
+    again = stepping(base, setting, "activation checkpointing", checkpoint_activations=True)
+    return [*found, again, residency(base, setting)]
 
 
 def packing(base: BaseModel) -> dict[str, Any]:
@@ -94,6 +102,20 @@ def compiling(base: BaseModel, setting: Setting) -> dict[str, Any]:
         ratios(spent["eager"], spent["compiled"]),
         lever="compile",
     )
+
+
+def stepping(base: BaseModel, setting: Setting, lever: str, **options: Any) -> dict[str, Any]:
+    """An engine's step without these options, over one with them; no prefix shared in either."""
+    data = chains(base)
+    trials, rows = (2, 1) if setting.quick else (TRIALS, BATCH_ROWS)
+    sides = {}
+    for name, chosen in {"without": {}, "with": options}.items():
+        engine = Engine(base, share_prefixes="off", **chosen)
+        join_trials(engine, data, trials, rows)
+        sides[name] = engine.step
+    spent = in_turn(sides, setting.repeats)
+    case = f"a step of {trials} trials, {rows} rows each, {lever}"
+    return finding(case, ratios(spent["without"], spent["with"]), lever=lever)
 
 
 def residency(base: BaseModel, setting: Setting) -> dict[str, Any]:

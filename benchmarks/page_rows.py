@@ -36,11 +36,14 @@ ROWS = (
         "G0",
         "fidelity",
         "fused against alone",
-        "Nothing below would matter if training together changed a result. The difference of loss "
-        "curves is measured against that of two alone runs whose micro-batches were cut "
+        "Nothing below would matter if training together changed a result. The difference of "
+        "loss curves is measured against that of two alone runs whose micro-batches were cut "
         "differently, so 1 means: rounding, and nothing else. (Up to 1.1 counts as met, as two "
-        "estimates of one noise agree no better.) The last line replaces the latents of a trial's "
-        "neighbours and looks for any change of its own gradient.",
+        "estimates of one noise agree no better.) The lines of gradients replace the latents of "
+        "a trial's neighbours and look for any change of its own gradient. Trials are of four "
+        "strategies; after the engine's defaults over many steps come, over few, the ways of "
+        "computing that the rows below time. Products in bfloat16 are held to their own noise, "
+        "which is thousands of times that of float32.",
     ),
     Row(
         "B1",
@@ -83,16 +86,18 @@ ROWS = (
         "memory",
         "memory of a trial more",
         "A trial that waits holds its latents and two moments. Memory at work is bounded by "
-        "tokens in flight, not by trials.",
+        "tokens in flight, not by trials; what rows go on from counts among them, so that "
+        "sharing a long prefix takes no more than computing it for each row.",
     ),
     Row(
         "B5",
         "occupancy",
         "useful slots; refill over continuous batching",
         "A search of 64 trials that early stopping thins out, with recorded decisions. The "
-        "makespan in slots counts held places times steps, the time of an engine whose step costs "
-        "the same however full it is. On this machine a step with fewer rows is shorter, so the "
-        "makespan in seconds gains less.",
+        "makespan in slots counts held places times steps, the time of an engine whose step "
+        "costs the same however full it is. On a CPU a step with fewer rows is shorter, by "
+        "nearly as much, so that the makespan in seconds, by which the target is judged, gains "
+        "the overhead of a step, and no more.",
     ),
     Row(
         "B6",

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import gpu, machine
+from benchmarks import fidelity, gpu, ladder, machine, memory, occupancy
 from benchmarks.fidelity import kendall_tau
 from benchmarks.finding import finding, number_of, short, verdict_of
 from benchmarks.glue import FIRST_RUNG, LOADS, STEPS, TASK, Run, ratio_of, runs_in_turn, search_of
@@ -18,6 +20,7 @@ from benchmarks.occupancy import by_refill, continuous
 from benchmarks.page import PAGE, ROWS, page, stored
 from benchmarks.recorded import RUNGS, TRIALS, goes_on, last_steps, recorded_losses
 from benchmarks.setting import Setting
+from benchmarks.workload import chains
 from orchestrator.config import SearchConfig
 from orchestrator.sections import StoppingConfig
 from orchestrator.stopping import Ranking, pruner_of
@@ -236,3 +239,49 @@ def test_trials_of_a_glued_process_load_the_model_once(monkeypatch: pytest.Monke
     assert len(loads) == 1
     glued_trial.loaded.cache_clear()
     assert loss_of(kinds[1]) == together[1]
+
+
+def test_the_target_of_occupancy_is_on_seconds() -> None:
+    rows = occupancy.measure(Setting(shape="tiny", quick=True))
+    slots, seconds = rows[1:]
+    assert (slots["target"], seconds["target"]) == (None, 2.0)
+    assert "in slots" in slots["case"] and "in seconds" in seconds["case"]
+    assert seconds["profile"]["a step of 1 trial, of one of 8"] > 0
+
+
+def test_fidelity_is_of_each_way_of_computing(monkeypatch: pytest.MonkeyPatch) -> None:
+    ways = (*fidelity.OTHERS, fidelity.DEFAULT)
+    assert {way.batch_rows for way in ways} == {1, 2, 16}
+    assert {way.engine.get("share_prefixes", "auto") for way in ways} == {"auto", "on", "off"}
+    base = Setting(shape="tiny").base()
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert fidelity.optional_ways(base) == [fidelity.BFLOAT16]
+    monkeypatch.setenv("CXX", sys.executable)
+    assert fidelity.optional_ways(base) == [fidelity.BFLOAT16, fidelity.COMPILED]
+    data = chains(base, val_rows=4)
+    small = replace(fidelity.BFLOAT16, trials=2, steps=1)
+    curves, ranking, gradients = fidelity.checked(base, data, small)
+    assert all("bfloat16" in found["case"] for found in (curves, ranking, gradients))
+    assert gradients["met"]
+
+
+def test_the_ladder_has_bfloat16_and_checkpointing() -> None:
+    setting = Setting(shape="tiny", quick=True)
+    base = setting.base()
+    options: dict[str, dict[str, object]] = {
+        "bfloat16 products": {"precision": "bfloat16"},
+        "activation checkpointing": {"checkpoint_activations": True},
+    }
+    for lever, chosen in options.items():
+        found = ladder.stepping(base, setting, lever, **chosen)
+        assert found["lever"] == lever in found["case"] and found["ratio"] > 0
+
+
+def test_memory_is_measured_behind_a_shared_prefix() -> None:
+    """Four trials read one row up to its late site: 48 slots once, and 20 each."""
+    slots = {}
+    for kind in ("late", "late, nothing shared"):
+        engine = memory.working(Setting(shape="tiny", quick=True), 4, *memory.WORK[kind])
+        engine.step()
+        slots[kind] = engine.slots.useful
+    assert slots == {"late": 48 + 4 * 20, "late, nothing shared": 4 * 68}
