@@ -75,7 +75,7 @@ class Halving(FIFOScheduler):
     """Early stopping as the other arm has it; Tune's own ASHA lets more trials go on."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._seen: list[float] = []
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:

@@ -17,13 +17,15 @@ from benchmarks.fidelity import kendall_tau
 from benchmarks.finding import finding, number_of, short, verdict_of
 from benchmarks.glue import FIRST_RUNG, LOADS, STEPS, TASK, Run, ratio_of, runs_in_turn, search_of
 from benchmarks.occupancy import by_refill, continuous
-from benchmarks.page import PAGE, ROWS, page, stored
+from benchmarks.page import PAGE, page, stored
+from benchmarks.page_rows import ROWS
 from benchmarks.recorded import RUNGS, TRIALS, goes_on, last_steps, recorded_losses
 from benchmarks.setting import Setting
 from benchmarks.workload import chains
 from orchestrator.config import SearchConfig
 from orchestrator.sections import StoppingConfig
 from orchestrator.stopping import Ranking, pruner_of
+from trainable.base_model.loading import BaseModel
 
 MACHINE = {"processor": "a processor", "cores": 2, "torch": "2", "accelerator": "a GPU"}
 
@@ -222,7 +224,12 @@ def test_trials_of_a_glued_process_load_the_model_once(monkeypatch: pytest.Monke
     glued_trial = pytest.importorskip("benchmarks.glued_trial", exc_type=ImportError)
     loads: list[Setting] = []
     load = Setting.base
-    monkeypatch.setattr(Setting, "base", lambda setting: loads.append(setting) or load(setting))
+
+    def counted(setting: Setting) -> BaseModel:
+        loads.append(setting)
+        return load(setting)
+
+    monkeypatch.setattr(Setting, "base", counted)
 
     def loss_of(kind: dict[str, object]) -> float:
         config = {
