@@ -126,11 +126,12 @@ ROWS = (
         "towards the end of a search: few trials are left, each engine has one or two, and a "
         "trial-step alone costs what the second line below says of one among 16. What no "
         "schedule can pass follows from the work, at the cheapest number of trials in a step, "
-        "and from the longest trial by itself: it decides with 64 trials and fewer, and leaves "
-        "room with 256. There, moving trials at any time closes a part of the gap, and the rest "
-        "takes what nobody has: to know from the start which trials early stopping will let go "
-        "on. More trials help, too. Which engine has least to do depends on whose report comes "
-        "first, so that real runs in which trials move differ among themselves by some per cent.",
+        "and from the longest trial by itself: with few trials it alone forbids the target. "
+        "Where it leaves room, the last two lines say what the gap consists of: what trials "
+        "that move at any time would give, and what knowing from the start which of them early "
+        "stopping will let go on, which nobody can. More trials per engine close it, too. Which "
+        "engine has least to do depends on whose report comes first, so that real runs in which "
+        "trials move differ among themselves by some per cent.",
     ),
 )
 SIDE_ROWS = (
