@@ -140,8 +140,9 @@ SIDE_ROWS = (
     Row(
         "S1",
         "threads",
-        "step time with spinning threads over passive ones",
-        "Engines run with `OMP_WAIT_POLICY=PASSIVE`: threads that wait give their core away.",
+        "step time of one way to use the cores over another",
+        "Lanes, a micro-batch on each core, are what engines do. The others cut each operation; "
+        "threads that wait for their part of one spin or sleep.",
     ),
     Row(
         "S2",
