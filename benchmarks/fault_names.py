@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
+
+GLUED, GLUED_TRIALS = "glued", 6  # the glued search: its name, and how many trials it has
 
 
 class Fault(StrEnum):
@@ -49,3 +52,8 @@ class GluedFault(StrEnum):
     MLFLOW_GONE = "MLflow: killed, and not back before the search has ended"
     MLFLOW_AWAY = "MLflow: killed for 15 s, its default retries"
     JOURNAL_CUT = "Optuna's journal cut at every byte of its last record"
+
+
+def study_url(folder: Path) -> str:
+    """Where the glued search's study is."""
+    return f"sqlite:///{folder / 'study.db'}"
