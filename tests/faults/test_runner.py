@@ -91,6 +91,6 @@ def test_other_configurations_and_other_scores_are_seen() -> None:
 
 
 def test_the_glued_faults_begin_without_ray() -> None:
-    """It reads its way of authentication once, when it is imported: the standing cluster sets it."""
+    """Ray reads its way of authentication when it is imported; the standing cluster sets it."""
     code = "import sys, benchmarks.glued_faults; sys.exit('ray' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0  # noqa: S603
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
