@@ -27,10 +27,10 @@ _SETTLES_S = 20.0  # after a node came: its engine starts before more nodes are 
 
 
 class Demand:
-    """Ask the autoscaler for engines' resources, by actors that wait for them.
+    """Ask the autoscaler for engines' resources, by tasks that wait for them and do nothing.
 
-    They belong to this driver: one that dies asks for nothing any more. One that is placed has
-    done its work, and makes room for the engine.
+    They belong to this driver: one that dies asks for nothing any more. One that is placed ends at
+    once, and keeps from nobody what an engine, of this search or of another, is to have.
 
     Args:
         gpus: of an engine.
@@ -40,30 +40,27 @@ class Demand:
     def __init__(self, gpus: int, now: Callable[[], float] = time.monotonic) -> None:
         self._gpus = gpus
         self._now = now
-        self._asking: list[tuple[Any, Any]] = []
+        self._asking: list[Any] = []
         self._quiet_until = 0.0
 
     def __call__(self, count: int) -> None:
         """Have so many ask."""
-        placed = [one for one in self._asking if ray.wait([one[1]], timeout=0)[0]]
+        placed = [one for one in self._asking if ray.wait([one], timeout=0)[0]]
         if placed:
             self._quiet_until = self._now() + _SETTLES_S
-        waiting = [one for one in self._asking if one not in placed]
-        for actor, _ in [*placed, *waiting[count:]]:
-            ray.kill(actor)
-        self._asking = waiting[:count]
+        self._asking = [one for one in self._asking if one not in placed]
+        if len(self._asking) > count:  # all, because Ray goes on asking for those of one kind
+            for one in self._asking:
+                ray.cancel(one)
+            self._asking = []
         quiet = self._now() < self._quiet_until
+        asked: Any = ray.remote(_placed).options(num_cpus=1, num_gpus=self._gpus, max_retries=0)
         for _ in range(0 if quiet else count - len(self._asking)):
-            asking: Any = ray.remote(Asking).options(num_cpus=1, num_gpus=self._gpus).remote()
-            self._asking.append((asking, asking.here.remote()))
+            self._asking.append(asked.remote())
 
 
-class Asking:
-    """An actor that is there to be waited for."""
-
-    def here(self) -> bool:
-        """It has been placed."""
-        return True
+def _placed() -> None:
+    """There is room for an engine."""
 
 
 def parcels_of(base: Mapping[str, Any], task: Mapping[str, Any]) -> dict[str, Parcel]:
