@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import threading
@@ -14,11 +16,12 @@ from typing import Any
 import ray
 
 from orchestrator.engines.cluster import alive_nodes, autoscaler, own_node
-from orchestrator.engines.fleet import Cluster, Fleet, FleetPlan, pool_name
+from orchestrator.engines.fleet import Cluster, Fleet, FleetPlan
 from orchestrator.engines.handshake import code_digest
 from orchestrator.engines.host import RayHost, start_depot
 from orchestrator.engines.parcels import Parcel
 from orchestrator.engines.placement import engine_gpus
+from orchestrator.engines.ray_queue import RayQueue
 from orchestrator.search_config import SearchConfig
 
 logger = logging.getLogger(__name__)
@@ -63,6 +66,16 @@ def _placed() -> None:
     """There is room for an engine."""
 
 
+def pool_name(base: Mapping[str, Any], options: Mapping[str, Any], code: str) -> str:
+    """The first part of the names of engines with this model, these options and this code.
+
+    Args:
+        code: from `code_digest`: searches of different code never meet each other's engines.
+    """
+    key = hashlib.sha256(json.dumps([dict(base), dict(options), code], sort_keys=True).encode())
+    return f"engine/{key.hexdigest()[:16]}"
+
+
 def parcels_of(base: Mapping[str, Any], task: Mapping[str, Any]) -> dict[str, Parcel]:
     """The files of this machine that a search's engines read: a model's folder, data files."""
     paths = [str(base["path"])] if Path(str(base["path"])).is_dir() else []
@@ -93,17 +106,19 @@ def open_fleet(
     nodes, scaler = alive_nodes(), autoscaler()
     promised = 0.0 if scaler is None else scaler.promised_gpus
     gpus = engine_gpus(base, config.engine.gpus, nodes, promised)
+    code = code_digest()
     plan = FleetPlan(
         holder=config.name,
         folder=folder,
-        pool=pool_name(base, options, code_digest()),
+        pool=pool_name(base, options, code),
         gpus=gpus,
         trials_each=config.engine.concurrent_trials,
         most=most or config.engine.count,
         step_timeout_s=config.engine.step_timeout_s,
         parcels=parcels_of(base, task),
     )
-    cluster = _cluster(plan, can_grow=scaler is not None or bool(os.environ.get("RAY_ADDRESS")))
+    can_grow = scaler is not None or bool(os.environ.get("RAY_ADDRESS"))
+    cluster = _cluster(plan, RayQueue(code), can_grow=can_grow)
     fleet = Fleet(plan, RayHost(base, options, gpus, config.name), cluster, say)
     thread = threading.Thread(target=fleet.run, name="fleet", daemon=True)
     thread.start()
@@ -114,7 +129,7 @@ def open_fleet(
         thread.join()
 
 
-def _cluster(plan: FleetPlan, *, can_grow: bool) -> Cluster:
+def _cluster(plan: FleetPlan, queue: RayQueue, *, can_grow: bool) -> Cluster:
     here, depots = own_node(), list[Any]()
     demand = Demand(plan.gpus)
 
@@ -129,5 +144,11 @@ def _cluster(plan: FleetPlan, *, can_grow: bool) -> Cluster:
         demand(count if autoscaler() is not None else 0)
 
     return Cluster(
-        nodes=alive_nodes, autoscaler=autoscaler, demand=ask_for, depot=depot, can_grow=can_grow
+        nodes=alive_nodes,
+        autoscaler=autoscaler,
+        demand=ask_for,
+        depot=depot,
+        turn=queue.turn,
+        leave=queue.leave,
+        can_grow=can_grow,
     )
