@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import ray
+from ray.exceptions import RayError
 
+from orchestrator.engines.actor import NAMESPACE
 from orchestrator.engines.cluster import alive_nodes
 from orchestrator.engines.fleet import Fleet, FleetPlan
 from orchestrator.engines.host import RayHost
@@ -63,6 +65,15 @@ def last(ray_session: None) -> Iterator[Any]:
     wait_until(lambda: free() == free_at_first)
 
 
+def lose_queue(name: str, claimants: list[Claimant]) -> None:
+    """What a fleet's thread does then: it looks again."""
+    ray.kill(ray.get_actor(f"queue/{name}", namespace=NAMESPACE))
+    for claimant in claimants:
+        with pytest.raises(RayError):
+            claimant.look()
+        claimant.look()
+
+
 def free() -> float:
     (node,) = alive_nodes()
     return node.free_cpus or 0.0
@@ -77,6 +88,7 @@ def test_the_next_place_is_the_firsts_though_the_second_looks_first(
         told = second.look().waiting
         assert told is not None
         assert (told.kind, told.detail) == ("queued", "waits behind first (1 before it) for CPUs")
+        lose_queue(tmp_path.name, [second, first])
         ray.kill(last)
         wait_until(lambda: free() == 1)
         assert not second.look().engines
