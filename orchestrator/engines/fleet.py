@@ -1,7 +1,8 @@
 """All engines of a search: kept at what it needs by a thread of their own, at every beat.
 
     tend     go on with engines that start, renew leases, give up those that died or hang (`crew`)
-    look     what nodes there are; adopt, start and end engines (`placement`); ask the autoscaler
+    look     what nodes there are; adopt, start and end engines (`queue`, `placement`); ask the
+             autoscaler
     publish  the roster: where thin trials find room, and why they wait
 
 The driver's other threads ask here for whatever concerns all engines. What happens to one of
@@ -10,13 +11,12 @@ them is never the search's end: its trials go to another, or wait until there is
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from orchestrator.engines.cluster import Autoscaler
 from orchestrator.engines.crew import Crew, CrewMember
 from orchestrator.engines.host import CallFailedError, EngineHost
 from orchestrator.engines.parcels import Parcel
-from orchestrator.engines.placement import Decision, EngineView, Node, Place, Wish, decide
+from orchestrator.engines.placement import EngineView, Node, Place, Wish
+from orchestrator.engines.queue import Ticket, Turn
 from orchestrator.engines.roster import EngineRecord, Roster, remove_roster, write_roster
 from orchestrator.engines.waiting import WaitingRecord, why_waiting
 from orchestrator.errors import ClusterError
@@ -79,6 +80,8 @@ class Cluster:
         autoscaler: what it does; None where there is none.
         demand: ask for so many more engines' resources; called with 0 to take that back.
         depot: where engines fetch parcels, by the id of their node; None on our own.
+        turn: what this search may do now, among all that share the cluster; see `Queue`.
+        leave: give a ticket back, by its id.
         can_grow: whether a node may join that is not there.
     """
 
@@ -86,17 +89,9 @@ class Cluster:
     autoscaler: Callable[[], Autoscaler | None]
     demand: Callable[[int], None]
     depot: Callable[[str], Any]
+    turn: Callable[[Ticket, Sequence[Node]], Turn]
+    leave: Callable[[str], None]
     can_grow: bool
-
-
-def pool_name(base: Mapping[str, Any], options: Mapping[str, Any], code: str) -> str:
-    """The first part of the names of engines with this model, these options and this code.
-
-    Args:
-        code: from `code_digest`: searches of different code never meet each other's engines.
-    """
-    key = hashlib.sha256(json.dumps([dict(base), dict(options), code], sort_keys=True).encode())
-    return f"engine/{key.hexdigest()[:16]}"
 
 
 class Fleet:
@@ -127,6 +122,8 @@ class Fleet:
         self._crew = Crew(
             plan.holder, host, plan.parcels, cluster.depot, plan.step_timeout_s, say, now
         )
+        self._ticket = uuid.uuid4().hex
+        self._arrived: float | None = None
         self._halting = False
         self._told: tuple[str, float] = ("", 0.0)
         self._published: Roster | None = None
@@ -272,6 +269,7 @@ class Fleet:
         self._over.set()
         with self._lock:
             self._cluster.demand(0)
+            self._cluster.leave(self._ticket)
             for member in list(self._crew.members.values()):
                 if not keep:
                     self._crew.end(member)
@@ -283,9 +281,8 @@ class Fleet:
         self._adopt()
         views = {member.place.name: self._view(member) for member in crew.members.values()}
         wish = self._wish()
-        decision = decide(nodes, views, wish, crew.avoided)
-        if self._halting or crew.is_hopeless:
-            decision = Decision(end=decision.end)
+        turn = self._turn(nodes, views, wish)
+        decision = turn.decision
         for place in decision.start:
             crew.start(self._name(place), place)
         for name in decision.end:
@@ -294,12 +291,36 @@ class Fleet:
         scaler = self._cluster.autoscaler() if decision.missing else None
         doing = None if scaler is None else scaler.doing
         self.waiting = why_waiting(
-            nodes, views, wish, decision, autoscaler=doing, refused=crew.refused
+            nodes,
+            views,
+            wish,
+            decision,
+            autoscaler=doing,
+            refused=crew.refused,
+            before=turn.before,
         )
         if self.waiting is not None and self.waiting.kind == "busy" and crew.is_recovering:
             told = "an engine was lost; the next one starts in a moment"
             self.waiting = WaitingRecord(kind="engine-starting", detail=told)
         self._say_waiting()
+
+    def _turn(self, nodes: Sequence[Node], views: Mapping[str, EngineView], wish: Wish) -> Turn:
+        """What this search may do now; nothing new where it is halted, or no engine can be had."""
+        crew = self._crew
+        if self._halting or crew.is_hopeless:
+            wish = replace(wish, most=len(views))
+        ticket = Ticket(
+            id=self._ticket,
+            search=self.plan.holder,
+            wish=wish,
+            engines=views,
+            avoided=frozenset(crew.avoided),
+            refused=frozenset(crew.refused),
+            arrived=self._arrived,
+        )
+        turn = self._cluster.turn(ticket, nodes)
+        self._arrived = turn.arrived
+        return turn
 
     def _wish(self) -> Wish:
         plan, trials = self.plan, self.work()

@@ -14,6 +14,7 @@ from orchestrator.engines.fleet import Cluster, Fleet, FleetPlan
 from orchestrator.engines.handshake import own_versions
 from orchestrator.engines.host import CallFailedError
 from orchestrator.engines.placement import Node, Place
+from orchestrator.engines.queue import Queue
 from orchestrator.engines.roster import read_roster
 from orchestrator.engines.watchdog import DEAF_S, Pulse
 from orchestrator.errors import ClusterError
@@ -51,6 +52,7 @@ class MadeUpRay:
     def __init__(self, nodes: list[Node]) -> None:
         self.now = 0.0
         self.up = nodes
+        self.queue = Queue(now=lambda: self.now, clock=lambda: 1 + self.now)
         self.engines: dict[str, MadeUpEngine] = {}
         self.killed: list[str] = []
         self.demanded: list[int] = []
@@ -118,12 +120,14 @@ class Scene:
         self.said: list[str] = []
         can_grow = changed.pop("can_grow", True)
         asked: dict[str, Any] = {"holder": "s", "gpus": 1, "trials_each": 2} | changed
-        plan = FleetPlan(folder=folder, pool="engine/k", **asked)
+        plan = FleetPlan(folder=folder, **{"pool": "engine/k"} | asked)
         cluster = Cluster(
             nodes=self.ray.nodes,
             autoscaler=lambda: self.ray.scaler,
             demand=self.ray.demanded.append,
             depot=lambda node: f"depot for {node}",
+            turn=self.ray.queue.turn,
+            leave=self.ray.queue.leave,
             can_grow=can_grow,
         )
         self.fleet = Fleet(plan, self.ray, cluster, self.said.append, lambda: self.ray.now)
