@@ -82,7 +82,7 @@ class Halving:
         self._passed: Counter[int] = Counter()  # trial to rungs that it has come to
 
     def stops(self, number: int, reports: Mapping[int, float]) -> bool:
-        """Whether it is not among the best of a rung that it has come to since it was last asked."""
+        """Whether it is not among the best of a rung that it has come to since the last time."""
         step = max(reports, default=0)
         while step >= self._min_steps * self._factor ** (self._first + self._passed[number]):
             seen = self._scores[self._passed[number]]
