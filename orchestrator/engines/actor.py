@@ -355,9 +355,13 @@ class EngineActor:
     def _end_when_unused(self, name: str) -> None:
         """End this actor once nobody has a lease; runs in a thread of its own."""
         while not self._leases.is_unused:
-            for holder in self._leases.expired():
-                logger.warning("the driver of %s is gone: its trials leave", holder)
-                # Aside, because a model that hangs lets nobody go.
-                threading.Thread(target=self._clear, args=(holder,), daemon=True).start()
+            self._let_expired_go()
             self._sleeping.wait(LEASE_S / _LOOKS)
         ray.kill(ray.get_actor(name, namespace=NAMESPACE), no_restart=True)
+
+    def _let_expired_go(self) -> None:
+        """Let the trials go whose driver renews its lease no more."""
+        for holder in self._leases.expired():
+            logger.warning("the driver of %s is gone: its trials leave", holder)
+            # Aside, because a model that hangs lets nobody go.
+            threading.Thread(target=self._clear, args=(holder,), daemon=True).start()
