@@ -27,7 +27,13 @@ from orchestrator.engines.crew import Crew, CrewMember
 from orchestrator.engines.host import CallFailedError, EngineHost
 from orchestrator.engines.parcels import Parcel
 from orchestrator.engines.placement import Decision, EngineView, Node, Place, Wish, decide
-from orchestrator.engines.roster import EngineRecord, Roster, remove_roster, write_roster
+from orchestrator.engines.roster import (
+    EngineRecord,
+    Roster,
+    read_roster,
+    remove_roster,
+    write_roster,
+)
 from orchestrator.engines.waiting import WaitingRecord, why_waiting
 from orchestrator.errors import ClusterError
 
@@ -123,13 +129,13 @@ class Fleet:
         self.waiting: WaitingRecord | None = None
         self.gpu_s = 0.0
         self.is_kept = False  # whether the engines stay for whoever comes next
+        self.is_taken_over = False  # whether another driver has the search by now
         self._host, self._cluster, self._say, self._now = host, cluster, say, now
         self._crew = Crew(
             plan.holder, host, plan.parcels, cluster.depot, plan.step_timeout_s, say, now
         )
         self._halting = False
         self._told: tuple[str, float] = ("", 0.0)
-        self._published: Roster | None = None
         self._looked = -_LOOK_S
         self._seen = 0  # engines at the last look
         self._metered = now()
@@ -266,12 +272,17 @@ class Fleet:
     def close(self, *, keep: bool = False) -> None:
         """End leases, and engines that nobody else uses.
 
+        Where another driver has taken the search over, the leases and the roster are that one's,
+        under the same name, and stay.
+
         Args:
             keep: leave the engines to whoever comes next; our leases end by themselves.
         """
         self._over.set()
         with self._lock:
             self._cluster.demand(0)
+            if self.is_taken_over:
+                return
             for member in list(self._crew.members.values()):
                 if not keep:
                     self._crew.end(member)
@@ -355,8 +366,7 @@ class Fleet:
             paused=self._crew.paused,
             lost=self._crew.lost,
         )
-        if roster != self._published:
-            self._published = roster
+        if roster != read_roster(self.plan.folder):  # a driver that hung may have left its own
             write_roster(self.plan.folder, roster)
 
     def _record(self, member: CrewMember) -> EngineRecord:

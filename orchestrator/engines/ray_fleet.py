@@ -19,6 +19,7 @@ from orchestrator.engines.handshake import code_digest
 from orchestrator.engines.host import RayHost, start_depot
 from orchestrator.engines.parcels import Parcel
 from orchestrator.engines.placement import engine_gpus
+from orchestrator.errors import SearchLockedError
 from orchestrator.search_config import SearchConfig
 
 logger = logging.getLogger(__name__)
@@ -112,6 +113,9 @@ def open_fleet(
     thread.start()
     try:
         yield fleet
+    except SearchLockedError:
+        fleet.is_taken_over = True
+        raise
     finally:
         fleet.close(keep=fleet.is_kept)
         thread.join()

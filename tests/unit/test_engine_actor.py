@@ -36,6 +36,18 @@ def test_each_search_has_its_own_room() -> None:
     assert actor.look().trials == {"a-1": "a", "a-2": "a", "b-1": "b", "c-1": "c"}
 
 
+def test_an_earlier_attempt_does_not_push_a_later_one_out() -> None:
+    """A driver that hung has lost its search; its trial's process goes on looking for a place."""
+    actor = EngineActor({}, {})
+    for attempt in (1, 2, 2):
+        actor._refuse_earlier("s", "s-1", attempt)
+    with pytest.raises(EngineFullError, match="attempt 2 of s-1 has no room for attempt 1"):
+        actor._refuse_earlier("s", "s-1", 1)
+    actor._refuse_earlier("s", "s-2", 1)
+    actor.greet("s")  # a search of this name begins anew
+    actor._refuse_earlier("s", "s-1", 1)
+
+
 def test_the_trials_of_a_driver_that_is_gone_leave_an_engine_that_others_use(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -9,14 +9,17 @@ from typing import Any
 
 import pytest
 
+from orchestrator.engines import ray_fleet
 from orchestrator.engines.cluster import Autoscaler, from_report
 from orchestrator.engines.fleet import Cluster, Fleet, FleetPlan
 from orchestrator.engines.handshake import own_versions
 from orchestrator.engines.host import CallFailedError
 from orchestrator.engines.placement import Node, Place
-from orchestrator.engines.roster import read_roster
+from orchestrator.engines.roster import Roster, read_roster, remove_roster, write_roster
 from orchestrator.engines.watchdog import DEAF_S, Pulse
-from orchestrator.errors import ClusterError
+from orchestrator.errors import ClusterError, LedgerError, SearchLockedError
+from orchestrator.opening import engine_options
+from tests.unit.ledgers import search_config
 from trainable.errors import BaseModelError
 
 VERSIONS = own_versions()
@@ -300,6 +303,51 @@ def test_nothing_runs_nothing_stays(scene: Scene) -> None:
     scene.passes(60)
     assert scene.ray.engines == {}
     assert scene.fleet.gpus == 0
+
+
+def test_a_driver_that_lost_its_search_leaves_engines_and_roster_to_the_next(scene: Scene) -> None:
+    """Both have one name on leases, and one roster."""
+    scene.fleet.is_taken_over = True
+    scene.fleet.close()
+    assert scene.ray.killed == []
+    assert scene.engine(A).leases == {"s"}
+    assert scene.at == ["node-a", "node-b"]
+
+
+def test_a_fleet_is_told_that_its_driver_lost_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[bool] = []
+
+    class Told(Fleet):
+        def close(self, *, keep: bool = False) -> None:
+            closed.append(self.is_taken_over)
+            super().close(keep=keep)
+
+    ray = MadeUpRay([A])
+    for name, stub in {
+        "Fleet": Told, "alive_nodes": ray.nodes, "autoscaler": lambda: None,
+        "own_node": lambda: A.id, "RayHost": lambda *_: ray,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(ray_fleet, name, stub)
+    config = search_config()
+    for error in (SearchLockedError, LedgerError):
+        with (
+            pytest.raises(error),
+            ray_fleet.open_fleet(config, engine_options(config), {}, tmp_path),
+        ):
+            raise error
+    assert closed == [True, False]
+
+
+def test_a_roster_that_another_driver_left_or_removed_is_written_again(scene: Scene) -> None:
+    folder = scene.fleet.plan.folder
+    write_roster(folder, Roster(holder="s", halting=True))
+    scene.passes(1)
+    assert scene.at == ["node-a", "node-b"]
+    remove_roster(folder)
+    scene.passes(1)
+    assert scene.at == ["node-a", "node-b"]
 
 
 def test_a_close_leaves_nothing_unless_it_is_kept(scene: Scene) -> None:
