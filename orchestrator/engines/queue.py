@@ -97,6 +97,7 @@ class Queue:
     @property
     def is_unused(self) -> bool:
         """Whether there has been no ticket for as long as one lasts."""
+        self._leases.expired()
         return self._leases.is_unused
 
     def turn(self, ticket: Ticket, nodes: Sequence[Node]) -> Turn:

@@ -16,12 +16,14 @@ from typing import Any
 import ray
 
 from orchestrator.engines.cluster import alive_nodes, autoscaler, own_node
-from orchestrator.engines.fleet import Cluster, Fleet, FleetPlan
+from orchestrator.engines.fleet import Fleet
+from orchestrator.engines.fleet_plan import Cluster, FleetPlan
 from orchestrator.engines.handshake import code_digest
 from orchestrator.engines.host import RayHost, start_depot
 from orchestrator.engines.parcels import Parcel
 from orchestrator.engines.placement import engine_gpus
 from orchestrator.engines.ray_queue import RayQueue
+from orchestrator.errors import SearchLockedError
 from orchestrator.search_config import SearchConfig
 
 logger = logging.getLogger(__name__)
@@ -124,6 +126,9 @@ def open_fleet(
     thread.start()
     try:
         yield fleet
+    except SearchLockedError:
+        fleet.is_taken_over = True
+        raise
     finally:
         fleet.close(keep=fleet.is_kept)
         thread.join()

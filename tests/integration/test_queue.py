@@ -13,7 +13,8 @@ from ray.exceptions import RayError
 
 from orchestrator.engines.actor import NAMESPACE
 from orchestrator.engines.cluster import alive_nodes
-from orchestrator.engines.fleet import Fleet, FleetPlan
+from orchestrator.engines.fleet import Fleet
+from orchestrator.engines.fleet_plan import FleetPlan
 from orchestrator.engines.host import RayHost
 from orchestrator.engines.ray_fleet import _cluster
 from orchestrator.engines.ray_queue import RayQueue, start_queue

@@ -14,7 +14,7 @@ from orchestrator.engines.placement import Node
 from orchestrator.engines.ray_fleet import pool_name
 from orchestrator.engines.roster import EngineRecord, Roster, read_roster, write_roster
 from orchestrator.engines.watchdog import Pulse
-from tests.unit.test_fleet import MODEL, VERSIONS, A, B, MadeUpEngine, Scene
+from tests.unit.made_up_ray import MODEL, VERSIONS, A, B, MadeUpEngine, Scene
 from trainable.errors import BaseModelError
 
 

@@ -11,7 +11,7 @@ import pytest
 from orchestrator.engines.placement import EngineView, Node, Wish
 from orchestrator.engines.queue import TICKET_S, Queue, Ticket, Turn
 from orchestrator.engines.roster import read_roster
-from tests.unit.test_fleet import A, B, MadeUpRay, Scene
+from tests.unit.made_up_ray import A, B, MadeUpRay, Scene
 
 READY = EngineView("ready", trials=1)
 FREE = Node("a", "gpu-a", 8, 1, free_gpus=1)
