@@ -1,16 +1,17 @@
 """Early stopping replayed on recorded curves: a search without a model, in milliseconds.
 
 Trials arrive in a given order, several at a time as in a search, and are judged at each rung by
-their recorded scores. The rule is that of Optuna's `SuccessiveHalvingPruner`, which a search uses;
-written out, because a study takes a hundred times as long. A test holds one against the other.
+their recorded scores, by the rule of a search, which is that of Optuna's `SuccessiveHalvingPruner`.
+A test holds one against the other.
 """
 
 from __future__ import annotations
 
 import heapq
-from bisect import bisect_right, insort
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from orchestrator.stopping import goes_on
 
 AT_ONCE = 8  # trials that train together, as in the demo
 
@@ -69,10 +70,3 @@ def replay(
             later = now + rungs[rung + 1] - rungs[rung]
             heapq.heappush(running, (later, place, which, rung + 1))
     return Replay(tuple(reached), tuple(complete))
-
-
-def goes_on(score: float, seen: list[float], factor: int) -> bool:
-    """Whether a trial is among the best one in `factor` so far, itself included; notes it."""
-    better = len(seen) - bisect_right(seen, score)
-    insort(seen, score)
-    return better < max(1, len(seen) // factor)

@@ -1,6 +1,6 @@
 """What a trial costs the driver, first and last: ledger and conductor, without an engine.
 
-    python -m benchmarks.driver_loop [--trials 10000] [--tune 500]
+    python -m benchmarks.driver_loop [--trials 10000] [--tune 500]      0: the stored row stays
 
 Trials are asked and reported by the conductor itself, over a ledger on this disk, with random
 draws, successive halving and three reports each at most; the engine's part is a number made of
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import logging
 import resource
 import sys
@@ -24,7 +25,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import facts, write
+from benchmarks.machine import RESULTS, facts, write
 from orchestrator.assignment import Assignment, DataSource, TrialReport
 from orchestrator.conductor import Conductor, EngineInfo, Quiet
 from orchestrator.config import SearchConfig
@@ -39,6 +40,7 @@ from orchestrator.study.audit import audit_search
 from orchestrator.thin_trial import ThinTrial
 from orchestrator.tune_adapters import LedgerScheduler, LedgerSearcher, LostTrials
 
+NAME = "driver-loop"
 CONCURRENT = 8
 OBJECTIVE = "val_ood/exact_match"
 SEARCH: dict[str, Any] = {
@@ -224,16 +226,26 @@ def main() -> None:
     given = parser.parse_args()
     logging.disable(logging.WARNING)  # no trial has a state, and each says so
     machine = facts()
-    rows = [measure(given.trials)] if given.trials else []
-    rows += [measure(given.tune, tune=True)] if given.tune else []
-    for row in rows:
+    rows = {row["what"]: row for row in stored()}
+    for trials, tune in ((given.trials, False), (given.tune, True)):
+        if not trials:
+            continue
+        row = measure(trials, tune=tune) | {"load_before": machine["load_before"]}
+        rows[row["what"]] = row
         sys.stdout.write(
             f"{row['what']}: {row['trials']} trials in {row['seconds']} s; first tenth "
             f"{row['first_tenth_ms']} ms a trial, last tenth {row['last_tenth_ms']} ms "
             f"({row['last_over_first']} times as long); memory {row['memory_mib'][0]} MiB after "
             f"the first tenth, {row['memory_mib'][-1]} MiB at the end\n"
         )
-    sys.stdout.write(f"stored in {write('driver-loop', rows, machine)}\n")
+        sys.stdout.write(f"stored in {write(NAME, list(rows.values()), machine)}\n")
+
+
+def stored() -> list[dict[str, Any]]:
+    """The rows of earlier runs."""
+    path = RESULTS / f"{NAME}.json"
+    found: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.exists() else []
+    return found
 
 
 if __name__ == "__main__":

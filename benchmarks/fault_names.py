@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
+
+GLUED, GLUED_TRIALS = "glued", 6  # the glued search: its name, and how many trials it has
 
 
 class Fault(StrEnum):
@@ -14,6 +17,8 @@ class Fault(StrEnum):
     DRIVER_BUDGET = "driver: SIGKILL under a budget of optimiser steps and of time, run again"
     DRIVER_POSTGRES = "driver: SIGKILL, ledger in Postgres, run again"
     DRIVER_FROZEN = "driver: SIGSTOP, a second one started, then SIGCONT"
+    DRIVER_OVERTAKEN = "driver: SIGSTOP beyond its lease (Postgres), another goes on, SIGCONT"
+    DRIVER_UNLEASED = "driver: SIGSTOP until its engine's lease was over, then SIGCONT"
     SECOND_DRIVER = "a second driver while the first runs"
     TWO_SEARCHES = "two searches on one cluster at once"
     CTRL_C = "Ctrl-C once"
@@ -23,6 +28,7 @@ class Fault(StrEnum):
     TRIALS_FROZEN = "thin trials' processes: SIGSTOP for 8 s, then SIGCONT"
     ENGINE = "engine: SIGKILL at a random report"
     ENGINE_FROZEN = "engine: SIGSTOP for 8 s, then SIGCONT"
+    ENGINE_GIVEN_UP = "engine: SIGSTOP until it was given up and the search was over, then SIGCONT"
     NODE = "the node of engine and trials removed, another added 5 s later"
     MLFLOW_AWAY = "MLflow: killed for 60 s"
     MLFLOW_GONE = "MLflow: killed, and not back before the search has ended"
@@ -49,3 +55,8 @@ class GluedFault(StrEnum):
     MLFLOW_GONE = "MLflow: killed, and not back before the search has ended"
     MLFLOW_AWAY = "MLflow: killed for 15 s, its default retries"
     JOURNAL_CUT = "Optuna's journal cut at every byte of its last record"
+
+
+def study_url(folder: Path) -> str:
+    """Where the glued search's study is."""
+    return f"sqlite:///{folder / 'study.db'}"

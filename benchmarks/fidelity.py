@@ -68,6 +68,7 @@ OTHERS = (
         cut={"share_prefixes": "off"},
     ),
     Way("no prefix shared", engine={"share_prefixes": "off"}),
+    Way("one micro-batch at a time", engine={"lanes": 1}),
 )
 
 

@@ -22,8 +22,9 @@ from ray import tune
 from ray.air.integrations.mlflow import MLflowLoggerCallback
 from ray.tune.search.optuna import OptunaSearch
 
-NAME = "glued"
-TRIALS, REPORTS, AT_ONCE = 6, 3, 2
+from benchmarks.fault_names import GLUED, GLUED_TRIALS, study_url
+
+REPORTS, AT_ONCE = 3, 2
 REPORT_S = 0.4
 METRIC = "score"
 
@@ -51,14 +52,9 @@ class SleepyTrial(tune.Trainable):
         self._step = json.loads((Path(checkpoint) / "state.json").read_text())
 
 
-def study_url(folder: Path) -> str:
-    """Where the study is."""
-    return f"sqlite:///{folder / 'study.db'}"
-
-
 def main(folder: str, url: str, restore: str = "") -> None:
     """Run the search, or go on with it; the number of trials that ended goes to stdout."""
-    ray.init(namespace=NAME, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init(namespace=GLUED, log_to_driver=False, logging_level=logging.ERROR)
     root = Path(folder)
     tuner = _restored(root) if restore else _new(root, url)
     found = tuner.fit()
@@ -71,19 +67,19 @@ def _new(root: Path, url: str) -> tune.Tuner:
         mode="max",
         sampler=optuna.samplers.RandomSampler(seed=0),
         storage=optuna.storages.RDBStorage(study_url(root)),
-        study_name=NAME,
+        study_name=GLUED,
     )
     return tune.Tuner(
         tune.with_resources(SleepyTrial, {"cpu": 0.01}),
         param_space={"x": tune.uniform(0.0, 1.0)},
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            num_samples=TRIALS,
+            num_samples=GLUED_TRIALS,
             max_concurrent_trials=AT_ONCE,
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
-            name=NAME,
+            name=GLUED,
             storage_path=str(root),
             callbacks=[MLflowLoggerCallback(tracking_uri=url, experiment_name=root.name)],
             failure_config=tune.FailureConfig(max_failures=3),
@@ -95,7 +91,7 @@ def _new(root: Path, url: str) -> tune.Tuner:
 
 def _restored(root: Path) -> tune.Tuner:
     trainable = tune.with_resources(SleepyTrial, {"cpu": 0.01})
-    return tune.Tuner.restore(str(root / NAME), trainable=trainable, resume_errored=True)
+    return tune.Tuner.restore(str(root / GLUED), trainable=trainable, resume_errored=True)
 
 
 if __name__ == "__main__":

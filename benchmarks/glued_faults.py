@@ -28,8 +28,7 @@ import optuna
 from mlflow import MlflowClient
 from optuna.storages.journal import JournalFileBackend
 
-from benchmarks.fault_names import GluedFault
-from benchmarks.glued_fault_search import NAME, TRIALS, study_url
+from benchmarks.fault_names import GLUED, GLUED_TRIALS, GluedFault, study_url
 from benchmarks.machine import RESULTS
 from tests.faults.standing import standing_cluster
 from tests.faults.tally import Row, Tally
@@ -83,7 +82,7 @@ class Glued:
 
     def trials(self) -> list[optuna.trial.FrozenTrial]:
         """Optuna's."""
-        study = optuna.load_study(study_name=NAME, storage=study_url(self.folder))
+        study = optuna.load_study(study_name=GLUED, storage=study_url(self.folder))
         return study.get_trials(deepcopy=False)
 
     def wait_report(self, driver: subprocess.Popen[bytes]) -> None:
@@ -118,9 +117,9 @@ class Glued:
         running = sum(run.info.status == "RUNNING" for run in runs)
         wrong = {
             "ended with an error": int(code != 0),
-            "other than the trials asked for complete": int(states["COMPLETE"] != TRIALS),
+            "other than the trials asked for complete": int(states["COMPLETE"] != GLUED_TRIALS),
             "trials left RUNNING in Optuna": states["RUNNING"],
-            "MLflow runs too many": max(0, len(runs) - TRIALS),
+            "MLflow runs too many": max(0, len(runs) - GLUED_TRIALS),
             "MLflow runs left RUNNING": running,
         }
         for what, count in wrong.items():
@@ -212,11 +211,11 @@ class Arms:
                 glued.wait_report(driver)
             code = glued.ended(driver)
             complete = sum(trial.state.name == "COMPLETE" for trial in glued.trials())
-            row.numbers["trials complete"] = f"{complete} of {TRIALS}"
+            row.numbers["trials complete"] = f"{complete} of {GLUED_TRIALS}"
             if code:
                 glued.note_crash(row)
             assert not code, "the search was ended"
-            assert complete == TRIALS
+            assert complete == GLUED_TRIALS
 
     def back(self) -> None:
         """MLflow killed for some seconds, with its own default retries."""
@@ -265,7 +264,7 @@ def cut_journal(tally: Tally, scratch: Path) -> None:
 def _add_trial(path: Path) -> None:
     backend = JournalFileBackend(str(path))
     storage = optuna.storages.JournalStorage(backend)
-    study = optuna.create_study(storage=storage, study_name=NAME, load_if_exists=True)
+    study = optuna.create_study(storage=storage, study_name=GLUED, load_if_exists=True)
     trial = study.ask()
     study.tell(trial, trial.suggest_float("x", 0, 1))
 

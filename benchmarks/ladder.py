@@ -105,12 +105,15 @@ def compiling(base: BaseModel, setting: Setting) -> dict[str, Any]:
 
 
 def stepping(base: BaseModel, setting: Setting, lever: str, **options: Any) -> dict[str, Any]:
-    """An engine's step without these options, over one with them; no prefix shared in either."""
+    """An engine's step without these options, over one with them.
+
+    No prefix shared and one lane in either: some options go without, which is not their price.
+    """
     data = chains(base)
     trials, rows = (2, 1) if setting.quick else (TRIALS, BATCH_ROWS)
     sides = {}
     for name, chosen in {"without": {}, "with": options}.items():
-        engine = Engine(base, share_prefixes="off", **chosen)
+        engine = Engine(base, share_prefixes="off", lanes=1, **chosen)
         join_trials(engine, data, trials, rows)
         sides[name] = engine.step
     spent = in_turn(sides, setting.repeats)

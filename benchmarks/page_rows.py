@@ -59,17 +59,15 @@ ROWS = (
         "makespan, Ray Tune + PEFT glued by hand over `latentune run`",
         "The same 32 configurations, steps and rule of early stopping (one in three of those "
         "that have come to the rung so far goes on; who comes first is each arm's own, so that "
-        "the trial-steps differ, and are told). By hand: Ray Tune with `reuse_actors`, a "
-        "process per trial that loads base model and rows once for all its trials, PEFT's "
+        "the trial-steps differ a little, and are told). By hand: Ray Tune with `reuse_actors`, "
+        "a process per trial that loads base model and rows once for all its trials, PEFT's "
         "`prompt_tuning` for latents at the start and `trainable_tokens`, placed by a collator, "
         "for the others; the better of one and two at a time. Whole commands, start-up "
-        "included, in turn; tracking is part of ours alone. On two cores ours is slower: two "
-        "processes of one thread each never wait for each other, where the two threads of an "
-        "engine meet after every operation, and waiting passively costs them a fifth (S1); and "
-        "driver, thin trials, ledger and tracking take their part of the same two cores. What "
-        "fusion saves is for machines with more of them, for a GPU, and for bases that take "
-        "long to load. On a GPU, without Ray and PEFT, a process per trial runs this project's "
-        "own engine, so that it lacks nothing but the sharing.",
+        "included, in turn; tracking is part of ours alone. Driver, thin trials, ledger and "
+        "tracking take their part of the engine's cores: of two, that is much. What fusion "
+        "saves is for machines with more of them, for a GPU, and for bases that take long to "
+        "load. On a GPU, without Ray and PEFT, a process per trial runs this project's own "
+        "engine, so that it lacks nothing but the sharing.",
         on_gpu="processes",
     ),
     Row(
@@ -138,8 +136,9 @@ SIDE_ROWS = (
     Row(
         "S1",
         "threads",
-        "step time with spinning threads over passive ones",
-        "Engines run with `OMP_WAIT_POLICY=PASSIVE`: threads that wait give their core away.",
+        "step time of one way to use the cores over another",
+        "Lanes, a micro-batch on each core, are what engines do. The others cut each operation; "
+        "threads that wait for their part of one spin or sleep.",
     ),
     Row(
         "S2",

@@ -1,7 +1,9 @@
-"""Threads that wait: `OMP_WAIT_POLICY=PASSIVE`, which engines are given, against the default.
+"""How an engine uses a CPU's cores: a micro-batch on each, or each operation on all of them.
 
-Two processes with the same engine, one with each policy, are asked in turn for a few steps; first
-beside nothing else, then beside a process that is busy all the time.
+Processes with the same engine are asked in turn for a few steps; first beside nothing else, then
+beside a process that is busy all the time. `lanes` is what engines do. The others cut each
+operation: with threads that wait for work by spinning, which is torch's default, or by sleeping
+(`OMP_WAIT_POLICY=PASSIVE`, which engines are given for what is not in lanes).
 """
 
 from __future__ import annotations
@@ -20,41 +22,42 @@ from benchmarks.timing import ratios
 from benchmarks.workload import chains, join_trials
 from trainable.engine import Engine
 
-POLICIES = {"default": {}, "passive": {"OMP_WAIT_POLICY": "PASSIVE"}}
+PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}
+ARMS = {"spinning": {}, "sleeping": PASSIVE, "lanes": PASSIVE}
 TRIALS, BATCH_ROWS, STEPS = 8, 8, 4
 _BUSY = "while True: pass"
 
 
 def main(argv: Sequence[str] = ()) -> None:
-    """Measure, print and write; `child` is one of the two processes."""
+    """Measure, print and write; `child ARM` is one of the processes."""
     if list(argv[:1]) == ["child"]:
-        _serve(parse(argv[1:]))
+        _serve(argv[1], parse(argv[2:]))
         return
     run_row("threads", measure, argv)
 
 
 def measure(setting: Setting) -> list[dict[str, Any]]:
-    """Both policies, on a free machine and on one that is shared."""
+    """All arms, on a free machine and on one that is shared."""
     with contextlib.ExitStack() as stack:
-        children = {
-            name: stack.enter_context(_child(setting, environment))
-            for name, environment in POLICIES.items()
-        }
-        found = [_case("beside nothing else", children, setting)]
+        children = {name: stack.enter_context(_child(setting, name)) for name in ARMS}
+        found = _cases("beside nothing else", children, setting)
         stack.enter_context(_process([sys.executable, "-c", _BUSY]))
-        return [*found, _case("beside one busy process", children, setting)]
+        return [*found, *_cases("beside one busy process", children, setting)]
 
 
-def _case(
+def _cases(
     case: str, children: dict[str, subprocess.Popen[str]], setting: Setting
-) -> dict[str, Any]:
+) -> list[dict[str, Any]]:
     spent: dict[str, list[float]] = {name: [] for name in children}
     for repeat in range(setting.repeats + 1):
         for name in children if repeat % 2 else reversed(children):
             seconds = _ask(children[name])
             if repeat:  # the first is the warm-up
                 spent[name].append(seconds)
-    return finding(f"default over passive, {case}", ratios(spent["default"], spent["passive"]))
+    return [
+        finding(f"{one} over {other}, {case}", ratios(spent[one], spent[other]))
+        for one, other in (("spinning", "sleeping"), ("spinning", "lanes"), ("sleeping", "lanes"))
+    ]
 
 
 @contextlib.contextmanager
@@ -68,15 +71,15 @@ def _process(command: Sequence[str], **options: Any) -> Iterator[subprocess.Pope
 
 
 @contextlib.contextmanager
-def _child(setting: Setting, environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "benchmarks.threads", "child"]
+def _child(setting: Setting, arm: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "benchmarks.threads", "child", arm]
     command += ["--device", setting.device, "--shape", setting.shape]
     with _process(
         command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-        | environment,
+        | ARMS[arm],
         cwd=ROOT,
     ) as child:
         _ask(child)
@@ -93,10 +96,10 @@ def _ask(child: subprocess.Popen[str]) -> float:
     return float(answer)
 
 
-def _serve(setting: Setting) -> None:
+def _serve(arm: str, setting: Setting) -> None:
     """Take a few steps for each line that is read, and answer with the seconds."""
     base = setting.base()
-    engine = Engine(base)
+    engine = Engine(base, lanes=None if arm == "lanes" else 1)
     uids = join_trials(engine, chains(base), TRIALS, BATCH_ROWS)
     for _ in sys.stdin:
         begin = time.perf_counter()

@@ -37,7 +37,7 @@ from orchestrator.ledger_trials import (
     status_of,
 )
 from orchestrator.sampling import SamplerOf
-from orchestrator.stopping import Ranking
+from orchestrator.stopping import Ranking, Rule
 from orchestrator.study.draws import CostsOf, Draws, Wanted, no_limits
 from orchestrator.study.owner import check_owner
 from orchestrator.study.place import storage_url
@@ -74,7 +74,7 @@ class Ledger:
         space: what is searched.
         baselines: configurations that are tried first, by label.
         sampler: Optuna's, by the number of the draw.
-        pruner: Optuna's.
+        rule: of early stopping; a new one, which has seen nothing.
         objective: the metric to improve; with `tradeoffs`, the first of several.
         stopping_metric: the metric that early stopping ranks by. Where it is better the other way
             than the objective, the study has its negative: a study has one direction.
@@ -100,7 +100,7 @@ class Ledger:
         space: Space,
         baselines: Sequence[TrialConfig],
         sampler: SamplerOf,
-        pruner: optuna.pruners.BasePruner,
+        rule: Rule,
         objective: str,
         stopping_metric: str,
         trials: int,
@@ -136,7 +136,7 @@ class Ledger:
         self._spent: dict[str, Any] = dict(self.study.user_attrs)
         self._unfinished = self._reconcile()
         self._draws = Draws(self._store, wanted)
-        self._ranking = Ranking(name, pruner)
+        self._ranking = Ranking(rule)
         self._reports = self._fill_ranking()
         self._judge_unfinished()
 
@@ -340,8 +340,7 @@ class Ledger:
 
     def _rank_complete(self, frozen: FrozenTrial) -> None:
         if self._is_search(frozen):
-            rank = reports_of(frozen)[self.steps]
-            self._ranking.complete(frozen.number, goodness(self.objective, rank))
+            self._ranking.complete(frozen.number)
 
     def _reconcile(self) -> list[int]:
         """Find trials that an earlier driver left running; close those it never began."""

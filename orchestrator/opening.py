@@ -19,7 +19,7 @@ from orchestrator.first_trials import start_points
 from orchestrator.folders import SearchFolder
 from orchestrator.ledger import Ledger, no_limits, storage_url
 from orchestrator.sampling import sampler_of
-from orchestrator.stopping import pruner_of
+from orchestrator.stopping import rule_of
 from orchestrator.study.owner import forget_study
 from orchestrator.study.place import read_place
 from orchestrator.study.storage import Fence, no_fence
@@ -57,7 +57,7 @@ def open_ledger(
         space=config.space.build(),
         baselines=baseline_configs() if config.space.baselines else [],
         sampler=sampler_of(config.sampler),
-        pruner=pruner_of(config.stopping, config.budget.steps),
+        rule=rule_of(config.stopping, config.budget.steps, config.name),
         objective=config.objective,
         stopping_metric=config.stopping.metric or config.objective,
         trials=config.budget.trials,

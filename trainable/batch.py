@@ -13,6 +13,7 @@ J labelled slots, V vocabulary.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,11 +44,14 @@ class OwnedRow(Sized, Protocol):
         ...
 
 
+_HOOKING, _READS = threading.Lock(), threading.local()
+
 AnyRow = TypeVar("AnyRow", bound=OwnedRow)
 FORWARDS_PER_BATCH = 64  # a forward of nothing takes about this part of a full one's time
 # So many slots of a past are kept in the memory of one that is computed: of a past each layer keeps
 # a key and a value per head, 2·D to 4·D numbers; of a slot that is computed 16·D and more.
 PAST_PER_SLOT = 4
+_UNEVEN = 0.05  # by so much lanes may differ before their rows are cut into one batch more
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,20 @@ def micro_batches(rows: Sequence[AnyRow], max_tokens: int) -> Iterator[list[AnyR
     for size in _cheapest_sizes(lengths, past_R, max_tokens):
         yield ordered[begin : begin + size]
         begin += size
+
+
+def lane_tokens(rows: Sequence[OwnedRow], max_tokens: int, lanes: int) -> int:
+    """The slots of a micro-batch, where so many run side by side: as many rounds as are needed.
+
+    Args:
+        max_tokens: in all lanes together.
+    """
+    if lanes == 1:
+        return max_tokens
+    slots = sum(len(row) + row.past / PAST_PER_SLOT for row in rows)
+    rounds = max(1, math.ceil(slots / max_tokens))
+    even = math.ceil(slots / (rounds * lanes) * (1 + _UNEVEN))
+    return min(max_tokens // lanes, even)
 
 
 def batch_slots(rows: Sequence[Sized]) -> int:
@@ -216,15 +234,26 @@ def labelled_logits(
 
 @contextmanager
 def head_reads(model: PreTrainedModel, slots: torch.Tensor) -> Iterator[None]:
-    """Let the output head see only these of the B·T slots: others cost and serve nothing."""
+    """Let the output head see only these of the B·T slots: others cost and serve nothing.
 
-    def gather(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        hidden_BTD = inputs[0]
-        hidden_SD = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])
-        return (hidden_SD.index_select(0, slots.to(hidden_SD.device)), *inputs[1:])
-
-    hook = model.get_output_embeddings().register_forward_pre_hook(gather)
+    For this thread alone. What gathers them stays at the head and does nothing outside of this:
+    hooks that come and go would be changed while another thread reads them.
+    """
+    head = model.get_output_embeddings()
+    with _HOOKING:
+        if _gather not in head._forward_pre_hooks.values():
+            head.register_forward_pre_hook(_gather)
+    _READS.slots = slots
     try:
         yield
     finally:
-        hook.remove()
+        _READS.slots = None
+
+
+def _gather(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
+    slots: torch.Tensor | None = getattr(_READS, "slots", None)
+    if slots is None:
+        return None
+    hidden_BTD = inputs[0]
+    hidden_SD = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])
+    return (hidden_SD.index_select(0, slots.to(hidden_SD.device)), *inputs[1:])

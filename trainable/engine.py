@@ -33,6 +33,7 @@ from trainable.decoding import LatentLM
 from trainable.delimiters import Vocabulary
 from trainable.errors import TrialError, UnknownTrialError
 from trainable.evaluation import Forced, forced_scores
+from trainable.lanes import Lanes, lanes_for
 from trainable.latent_adamw import LatentAdamW
 from trainable.latents import init_latents
 from trainable.layout_rules import Bools, LayoutRules
@@ -100,6 +101,8 @@ class Engine:
         checkpoint_activations: trade time for memory where a single row hardly fits.
         deterministic: one trial per forward, and no prefix shared, so that no bit of a trial
             depends on its neighbours. What that costs is the fusion.
+        lanes: micro-batches that run side by side on a CPU, with a share of the tokens each.
+            Default: as many as torch has threads, unless compiled, checkpointed or deterministic.
 
     Raises:
         BaseModelError: if the model attends otherwise than the method needs, or the options do
@@ -116,6 +119,7 @@ class Engine:
         checkpoint_activations: bool = False,
         share_prefixes: Sharing = "auto",
         deterministic: bool = False,
+        lanes: int | None = None,
     ) -> None:
         self.base = base
         self.slots = SlotCount()
@@ -136,7 +140,11 @@ class Engine:
         self._vocabulary = Vocabulary(
             base.tokenizer, base.model.config.get_text_config().vocab_size
         )
-        self._budget = TokenBudget(self._tokens(micro_batch_tokens))
+        tokens = self._tokens(micro_batch_tokens)
+        if lanes is None:
+            lonely = deterministic or compiled or checkpoint_activations
+            lanes = 1 if lonely else lanes_for(base.model, tokens)
+        self._budget = TokenBudget(tokens, Lanes(lanes))
 
     @property
     def micro_batch_tokens(self) -> int:

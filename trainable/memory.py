@@ -13,11 +13,14 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
+from functools import partial
 from typing import TypeVar
 
 import torch
 
-from trainable.batch import AnyRow, PreparedRow, batch_memory, micro_batches
+from trainable.batch import AnyRow, PreparedRow, batch_memory, lane_tokens, micro_batches
+from trainable.lanes import Lanes
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +35,17 @@ class TokenBudget:
     """The most slots, padding and a share of what they go on from included, at once in the model.
 
     Args:
-        tokens: to start with; halved where they do not fit.
+        tokens: to start with, in all lanes together; halved where they do not fit.
+        lanes: that run micro-batches side by side, each with its share of the tokens.
     """
 
-    def __init__(self, tokens: int) -> None:
+    def __init__(self, tokens: int, lanes: Lanes | None = None) -> None:
         self.tokens = tokens
+        self._lanes = lanes or Lanes()
+
+    def batches(self, rows: Sequence[AnyRow]) -> Iterator[list[AnyRow]]:
+        """The micro-batches that rows are cut into, longest rows first."""
+        return micro_batches(rows, lane_tokens(rows, self.tokens, self._lanes.count))
 
     def run(
         self,
@@ -47,30 +56,56 @@ class TokenBudget:
         """Run an action over rows in micro-batches.
 
         Args:
-            action: may run out of memory, and must then have changed nothing.
+            action: may run out of memory, and must then have changed nothing. Lanes run it in
+                threads of theirs.
             refuse: told of a row that does not fit by itself; other rows of its owner that have
                 not been run are left out.
 
         Yields:
             Each micro-batch and its result, longest rows first.
         """
-        waiting, refused = deque(micro_batches(rows, self.tokens)), set[int]()
-        while waiting:
-            batch = [row for row in waiting.popleft() if row.owner not in refused]
-            if not batch:
-                continue
-            if len(batch) > 1 and batch_memory(batch) > self.tokens:  # cut before memory ran out
-                waiting.extendleft(reversed(list(micro_batches(batch, self.tokens))))
-                continue
-            results = attempt(action, batch)
-            if results:
-                yield batch, results[0]
-            elif len(batch) > 1:
-                self.halve(batch_memory(batch))
-                waiting.appendleft(batch)
-            else:
-                refused.add(batch[0].owner)
-                refuse(batch[0])
+        waiting, refused = deque(self.batches(rows)), set[int]()
+        running = deque[tuple[list[AnyRow], Future[list[_Result]]]]()
+        with self._lanes.open():
+            try:
+                while waiting or running:
+                    while waiting and len(running) < self._ahead:
+                        if batch := self._next(waiting, refused):
+                            start = self._lanes.start(partial(attempt, action), batch)
+                            running.append((batch, start))
+                    if not running:
+                        return
+                    batch, found = running.popleft()
+                    results = found.result()
+                    if results:
+                        yield batch, results[0]
+                    elif len(batch) > 1:
+                        if batch_memory(batch) <= self._share:  # none has halved it meanwhile
+                            self.halve(batch_memory(batch) * self._lanes.count)
+                        waiting.appendleft(batch)
+                    else:
+                        refused.add(batch[0].owner)
+                        refuse(batch[0])
+            finally:
+                wait([found for _, found in running if not found.cancel()])
+
+    @property
+    def _share(self) -> int:
+        """Of the tokens, what each lane may use."""
+        return self.tokens // self._lanes.count
+
+    @property
+    def _ahead(self) -> int:
+        """How many are begun before the first of them is asked for: lanes never wait for it."""
+        return 1 if self._lanes.count == 1 else 2 * self._lanes.count
+
+    def _next(self, waiting: deque[list[AnyRow]], refused: set[int]) -> list[AnyRow]:
+        """The next micro-batch, taken from those that wait; none where there was nothing in it."""
+        batch = [row for row in waiting.popleft() if row.owner not in refused]
+        if len(batch) > 1 and batch_memory(batch) > self._share:  # cut before memory ran out
+            waiting.extendleft(reversed(list(micro_batches(batch, self._share))))
+            return []
+        return batch
 
     def halve(self, slots: int) -> None:
         """From now on go on with half as many as these, which did not fit."""

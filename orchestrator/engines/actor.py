@@ -68,6 +68,7 @@ class EngineActor:
         self._data: dict[str, EncodedTask] = {}
         self._leases = Leases()
         self._holders: dict[str, str] = {}
+        self._attempts: dict[tuple[str, str], int] = {}  # holder and uid, to the last that came
         self._entering = threading.Lock()
         self._sleeping = threading.Event()
         self._provisions = Provisions.of_this_node()
@@ -207,7 +208,7 @@ class EngineActor:
             room: the most trials of this holder; None for any number.
 
         Raises:
-            EngineFullError: if so many are here.
+            EngineFullError: if so many are here, or a later attempt has been.
         """
         from trainable.engine import Engine, TrialSpec
         from trainable.state import TrialState
@@ -228,6 +229,7 @@ class EngineActor:
         def enter(engine: Engine) -> None:
             engine.join(spec, self._encoded(source), restored)
 
+        self._refuse_earlier(holder, spec.uid, assignment.attempt)
         self.leave(spec.uid)  # what waits for the earlier attempt is told
         self._book(spec.uid, holder, room)
         try:
@@ -340,6 +342,18 @@ class EngineActor:
         base = load_base(**{**self._base, "path": self._provisions.path(named)})
         return EngineLoop(Engine(replace(base, path=named), compiled=compiled, **options))
 
+    def _refuse_earlier(self, holder: str, uid: str, attempt: int) -> None:
+        """Have an attempt whose driver hung, and lost the search, wait: not push the next out.
+
+        Raises:
+            EngineFullError: if a later one has been here since its driver greeted.
+        """
+        with self._entering:
+            last = self._attempts.get((holder, uid), attempt)
+            if attempt < last:
+                raise EngineFullError(f"attempt {last} of {uid} has no room for attempt {attempt}")
+            self._attempts[holder, uid] = attempt
+
     def _book(self, uid: str, holder: str, room: int | None) -> None:
         with self._entering:
             here = sum(one == holder for one in self._holders.values())
@@ -349,15 +363,21 @@ class EngineActor:
 
     def _clear(self, holder: str) -> None:
         """Let the trials go that a driver left behind."""
+        with self._entering:
+            self._attempts = {key: n for key, n in self._attempts.items() if key[0] != holder}
         for uid in [uid for uid, one in list(self._holders.items()) if one == holder]:
             self.leave(uid)
 
     def _end_when_unused(self, name: str) -> None:
         """End this actor once nobody has a lease; runs in a thread of its own."""
         while not self._leases.is_unused:
-            for holder in self._leases.expired():
-                logger.warning("the driver of %s is gone: its trials leave", holder)
-                # Aside, because a model that hangs lets nobody go.
-                threading.Thread(target=self._clear, args=(holder,), daemon=True).start()
+            self._let_expired_go()
             self._sleeping.wait(LEASE_S / _LOOKS)
         ray.kill(ray.get_actor(name, namespace=NAMESPACE), no_restart=True)
+
+    def _let_expired_go(self) -> None:
+        """Let the trials go whose driver renews its lease no more."""
+        for holder in self._leases.expired():
+            logger.warning("the driver of %s is gone: its trials leave", holder)
+            # Aside, because a model that hangs lets nobody go.
+            threading.Thread(target=self._clear, args=(holder,), daemon=True).start()

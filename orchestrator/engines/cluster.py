@@ -14,7 +14,7 @@ from ray.experimental import internal_kv
 
 from orchestrator.engines.placement import Node
 
-_HEAD_RESOURCE = "node:__internal_head__"
+HEAD_RESOURCE = "node:__internal_head__"
 _STATUS_KEY = b"__autoscaling_status"  # where `ray status` reads it
 
 
@@ -46,7 +46,7 @@ def as_node(found: Mapping[str, Any], free: Mapping[str, float] | None = None) -
         name=found.get("NodeManagerHostname") or found["NodeManagerAddress"],
         cpus=resources.get("CPU", 0.0),
         gpus=resources.get("GPU", 0.0),
-        is_head=_HEAD_RESOURCE in resources,
+        is_head=HEAD_RESOURCE in resources,
         free_cpus=None if free is None else free.get("CPU", 0.0),
         free_gpus=None if free is None else free.get("GPU", 0.0),
     )
@@ -64,7 +64,7 @@ def own_node_resource() -> dict[str, float]:
         if node["NodeID"] == here:
             resources = node["Resources"]
             named = [name for name in resources if name.startswith("node:")]
-            head = [name for name in named if name == _HEAD_RESOURCE]
+            head = [name for name in named if name == HEAD_RESOURCE]
             return dict.fromkeys((head or named)[:1], 0.001)
     return {}
 

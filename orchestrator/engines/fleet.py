@@ -1,7 +1,8 @@
 """All engines of a search: kept at what it needs by a thread of their own, at every beat.
 
     tend     go on with engines that start, renew leases, give up those that died or hang (`crew`)
-    look     what nodes there are; adopt, start and end engines (`placement`); ask the autoscaler
+    look     what nodes there are; adopt, start and end engines (`queue`, `placement`); ask the
+             autoscaler
     publish  the roster: where thin trials find room, and why they wait
 
 The driver's other threads ask here for whatever concerns all engines. What happens to one of
@@ -10,93 +11,37 @@ them is never the search's end: its trials go to another, or wait until there is
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from ray.exceptions import RayError
 
-from orchestrator.engines.cluster import Autoscaler
 from orchestrator.engines.crew import Crew, CrewMember
+from orchestrator.engines.fleet_plan import MOST_ENGINES, Cluster, FleetPlan
 from orchestrator.engines.host import CallFailedError, EngineHost
-from orchestrator.engines.parcels import Parcel
-from orchestrator.engines.placement import Decision, EngineView, Node, Place, Wish, decide
-from orchestrator.engines.roster import EngineRecord, Roster, remove_roster, write_roster
+from orchestrator.engines.placement import EngineView, Node, Place, Wish
+from orchestrator.engines.queue import Ticket, Turn
+from orchestrator.engines.roster import (
+    EngineRecord,
+    Roster,
+    read_roster,
+    remove_roster,
+    write_roster,
+)
 from orchestrator.engines.waiting import WaitingRecord, why_waiting
 from orchestrator.errors import ClusterError
 
 logger = logging.getLogger(__name__)
 
 BEAT_S = 0.25
-MOST_ENGINES = 16  # of one search: their trials' processes are all on the driver's machine
 _LOOK_S = 2.0  # how often the cluster is looked at
 _SAY_S = 60.0
 _HOPELESS = ("no-gpu", "no-node", "refused")
-
-
-@dataclass(frozen=True, kw_only=True)
-class FleetPlan:
-    """What a fleet is to be.
-
-    Args:
-        holder: the search; its name on leases.
-        folder: the search's; the roster goes there.
-        pool: the first part of its engines' names; see `pool_name`.
-        gpus: of an engine.
-        trials_each: that an engine takes.
-        most: engines; None for as many as there is work for.
-        step_timeout_s: `engine.step_timeout_s`.
-        parcels: files of this machine that engines need.
-    """
-
-    holder: str
-    folder: Path
-    pool: str
-    gpus: int
-    trials_each: int
-    most: int | None = None
-    step_timeout_s: float | None = None
-    parcels: Mapping[str, Parcel] = field(default_factory=dict)
-
-    @property
-    def most_trials(self) -> int:
-        """The most trials that may ever run at once: each is a small process of the driver's."""
-        return self.trials_each * min(self.most or MOST_ENGINES, MOST_ENGINES)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cluster:
-    """What a fleet asks of the cluster; Ray, or a test's own.
-
-    Args:
-        nodes: those that are alive.
-        autoscaler: what it does; None where there is none.
-        demand: ask for so many more engines' resources; called with 0 to take that back.
-        depot: where engines fetch parcels, by the id of their node; None on our own.
-        can_grow: whether a node may join that is not there.
-    """
-
-    nodes: Callable[[], list[Node]]
-    autoscaler: Callable[[], Autoscaler | None]
-    demand: Callable[[int], None]
-    depot: Callable[[str], Any]
-    can_grow: bool
-
-
-def pool_name(base: Mapping[str, Any], options: Mapping[str, Any], code: str) -> str:
-    """The first part of the names of engines with this model, these options and this code.
-
-    Args:
-        code: from `code_digest`: searches of different code never meet each other's engines.
-    """
-    key = hashlib.sha256(json.dumps([dict(base), dict(options), code], sort_keys=True).encode())
-    return f"engine/{key.hexdigest()[:16]}"
 
 
 class Fleet:
@@ -123,13 +68,15 @@ class Fleet:
         self.waiting: WaitingRecord | None = None
         self.gpu_s = 0.0
         self.is_kept = False  # whether the engines stay for whoever comes next
+        self.is_taken_over = False  # whether another driver has the search by now
         self._host, self._cluster, self._say, self._now = host, cluster, say, now
         self._crew = Crew(
             plan.holder, host, plan.parcels, cluster.depot, plan.step_timeout_s, say, now
         )
+        self._ticket = uuid.uuid4().hex
+        self._arrived: float | None = None
         self._halting = False
         self._told: tuple[str, float] = ("", 0.0)
-        self._published: Roster | None = None
         self._looked = -_LOOK_S
         self._seen = 0  # engines at the last look
         self._metered = now()
@@ -266,12 +213,18 @@ class Fleet:
     def close(self, *, keep: bool = False) -> None:
         """End leases, and engines that nobody else uses.
 
+        Where another driver has taken the search over, the leases and the roster are that one's,
+        under the same name, and stay.
+
         Args:
             keep: leave the engines to whoever comes next; our leases end by themselves.
         """
         self._over.set()
         with self._lock:
             self._cluster.demand(0)
+            self._cluster.leave(self._ticket)
+            if self.is_taken_over:
+                return
             for member in list(self._crew.members.values()):
                 if not keep:
                     self._crew.end(member)
@@ -283,9 +236,8 @@ class Fleet:
         self._adopt()
         views = {member.place.name: self._view(member) for member in crew.members.values()}
         wish = self._wish()
-        decision = decide(nodes, views, wish, crew.avoided)
-        if self._halting or crew.is_hopeless:
-            decision = Decision(end=decision.end)
+        turn = self._turn(nodes, views, wish)
+        decision = turn.decision
         for place in decision.start:
             crew.start(self._name(place), place)
         for name in decision.end:
@@ -294,12 +246,36 @@ class Fleet:
         scaler = self._cluster.autoscaler() if decision.missing else None
         doing = None if scaler is None else scaler.doing
         self.waiting = why_waiting(
-            nodes, views, wish, decision, autoscaler=doing, refused=crew.refused
+            nodes,
+            views,
+            wish,
+            decision,
+            autoscaler=doing,
+            refused=crew.refused,
+            before=turn.before,
         )
         if self.waiting is not None and self.waiting.kind == "busy" and crew.is_recovering:
             told = "an engine was lost; the next one starts in a moment"
             self.waiting = WaitingRecord(kind="engine-starting", detail=told)
         self._say_waiting()
+
+    def _turn(self, nodes: Sequence[Node], views: Mapping[str, EngineView], wish: Wish) -> Turn:
+        """What this search may do now; nothing new where it is halted, or no engine can be had."""
+        crew = self._crew
+        if self._halting or crew.is_hopeless:
+            wish = replace(wish, most=len(views))
+        ticket = Ticket(
+            id=self._ticket,
+            search=self.plan.holder,
+            wish=wish,
+            engines=views,
+            avoided=frozenset(crew.avoided),
+            refused=frozenset(crew.refused),
+            arrived=self._arrived,
+        )
+        turn = self._cluster.turn(ticket, nodes)
+        self._arrived = turn.arrived
+        return turn
 
     def _wish(self) -> Wish:
         plan, trials = self.plan, self.work()
@@ -355,8 +331,7 @@ class Fleet:
             paused=self._crew.paused,
             lost=self._crew.lost,
         )
-        if roster != self._published:
-            self._published = roster
+        if roster != read_roster(self.plan.folder):  # a driver that hung may have left its own
             write_roster(self.plan.folder, roster)
 
     def _record(self, member: CrewMember) -> EngineRecord:

@@ -57,8 +57,7 @@ class Leases:
 
     @property
     def is_unused(self) -> bool:
-        """Whether nobody has held a lease for as long as one lasts."""
-        self.expired()
+        """Whether nobody has held a lease for as long as one lasts; ends none: see `expired`."""
         with self._lock:
             return not self._until and self._now() - self._unused_since > self._lasting_s
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 EngineState = Literal["starting", "loading", "ready"]
@@ -41,9 +41,21 @@ class Node:
 
     def room(self, gpus: int) -> int:
         """How many engines could start there now."""
-        by_cpu = int(self.cpus if self.free_cpus is None else self.free_cpus)
-        free_gpus = self.gpus if self.free_gpus is None else self.free_gpus
+        cpus, free_gpus = self._free
+        by_cpu = int(cpus)
         return min(by_cpu, int(free_gpus // gpus)) if gpus else min(by_cpu, 1)
+
+    def less(self, gpus: int) -> Node:
+        """The same, with what one more engine would leave free."""
+        cpus, free_gpus = self._free
+        return replace(self, free_cpus=max(0.0, cpus - 1), free_gpus=max(0.0, free_gpus - gpus))
+
+    @property
+    def _free(self) -> tuple[float, float]:
+        return (
+            self.cpus if self.free_cpus is None else self.free_cpus,
+            self.gpus if self.free_gpus is None else self.free_gpus,
+        )
 
 
 @dataclass(frozen=True)

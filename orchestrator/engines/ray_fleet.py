@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import threading
@@ -14,11 +16,14 @@ from typing import Any
 import ray
 
 from orchestrator.engines.cluster import alive_nodes, autoscaler, own_node
-from orchestrator.engines.fleet import Cluster, Fleet, FleetPlan, pool_name
+from orchestrator.engines.fleet import Fleet
+from orchestrator.engines.fleet_plan import Cluster, FleetPlan
 from orchestrator.engines.handshake import code_digest
 from orchestrator.engines.host import RayHost, start_depot
 from orchestrator.engines.parcels import Parcel
 from orchestrator.engines.placement import engine_gpus
+from orchestrator.engines.ray_queue import RayQueue
+from orchestrator.errors import SearchLockedError
 from orchestrator.search_config import SearchConfig
 
 logger = logging.getLogger(__name__)
@@ -27,10 +32,10 @@ _SETTLES_S = 20.0  # after a node came: its engine starts before more nodes are 
 
 
 class Demand:
-    """Ask the autoscaler for engines' resources, by actors that wait for them.
+    """Ask the autoscaler for engines' resources, by tasks that wait for them and do nothing.
 
-    They belong to this driver: one that dies asks for nothing any more. One that is placed has
-    done its work, and makes room for the engine.
+    They belong to this driver: one that dies asks for nothing any more. One that is placed ends at
+    once, and keeps from nobody what an engine, of this search or of another, is to have.
 
     Args:
         gpus: of an engine.
@@ -40,30 +45,37 @@ class Demand:
     def __init__(self, gpus: int, now: Callable[[], float] = time.monotonic) -> None:
         self._gpus = gpus
         self._now = now
-        self._asking: list[tuple[Any, Any]] = []
+        self._asking: list[Any] = []
         self._quiet_until = 0.0
 
     def __call__(self, count: int) -> None:
         """Have so many ask."""
-        placed = [one for one in self._asking if ray.wait([one[1]], timeout=0)[0]]
+        placed = [one for one in self._asking if ray.wait([one], timeout=0)[0]]
         if placed:
             self._quiet_until = self._now() + _SETTLES_S
-        waiting = [one for one in self._asking if one not in placed]
-        for actor, _ in [*placed, *waiting[count:]]:
-            ray.kill(actor)
-        self._asking = waiting[:count]
+        self._asking = [one for one in self._asking if one not in placed]
+        if len(self._asking) > count:  # all, because Ray goes on asking for those of one kind
+            for one in self._asking:
+                ray.cancel(one)
+            self._asking = []
         quiet = self._now() < self._quiet_until
+        asked: Any = ray.remote(_placed).options(num_cpus=1, num_gpus=self._gpus, max_retries=0)
         for _ in range(0 if quiet else count - len(self._asking)):
-            asking: Any = ray.remote(Asking).options(num_cpus=1, num_gpus=self._gpus).remote()
-            self._asking.append((asking, asking.here.remote()))
+            self._asking.append(asked.remote())
 
 
-class Asking:
-    """An actor that is there to be waited for."""
+def _placed() -> None:
+    """There is room for an engine."""
 
-    def here(self) -> bool:
-        """It has been placed."""
-        return True
+
+def pool_name(base: Mapping[str, Any], options: Mapping[str, Any], code: str) -> str:
+    """The first part of the names of engines with this model, these options and this code.
+
+    Args:
+        code: from `code_digest`: searches of different code never meet each other's engines.
+    """
+    key = hashlib.sha256(json.dumps([dict(base), dict(options), code], sort_keys=True).encode())
+    return f"engine/{key.hexdigest()[:16]}"
 
 
 def parcels_of(base: Mapping[str, Any], task: Mapping[str, Any]) -> dict[str, Parcel]:
@@ -96,28 +108,33 @@ def open_fleet(
     nodes, scaler = alive_nodes(), autoscaler()
     promised = 0.0 if scaler is None else scaler.promised_gpus
     gpus = engine_gpus(base, config.engine.gpus, nodes, promised)
+    code = code_digest()
     plan = FleetPlan(
         holder=config.name,
         folder=folder,
-        pool=pool_name(base, options, code_digest()),
+        pool=pool_name(base, options, code),
         gpus=gpus,
         trials_each=config.engine.concurrent_trials,
         most=most or config.engine.count,
         step_timeout_s=config.engine.step_timeout_s,
         parcels=parcels_of(base, task),
     )
-    cluster = _cluster(plan, can_grow=scaler is not None or bool(os.environ.get("RAY_ADDRESS")))
+    can_grow = scaler is not None or bool(os.environ.get("RAY_ADDRESS"))
+    cluster = _cluster(plan, RayQueue(code), can_grow=can_grow)
     fleet = Fleet(plan, RayHost(base, options, gpus, config.name), cluster, say)
     thread = threading.Thread(target=fleet.run, name="fleet", daemon=True)
     thread.start()
     try:
         yield fleet
+    except SearchLockedError:
+        fleet.is_taken_over = True
+        raise
     finally:
         fleet.close(keep=fleet.is_kept)
         thread.join()
 
 
-def _cluster(plan: FleetPlan, *, can_grow: bool) -> Cluster:
+def _cluster(plan: FleetPlan, queue: RayQueue, *, can_grow: bool) -> Cluster:
     here, depots = own_node(), list[Any]()
     demand = Demand(plan.gpus)
 
@@ -132,5 +149,11 @@ def _cluster(plan: FleetPlan, *, can_grow: bool) -> Cluster:
         demand(count if autoscaler() is not None else 0)
 
     return Cluster(
-        nodes=alive_nodes, autoscaler=autoscaler, demand=ask_for, depot=depot, can_grow=can_grow
+        nodes=alive_nodes,
+        autoscaler=autoscaler,
+        demand=ask_for,
+        depot=depot,
+        turn=queue.turn,
+        leave=queue.leave,
+        can_grow=can_grow,
     )

@@ -9,7 +9,15 @@ from orchestrator.engines.placement import Decision, EngineView, Node, Wish, pla
 from orchestrator.record import Record
 
 WaitKind = Literal[
-    "no-node", "no-gpu", "node-starting", "busy", "refused", "engine-starting", "full", "budget"
+    "no-node",
+    "no-gpu",
+    "node-starting",
+    "queued",
+    "busy",
+    "refused",
+    "engine-starting",
+    "full",
+    "budget",
 ]
 
 
@@ -33,12 +41,14 @@ def why_waiting(
     *,
     autoscaler: str | None = None,
     refused: Mapping[str, str] | None = None,
+    before: Sequence[str] = (),
 ) -> WaitingRecord | None:
     """The reason, or None while all trials that are left have their place.
 
     Args:
         autoscaler: what it is doing, in words; None where there is none or it does nothing.
         refused: node or place to why no engine starts there.
+        before: searches that wait before this one; the last is next to it.
     """
     waiting = wish.trials - sum(
         wish.trials_each for one in engines.values() if one.state == "ready"
@@ -51,10 +61,11 @@ def why_waiting(
     if autoscaler is not None and decision.missing:
         return WaitingRecord(kind="node-starting", detail=autoscaler)
     if not engines:
-        return _nothing(nodes, wish, refused or {})
+        return _nothing(nodes, wish, refused or {}, before)
     each = f"{wish.trials_each} trials each"
     capped = wish.most is not None and len(engines) >= wish.most
-    more = "engine.count allows no more" if capped else "no place is free for another"
+    free = f"another {_behind(before)}" if before else "no place is free for another"
+    more = "engine.count allows no more" if capped else free
     detail = f"all {len(engines)} engines are full ({each}), and {more}; {waiting} trials wait"
     return WaitingRecord(kind="full", detail=detail)
 
@@ -75,7 +86,13 @@ def _starting(
     return WaitingRecord(kind="engine-starting", detail=f"engines start on {', '.join(parts)}")
 
 
-def _nothing(nodes: Sequence[Node], wish: Wish, refused: Mapping[str, str]) -> WaitingRecord:
+def _behind(before: Sequence[str]) -> str:
+    return f"waits behind {before[-1]} ({len(before)} before it)"
+
+
+def _nothing(
+    nodes: Sequence[Node], wish: Wish, refused: Mapping[str, str], before: Sequence[str]
+) -> WaitingRecord:
     """Why there is no engine at all."""
     fitting = [node for node in nodes if places_of(node, wish.gpus)]
     if not nodes:
@@ -87,6 +104,9 @@ def _nothing(nodes: Sequence[Node], wish: Wish, refused: Mapping[str, str]) -> W
         return WaitingRecord(kind="no-gpu", detail=detail)
     if not fitting:
         return WaitingRecord(kind="no-node", detail="no node has a CPU for an engine: add one")
+    what = "GPUs" if wish.gpus else "CPUs"
+    if before:
+        return WaitingRecord(kind="queued", detail=f"{_behind(before)} for {what}")
     told = [
         reason
         for key, reason in refused.items()
@@ -94,6 +114,5 @@ def _nothing(nodes: Sequence[Node], wish: Wish, refused: Mapping[str, str]) -> W
     ]
     if told:
         return WaitingRecord(kind="refused", detail=told[-1])
-    what = "GPUs" if wish.gpus else "CPUs"
     detail = f"the {what} of all {len(fitting)} nodes are in use by others"
     return WaitingRecord(kind="busy", detail=detail)

@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from orchestrator.ledger import Role, TrialStatus
@@ -122,6 +121,9 @@ def importance(
                 distributions=trial.distributions,
             )
         )
+    # It imports scikit-learn, which takes a second: no driver is to wait for it at its start.
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
     return dict(get_param_importances(study, evaluator=PedAnovaImportanceEvaluator()))
 
 

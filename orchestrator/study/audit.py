@@ -25,7 +25,7 @@ from orchestrator.ledger_reading import reading_study
 from orchestrator.ledger_trials import LedgerTrial, Role, TrialStatus, read_trials, status_of
 from orchestrator.opening import baseline_configs
 from orchestrator.sampling import sampler_of
-from orchestrator.stopping import Ranking, pruner_of
+from orchestrator.stopping import Ranking, rule_of
 from search_spaces import ConstraintError
 from trainable.metrics import goodness
 
@@ -97,7 +97,7 @@ class _Replay:
     def __init__(self, config: SearchConfig) -> None:
         self.ended: set[int] = set()
         self._config = config
-        self._ranking = Ranking(config.name, pruner_of(config.stopping, config.budget.steps))
+        self._ranking = Ranking(rule_of(config.stopping, config.budget.steps, config.name))
 
     def decide(self, trial: FrozenTrial, step: int, rank: float) -> TrialStatus:
         """What the report of a trial decides of it."""
@@ -107,7 +107,7 @@ class _Replay:
             self._ranking.report(number, step, score)
             stops = not is_last and self._ranking.stops(number)
             if is_last:
-                self._ranking.complete(number, score)
+                self._ranking.complete(number)
         if is_last or stops:
             self.ended.add(number)
         return (

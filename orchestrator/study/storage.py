@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from typing import Any, Protocol
 
 from optuna.exceptions import StorageInternalError
@@ -96,24 +97,18 @@ class LedgerStorage(RDBStorage):
 
     def set_trial_user_attrs(self, trial_id: int, attrs: Mapping[str, Any]) -> None:
         """Several attributes of a running trial in one statement."""
-        table = TrialUserAttributeModel
+        model = TrialUserAttributeModel
         rows = [
             {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
             for key, value in attrs.items()
         ]
-        insert = _UPSERTS.get(self.engine.dialect.name)
+        upsert = _upsert(self.engine.dialect.name)
         with self.scoped_session() as session:
-            if insert is None:
+            if upsert is None:
                 for key, value in attrs.items():
-                    self._set_trial_attr_without_commit(session, table, trial_id, key, value)
+                    self._set_trial_attr_without_commit(session, model, trial_id, key, value)
             else:
-                new = insert(table).values(rows)
-                same = [table.trial_id, table.key]
-                session.execute(
-                    new.on_conflict_do_update(
-                        index_elements=same, set_={"value_json": new.excluded.value_json}
-                    )
-                )
+                session.execute(upsert, rows)
             session.commit()
 
     def said(self) -> AbstractContextManager[None]:
@@ -183,6 +178,18 @@ def make_safe(engine: Engine) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     engine.dispose()  # what was opened before has none of it
+
+
+@cache
+def _upsert(dialect: str) -> Any | None:
+    """The statement for a trial's attributes, its rows apart, so that it is compiled once."""
+    table: Any = TrialUserAttributeModel.__table__
+    if dialect not in _UPSERTS:
+        return None
+    new = _UPSERTS[dialect](table)
+    return new.on_conflict_do_update(
+        index_elements=[table.c.trial_id, table.c.key], set_={"value_json": new.excluded.value_json}
+    )
 
 
 def _engine_options(url: str, reading: bool) -> dict[str, Any]:

@@ -64,8 +64,7 @@ class StudyStore:
     def trial(self, number: int) -> FrozenTrial:
         """One trial as it was last written."""
         if number not in self._known:
-            self._forget_ended()
-            self._known[number] = self._read(number)
+            self._keep(number, self._read(number))
         return self._known[number]
 
     def ask(self) -> int:
@@ -85,6 +84,7 @@ class StudyStore:
 
     def _sampled(self, trial: optuna.Trial, sampler: SamplerOf) -> optuna.Trial:
         self._asked(trial._trial_id, trial.number)
+        self._keep(trial.number, trial._cached_frozen_trial)  # Optuna keeps it up to date
         self.study.sampler = sampler(trial.number)
         return trial
 
@@ -146,11 +146,12 @@ class StudyStore:
         self._storage.remove_session()
         self._storage.engine.dispose()
 
-    def _forget_ended(self) -> None:
+    def _keep(self, number: int, trial: FrozenTrial) -> None:
         if len(self._known) >= _KNOWN:
-            ended = [n for n, trial in self._known.items() if trial.state.is_finished()]
-            for number in ended:
-                del self._known[number]
+            ended = [n for n, known in self._known.items() if known.state.is_finished()]
+            for one in ended:
+                del self._known[one]
+        self._known[number] = trial
 
     def _read(self, number: int) -> FrozenTrial:
         if number not in self._ids:

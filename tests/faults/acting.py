@@ -33,14 +33,21 @@ class AtReport(Watching):
 
 def freeze_own(titles: Sequence[str], seconds: float) -> int:
     """SIGSTOP our own Ray workers of these titles, and SIGCONT after a while; how many."""
-    frozen = [pid for title in titles for pid in own_processes(title)]
-    for pid in frozen:
-        os.kill(pid, signal.SIGSTOP)
-    threading.Timer(seconds, _thaw, [frozen]).start()
+    frozen = stop_own(titles)
+    threading.Timer(seconds, thaw, [frozen]).start()
     return len(frozen)
 
 
-def _thaw(pids: list[int]) -> None:
+def stop_own(titles: Sequence[str]) -> list[int]:
+    """SIGSTOP our own Ray workers of these titles; which."""
+    frozen = [pid for title in titles for pid in own_processes(title)]
+    for pid in frozen:
+        os.kill(pid, signal.SIGSTOP)
+    return frozen
+
+
+def thaw(pids: Sequence[int]) -> None:
+    """SIGCONT."""
     for pid in pids:
         with suppress(ProcessLookupError):  # somebody gave it up meanwhile
             os.kill(pid, signal.SIGCONT)

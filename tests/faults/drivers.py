@@ -20,17 +20,23 @@ _TRIES = 5
 
 @contextmanager
 def start_driver(
-    config: SearchConfig, home: Path, instant: str = NEVER, count: int = 0, **environment: str
+    config: SearchConfig,
+    home: Path,
+    instant: str = NEVER,
+    count: int = 0,
+    module: str = "tests.faults.doomed",
+    **environment: str,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A driver of a search, ended with the block; what it says goes to `driver.log` beside `home`.
 
     Args:
         instant: one of `doomed.INSTANTS`, `at` or `never`.
+        module: whose instants these are.
     """
     home.mkdir(exist_ok=True)
     file = home.parent / "search.yaml"
     file.write_text(config.to_yaml())
-    command = [sys.executable, "-m", "tests.faults.doomed"]
+    command = [sys.executable, "-m", module]
     with (home.parent / "driver.log").open("ab") as log:
         driver = subprocess.Popen(
             [*command, str(file), str(home), instant, str(count)],
@@ -41,6 +47,12 @@ def start_driver(
     finally:
         driver.kill()
         driver.wait()
+
+
+def is_frozen(process: int) -> bool:
+    """Whether a process was stopped by a signal."""
+    state = Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2].split()[0]
+    return state == "T"
 
 
 def kill_driver(config: SearchConfig, home: Path, instant: str, count: int) -> bool:

@@ -60,7 +60,7 @@ def standing_cluster(scratch: Path) -> Iterator[Standing]:
         for name, value in environment(scratch).items():
             patch.setenv(name, value)
         patch.setenv("RAY_AUTH_MODE", "token")
-        _make_token(scratch)
+        make_token(scratch)
         with bare_cluster(HEAD_CPUS) as standing:
             patch.setenv("RAY_ADDRESS", standing.address)
             import ray
@@ -93,7 +93,7 @@ def bare_cluster(head_cpus: int) -> Iterator[Standing]:
             cluster.shutdown()
 
 
-def _make_token(home: Path) -> None:
+def make_token(home: Path) -> None:
     """The token that Ray reads in HOME; one that is there stays, for processes remember it."""
     path = home / ".ray" / "auth_token"
     if not path.exists():

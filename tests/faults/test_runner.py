@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -86,3 +88,9 @@ def test_other_configurations_and_other_scores_are_seen() -> None:
         check_scores({"a": {"nll": 0.5}, "c": {"nll": 0.7}}, reference)
     with pytest.raises(AssertionError, match=r"nll is 0\.51"):
         check_scores({"a": {"nll": 0.51}, "b": {"nll": 0.7}}, reference)
+
+
+def test_the_glued_faults_begin_without_ray() -> None:
+    """Ray reads its way of authentication when it is imported; the standing cluster sets it."""
+    code = "import sys, benchmarks.glued_faults; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import time
 from pathlib import Path
 
@@ -10,12 +11,14 @@ import pytest
 
 from benchmarks.fault_names import Fault
 from orchestrator.driver import run
-from tests.faults.acting import AtReport, freeze_own
+from orchestrator.engines import crew, watchdog
+from tests.faults import brief
+from tests.faults.acting import AtReport, freeze_own, stop_own, thaw
 from tests.faults.aftermath import Aftermath, Scores, chaos_config
-from tests.faults.drivers import start_driver
+from tests.faults.drivers import is_frozen, start_driver
 from tests.faults.standing import Standing, bare_cluster
 from tests.faults.tally import Tally
-from tests.integration.small_search import kill_own, wait_until
+from tests.integration.small_search import kill_own, own_processes, wait_until
 
 pytestmark = [
     pytest.mark.faults,
@@ -30,6 +33,7 @@ TITLES = {
     ENGINE: ("ray::EngineActor",),
 }
 FROZEN_S = 8.0
+DEAF_S = 8.0  # for once; an engine is given up after 90 s
 LATE_S = 5.0
 REPORTS = 12  # of a chaos search
 CHECKED = "trials, ends, runs, points exactly once; scores of a run without faults"
@@ -80,6 +84,48 @@ def test_frozen_workers(
         assert run(config, home=tmp_path, watcher=watcher).state == "complete"
         assert frozen and frozen[0] >= 1
         row.steps_again += Aftermath(tmp_path, config, tracked).check(reference)
+
+
+@pytest.mark.usefixtures("warm_engine")
+def test_an_engine_that_is_given_up_and_thaws(
+    tmp_path: Path,
+    tracked: str,
+    reference: Scores,
+    tally: Tally,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its trials do not wait for it; and when it thaws, it is nobody's."""
+    for module in (watchdog, crew):
+        monkeypatch.setattr(module, "DEAF_S", DEAF_S)
+    config, frozen = chaos_config("frozen-deaf"), list[int]()
+    with tally.trying(Fault.ENGINE_GIVEN_UP, CHECKED) as row:
+        watcher = AtReport(3, lambda: frozen.extend(stop_own(TITLES[ENGINE])))
+        try:
+            assert run(config, home=tmp_path, watcher=watcher).state == "complete"
+        finally:
+            thaw(frozen)
+        assert frozen
+        wait_until(lambda: not set(frozen) & set(own_processes(TITLES[ENGINE][0])), 30)
+        row.steps_again += Aftermath(tmp_path, config, tracked).check(reference)
+
+
+@pytest.mark.usefixtures("warm_engine")
+def test_a_driver_that_thaws_when_its_engine_has_gone(
+    tmp_path: Path, tracked: str, reference: Scores, tally: Tally
+) -> None:
+    """The engine's lease ended, and then the engine; the driver starts another."""
+    engine = {"concurrent_trials": 2, "threads": 2, "count": 1}  # of its own, beside the warm one
+    config, home = chaos_config("frozen-unleased", engine=engine), tmp_path / "home"
+    with (
+        tally.trying(Fault.DRIVER_UNLEASED, CHECKED) as row,
+        start_driver(config, home, brief.AT_REPORT, 4, brief.MODULE) as driver,
+    ):
+        wait_until(lambda: is_frozen(driver.pid))
+        assert own_processes(brief.ENGINE_TITLE)
+        wait_until(lambda: not own_processes(brief.ENGINE_TITLE))
+        driver.send_signal(signal.SIGCONT)
+        assert driver.wait(240) == 0, (tmp_path / "driver.log").read_text()[-2000:]
+        row.steps_again += Aftermath(home, config, tracked).check(reference)
 
 
 def test_a_node_goes_and_another_comes_late(

@@ -18,6 +18,7 @@ from orchestrator.driver import run
 from orchestrator.engines.roster import Roster, read_roster
 from orchestrator.folders import SearchFolder
 from orchestrator.ledger import LedgerTrial
+from tests.faults.standing import make_token
 from tests.integration.small_search import (
     Left,
     Watching,
@@ -42,6 +43,7 @@ def cluster(ray_scratch: Path) -> Iterator[Any]:
             patch.delenv(name, raising=False)
         for name, value in environment(ray_scratch).items():
             patch.setenv(name, value)
+        make_token(ray_scratch)  # `ray.init` makes one, a `Cluster` does not
         import ray
         from ray.cluster_utils import Cluster
 

@@ -179,7 +179,10 @@ def test_no_sites_is_the_untouched_model(name: str, kernel: str) -> None:
     base, rows = family(name, kernel), random_rows(0)
     hidden: list[torch.Tensor] = []
     head = base.model.get_output_embeddings()
-    watch = head.register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))
+    watch = head.register_forward_pre_hook(
+        lambda _, inputs: hidden.append(inputs[0]),
+        prepend=True,  # before the slots are gathered
+    )
     try:
         found_JV = engine_logits(base, NONE, latents_of(base, NONE), rows)
         width = max(len(row.ids) for row in rows)

@@ -15,7 +15,7 @@ from orchestrator.config import SamplerConfig, SearchConfig, StoppingConfig
 from orchestrator.folders import SearchFolder
 from orchestrator.ledger import Ledger, storage_url
 from orchestrator.sampling import sampler_of
-from orchestrator.stopping import pruner_of
+from orchestrator.stopping import rule_of
 from search_spaces import Space
 from trainable.trial import TrialConfig
 
@@ -71,9 +71,10 @@ def open_ledger(
         space=Space(axes or AXES),
         baselines=BASELINES[:baselines],
         sampler=sampler_of(sampler or SamplerConfig(kind="random", seed=seed)),
-        pruner=pruner_of(
+        rule=rule_of(
             StoppingConfig(kind=stopping, min_steps=RUNGS[0], factor=2, startup_trials=2),
             RUNGS[-1],
+            NAME,
         ),
         objective=objective,
         stopping_metric=stopping_metric or objective,

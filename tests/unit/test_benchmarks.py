@@ -23,8 +23,7 @@ from benchmarks.recorded import RUNGS, TRIALS, goes_on, last_steps, recorded_los
 from benchmarks.setting import Setting
 from benchmarks.workload import chains
 from orchestrator.config import SearchConfig
-from orchestrator.sections import StoppingConfig
-from orchestrator.stopping import Ranking, pruner_of
+from orchestrator.stopping import Halving
 from trainable.base_model.loading import BaseModel
 
 MACHINE = {"processor": "a processor", "cores": 2, "torch": "2", "accelerator": "a GPU"}
@@ -211,11 +210,11 @@ def test_a_glued_arm_counts_at_its_better_number_at_a_time() -> None:
 
 
 def test_the_glued_arm_stops_by_the_rule_of_the_search() -> None:
-    ranking = Ranking("glue", pruner_of(StoppingConfig(min_steps=FIRST_RUNG, factor=3), STEPS))
+    rule = Halving(FIRST_RUNG, 3)
     losses = np.random.default_rng(0).permutation(24).astype(float).tolist()
     for place, loss in enumerate(losses):
-        ranking.report(place, FIRST_RUNG, -loss)
-        assert ranking.stops(place) != goes_on(loss, losses[: place + 1])
+        stops = rule.stops(place, {FIRST_RUNG: -loss})
+        assert stops != goes_on(loss, losses[: place + 1])
 
 
 @pytest.mark.filterwarnings("ignore")  # PEFT's own

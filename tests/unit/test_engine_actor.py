@@ -8,10 +8,12 @@ import pytest
 
 from orchestrator.engines.actor import EngineActor
 from orchestrator.engines.handshake import own_versions
+from orchestrator.engines.leases import Leases
 from orchestrator.engines.watchdog import Pulse
 from orchestrator.errors import EngineFullError
 from orchestrator.opening import engine_options
 from orchestrator.search_config import SearchConfig
+from tests.integration.small_search import wait_until
 
 
 def test_it_tells_what_it_runs_and_how_it_is() -> None:
@@ -32,6 +34,36 @@ def test_each_search_has_its_own_room() -> None:
     actor._book("b-1", "b", 2)
     actor._book("c-1", "c", None)
     assert actor.look().trials == {"a-1": "a", "a-2": "a", "b-1": "b", "c-1": "c"}
+
+
+def test_an_earlier_attempt_does_not_push_a_later_one_out() -> None:
+    """A driver that hung has lost its search; its trial's process goes on looking for a place."""
+    actor = EngineActor({}, {})
+    for attempt in (1, 2, 2):
+        actor._refuse_earlier("s", "s-1", attempt)
+    with pytest.raises(EngineFullError, match="attempt 2 of s-1 has no room for attempt 1"):
+        actor._refuse_earlier("s", "s-1", 1)
+    actor._refuse_earlier("s", "s-2", 1)
+    actor.greet("s")  # a search of this name begins anew
+    actor._refuse_earlier("s", "s-1", 1)
+
+
+def test_the_trials_of_a_driver_that_is_gone_leave_an_engine_that_others_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    actor = EngineActor({}, {})
+    monkeypatch.setattr(actor, "leave", actor._holders.pop)  # without a model
+    actor._leases = Leases(60.0, lambda: now[0])
+    for holder in ("gone", "here"):
+        actor.greet(holder)
+        actor._book(f"{holder}-1", holder, None)
+    now[0] = 50.0
+    actor.pulse("here")
+    now[0] = 70.0
+    assert not actor._leases.is_unused
+    actor._let_expired_go()
+    wait_until(lambda: actor.look().trials == {"here-1": "here"})
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,16 @@ def test_a_driver_that_was_killed_leaves_nothing(leases: Leases, clock: Clock) -
     assert leases.is_unused
 
 
+def test_whether_an_engine_is_unused_keeps_no_ended_lease_to_itself(
+    leases: Leases, clock: Clock
+) -> None:
+    """The trials of a driver that is gone leave when `expired` names it."""
+    leases.renew("killed")
+    clock.now += 61
+    assert not leases.is_unused
+    assert leases.expired() == ["killed"]
+
+
 def test_a_new_engine_waits_for_its_first_lease(leases: Leases, clock: Clock) -> None:
     clock.now += 59
     assert not leases.is_unused

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
+from orchestrator.config import SamplerConfig
 from orchestrator.ledger import Ledger, LedgerTrial, Role, TrialStatus
 from search_spaces import Space, legal_points
 from tests.unit.ledgers import OBJECTIVE, RUNGS, open_ledger
@@ -445,6 +448,25 @@ def test_a_random_draw_follows_from_the_seed_and_its_number_alone(tmp_path: Path
         report(ledger, place, FULL, place / 10)
     assert drawn == expected
     assert [trial.number for trial in ledger.all()] == list(range(5))
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+@pytest.mark.parametrize("start", [(), [{"optim.lr": 0.01}]])
+def test_a_trial_is_known_as_it_is_stored(
+    tmp_path: Path, sampler: Any, start: Sequence[dict[str, Any]]
+) -> None:
+    """The driver reads no trial back that it has just written."""
+    ledger = open_ledger(tmp_path, sampler=SamplerConfig(kind=sampler), start=start)
+    for step in (0, RUNGS[0], FULL):
+        if step == 0:
+            ask(ledger)
+        else:
+            report(ledger, 0, step, 0.5)
+        known, stored = ledger._store.trial(0), ledger._store._read(0)
+        assert known is not stored
+        for field in ("params", "distributions", "user_attrs", "intermediate_values", "values",
+                      "state", "datetime_start"):  # fmt: skip
+            assert getattr(known, field) == getattr(stored, field), field
 
 
 def test_spent_time_adds_up_over_runs(tmp_path: Path) -> None:

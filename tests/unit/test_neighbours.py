@@ -10,11 +10,11 @@ import ray
 
 from orchestrator.assignment import Assignment
 from orchestrator.engines import berth
-from orchestrator.engines.fleet import pool_name
 from orchestrator.engines.placement import Node
+from orchestrator.engines.ray_fleet import pool_name
 from orchestrator.engines.roster import EngineRecord, Roster, read_roster, write_roster
 from orchestrator.engines.watchdog import Pulse
-from tests.unit.test_fleet import MODEL, VERSIONS, A, B, MadeUpEngine, Scene
+from tests.unit.made_up_ray import MODEL, VERSIONS, A, B, MadeUpEngine, Scene
 from trainable.errors import BaseModelError
 
 
