@@ -91,10 +91,11 @@ def measure(setting: Setting) -> list[dict[str, Any]]:
 def checked(base: BaseModel, data: EncodedTask, way: Way) -> list[dict[str, Any]]:
     """Loss curves, ranking and gradients in one way of computing."""
     one_row = max(map(int, data.lengths("train"))) + 1  # micro-batches of a row each
-    cut_options = {**way.engine, "micro_batch_tokens": one_row, **way.cut}
+    whole = {**way.engine, "lanes": 1}  # lanes would cut two rows alone, as the second run does
+    rows = {**whole, "micro_batch_tokens": one_row, **way.cut}
     runs = [
         _run(Engine(base, **options), data, way, together=together)
-        for options, together in ((way.engine, True), (way.engine, False), (cut_options, False))
+        for options, together in ((way.engine, True), (whole, False), (rows, False))
     ]
     (fused, fused_nll), (alone, alone_nll), (cut, cut_nll) = runs
     facts: dict[str, Any] = {

@@ -291,3 +291,10 @@ def test_memory_is_measured_behind_a_shared_prefix() -> None:
         engine.step()
         slots[kind] = engine.slots.useful
     assert slots == {"late": 48 + 4 * 20, "late, nothing shared": 4 * 68}
+
+
+def test_noise_is_that_of_two_layouts_also_where_lanes_cut_rows_apart() -> None:
+    base = Setting(shape="tiny").base()
+    way = replace(fidelity.DEFAULT, trials=2, steps=4, engine={"lanes": 2})
+    curves = fidelity.checked(base, chains(base, val_rows=4), way)[0]
+    assert curves["alone_to_alone"] > 0
