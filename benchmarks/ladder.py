@@ -64,7 +64,7 @@ def packing(base: BaseModel) -> dict[str, Any]:
         for begin in range(0, len(rows), size):
             batch = rows[begin : begin + size]
             in_order += len(batch) * max(map(len, batch))
-        quotients.append(in_order / count(rows, engine.micro_batch_tokens).executed)
+        quotients.append(in_order / count(engine.batches(rows)).executed)
     case = f"{TRIALS} trials, {BATCH_ROWS} rows each, chains of 3 to 10; slots counted, not timed"
     return finding(case, quotients, lever="packing")
 

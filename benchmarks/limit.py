@@ -19,11 +19,11 @@ from benchmarks.setting import Setting, run_row
 from benchmarks.slots import Slots, count, rows_of_step
 from benchmarks.timing import calls_within, in_turn
 from benchmarks.workload import chains, config, fixed_rows, join_trials
+from trainable.batch import micro_batches
 from trainable.engine import Engine
 
 TARGETS = {"cpu": 0.50, "cuda": 0.45}
 TRIALS = 8
-ENGINE_SIDES = ("step", "step, compiled", "matmuls")
 COMPILED: dict[str, Any] = {"compiled": True}
 
 
@@ -41,14 +41,15 @@ def measure(setting: Setting) -> list[dict[str, Any]]:
     uids = join_trials(engine, data, TRIALS, batch_rows)
     configs = [config(place, batch_rows) for place in range(TRIALS)]
     rows = rows_of_step(engine, data, dict.fromkeys(range(TRIALS), 0), configs)
-    slots = count(rows, engine.micro_batch_tokens)
+    # The machine at its best: all cores on each product of whole micro-batches.
+    whole = count(micro_batches(rows, engine.micro_batch_tokens))
     tokens = 256 if setting.large else 64
     full = max(1, engine.micro_batch_tokens // tokens)
     if setting.quick:
         full = 2
     sides: dict[str, Callable[[], object]] = {
         "step": lambda: engine.step(uids),
-        "matmuls": matmuls_of(base, slots),
+        "matmuls": matmuls_of(base, whole),
         "eager": pass_of(base, full, tokens),
     }
     if not setting.quick:
@@ -61,13 +62,14 @@ def measure(setting: Setting) -> list[dict[str, Any]]:
     spent = in_turn(repeated, setting.repeats)
     weights = Weights.of(base.model)
     one_pass = Slots(full * tokens, full * tokens, full * (tokens // 4), 1)
-    done = {name: slots if name in ENGINE_SIDES else one_pass for name in spent}
+    done = dict.fromkeys(spent, one_pass) | {"matmuls": whole, "step, compiled": whole}
+    slots = done["step"] = count(engine.batches(rows))
     flops = {name: weights.flops(s.executed, s.labelled) for name, s in done.items()}
     rates = {name: [calls * flops[name] / s for s in spent[name]] for name in spent}
     facts: dict[str, Any] = {
         "gflops": {name: statistics.median(r) / 1e9 for name, r in rates.items()}
     }
-    useful = weights.flops(slots.useful, slots.labelled) / flops["step"]
+    useful = weights.flops(slots.useful, slots.labelled)
     limit = rates["matmuls"]
     target = TARGETS[setting.device]
     found = []
@@ -76,14 +78,18 @@ def measure(setting: Setting) -> list[dict[str, Any]]:
             shares = _shares(rates[name], limit)
             found += [
                 finding(f"fused {name}, executed", shares, target, **facts),
-                finding(f"fused {name}, useful", [useful * share for share in shares]),
+                finding(
+                    f"fused {name}, useful", [useful / flops[name] * share for share in shares]
+                ),
             ]
     found += [
         finding(f"the model's pass alone, {name}", _shares(rates[name], limit))
         for name in ("eager", "compiled")
         if name in rates
     ]
-    return found + _profiled(lambda: engine.step(uids), setting)
+    one_lane = Engine(base, lanes=1)  # a profile is of one thread
+    join_trials(one_lane, data, TRIALS, batch_rows)
+    return found + _profiled(one_lane.step, setting)
 
 
 def _repeated(side: Callable[[], object], calls: int) -> Callable[[], None]:

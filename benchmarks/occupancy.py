@@ -113,10 +113,7 @@ def _after(inside: Step, ends: Sequence[int]) -> Step:
 
 def _counted(engine: Engine, data: EncodedTask, steps: Sequence[Step]) -> Slots:
     configs = [config(trial, COUNTED_ROWS) for trial in range(1 + max(map(max, steps)))]
-    counts = [
-        count(rows_of_step(engine, data, step, configs), engine.micro_batch_tokens)
-        for step in steps
-    ]
+    counts = [count(engine.batches(rows_of_step(engine, data, step, configs))) for step in steps]
     return sum(counts, Slots())
 
 

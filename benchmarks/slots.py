@@ -5,11 +5,11 @@ Counted from the same rows, layouts and micro-batches that the engine makes of a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.workload import stream_rows
-from trainable.batch import PreparedRow, micro_batches, prepare
+from trainable.batch import PreparedRow, prepare
 from trainable.data import EncodedTask
 from trainable.engine import Engine
 from trainable.trial import TrialConfig
@@ -56,10 +56,10 @@ def rows_of_step(
     ]
 
 
-def count(rows: Sequence[PreparedRow], max_tokens: int) -> Slots:
-    """Count the micro-batches that the engine makes of these rows."""
+def count(batches: Iterable[Sequence[PreparedRow]]) -> Slots:
+    """Count micro-batches, such as `Engine.batches` makes of a step's rows."""
     found = Slots()
-    for batch in micro_batches(rows, max_tokens):
+    for batch in batches:
         found += Slots(
             useful=sum(map(len, batch)),
             executed=len(batch) * max(map(len, batch)),

@@ -134,22 +134,26 @@ class Engine:
         )
         self._sharing: Sharing = sharing
         check_decoding(base.model)  # before a search, not after it
-        self._adamw = LatentAdamW(_width(base), base.model.device, base.model.dtype)
+        width = int(next(base.embeddings.parameters()).shape[-1])
+        self._adamw = LatentAdamW(width, base.model.device, base.model.dtype)
         self._trials: dict[str, ResidentTrial] = {}
         self._streams = WeakValueDictionary[tuple[int, int], ExampleStream]()
         self._vocabulary = Vocabulary(
             base.tokenizer, base.model.config.get_text_config().vocab_size
         )
         tokens = self._tokens(micro_batch_tokens)
-        if lanes is None:
-            lonely = deterministic or compiled or checkpoint_activations
-            lanes = 1 if lonely else lanes_for(base.model, tokens)
+        alone = deterministic or compiled or checkpoint_activations
+        lanes = lanes or (1 if alone else lanes_for(base.model, tokens))
         self._budget = TokenBudget(tokens, Lanes(lanes))
 
     @property
     def micro_batch_tokens(self) -> int:
         """The most slots that go through the model at once, as of now."""
         return self._budget.tokens
+
+    def batches(self, rows: Sequence[PreparedRow]) -> Iterator[list[PreparedRow]]:
+        """The micro-batches that rows are cut into where none shares a prefix."""
+        return self._budget.batches(rows)
 
     def join(self, spec: TrialSpec, data: EncodedTask, state: TrialState | None = None) -> None:
         """Take a trial in: from its init, or from an exported state.
@@ -393,8 +397,3 @@ class Engine:
             raise UnknownTrialError(
                 f"trial {uid} is not in this engine: join it (again) with its last state"
             ) from None
-
-
-def _width(base: BaseModel) -> int:
-    """D."""
-    return int(next(base.embeddings.parameters()).shape[-1])
