@@ -9,11 +9,12 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from orchestrator.tracking import default_uri
 from orchestrator.ui import ui_command
 
 READY_S = 90.0
@@ -33,7 +34,8 @@ def fetch(url: str) -> bytes:
 @contextmanager
 def server(home: Path, port: int, *, proxied: bool) -> Iterator[str]:
     """A real MLflow server; `proxied`: artifacts travel through it, as on a server of one's own."""
-    command, environment = ui_command(home, port=port)
+    # Its own store, also where a test's searches are told of this very server.
+    command, environment = ui_command(home, port=port, uri=default_uri(home))
     if proxied:
         environment.pop("MLFLOW_DEFAULT_ARTIFACT_ROOT")
     log = home / "server.log"
@@ -47,7 +49,8 @@ def server(home: Path, port: int, *, proxied: bool) -> Iterator[str]:
         _wait_healthy(url, process, log)
         yield url
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # what it died of is told above
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
