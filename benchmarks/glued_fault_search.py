@@ -37,6 +37,11 @@ class SleepyTrial(tune.Trainable):
         self._x = config["x"]
         self._step = 0
 
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """The next trial of this process."""
+        self.setup(new_config)
+        return True
+
     def step(self) -> dict[str, Any]:
         """One report."""
         time.sleep(REPORT_S)
