@@ -62,6 +62,7 @@ OTHERS = (
     Way("1 row per trial-step", batch_rows=1, cut={"share_prefixes": "on"}),
     Way("16 rows per trial-step, in several micro-batches", batch_rows=16, steps=5),
     Way("micro-batches of 256 tokens", engine={"micro_batch_tokens": 256}),
+    Way("two of 128 tokens at a time", engine={"micro_batch_tokens": 256, "lanes": 2}),
     Way(
         "prefixes shared wherever there are any",
         engine={"share_prefixes": "on"},

@@ -6,6 +6,8 @@ Fusion, prefix sharing and batched evaluation have scripts of their own; here ar
     labelled positions  logits at the labelled slots alone, over at all of them
     optimiser           one AdamW over all trials' latents, over a loop of torch's
     compile             the model's pass by torch.compile over eager; its compilation is not in it
+    lanes               a step that shares each operation among the cores, over one with a
+                        micro-batch on each
     bfloat16 products   a step in float32 over one whose products are in bfloat16 (autocast)
     checkpointing       a step that keeps its activations, over one that computes them again in its
                         backward: below 1, as it buys memory with time
@@ -46,6 +48,8 @@ def measure(setting: Setting) -> list[dict[str, Any]]:
     found = [packing(base), labelled(base, setting), optimising(base, setting)]
     if not setting.quick:
         found.append(compiling(base, setting))
+    if setting.device == "cpu":
+        found.append(stepping(base, setting, "lanes", lanes=None))
     if base.model.dtype == torch.float32:
         found.append(stepping(base, setting, "bfloat16 products", precision="bfloat16"))
     again = stepping(base, setting, "activation checkpointing", checkpoint_activations=True)
@@ -107,13 +111,15 @@ def compiling(base: BaseModel, setting: Setting) -> dict[str, Any]:
 def stepping(base: BaseModel, setting: Setting, lever: str, **options: Any) -> dict[str, Any]:
     """An engine's step without these options, over one with them.
 
-    No prefix shared and one lane in either: some options go without, which is not their price.
+    No prefix shared and one lane in either, unless asked for: some options go without, which is
+    not their price.
     """
     data = chains(base)
     trials, rows = (2, 1) if setting.quick else (TRIALS, BATCH_ROWS)
     sides = {}
     for name, chosen in {"without": {}, "with": options}.items():
-        engine = Engine(base, share_prefixes="off", lanes=1, **chosen)
+        plain: dict[str, Any] = {"share_prefixes": "off", "lanes": 1}
+        engine = Engine(base, **(plain | chosen))
         join_trials(engine, data, trials, rows)
         sides[name] = engine.step
     spent = in_turn(sides, setting.repeats)

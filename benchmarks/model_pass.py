@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from benchmarks.slots import Slots
 from trainable.base_model.loading import BaseModel
+from trainable.lanes import Lanes
 
 
 @dataclass(frozen=True)
@@ -74,25 +75,35 @@ def pass_of(
     return one_pass
 
 
-def matmuls_of(base: BaseModel, slots: Slots) -> Callable[[], None]:
-    """Only the matrix products of a step, each of the model's matrices at the step's own shapes."""
+def matmuls_of(base: BaseModel, slots: Slots, lanes: Lanes | None = None) -> Callable[[], None]:
+    """Only the matrix products of a step, each of the model's matrices at the step's own shapes.
+
+    Args:
+        lanes: in which its micro-batches run side by side; default one after the other.
+    """
     model = base.model
     head = _head(model)
     blocks, labelled = slots.executed // slots.passes, slots.labelled // slots.passes
     inputs: dict[tuple[int, int], torch.Tensor] = {}
+    together = lanes or Lanes()
 
     def filled(rows: int, columns: int, like: torch.Tensor) -> torch.Tensor:
         if (rows, columns) not in inputs:
             inputs[rows, columns] = torch.randn(rows, columns, dtype=like.dtype, device=like.device)
         return inputs[rows, columns]
 
+    def one_pass(_: int) -> None:
+        for matrix in _matrices(model):
+            weight_OI = matrix.weight.detach()
+            rows = max(1, labelled if matrix is head else blocks)
+            filled(rows, weight_OI.shape[1], weight_OI) @ weight_OI.T
+            filled(rows, weight_OI.shape[0], weight_OI) @ weight_OI
+
     def multiply() -> None:
-        for _ in range(slots.passes):
-            for matrix in _matrices(model):
-                weight_OI = matrix.weight.detach()
-                rows = max(1, labelled if matrix is head else blocks)
-                filled(rows, weight_OI.shape[1], weight_OI) @ weight_OI.T
-                filled(rows, weight_OI.shape[0], weight_OI) @ weight_OI
+        left = list(range(slots.passes))
+        while left:
+            side_by_side, left = left[: together.count], left[together.count :]
+            together.run(one_pass, side_by_side)
 
     return multiply
 

@@ -2,14 +2,16 @@
 
 A discrete-event simulation of searches on several engines. Each trial ends where early stopping
 made its recorded losses end; a step takes what it was measured to take on this machine with so
-many trials resident; a report and its answer take a measured round trip, and the driver takes
-one report at a time, as it was measured to. Efficiency is
+many trials resident; a report and its answer take the round trip of a bare call of a Ray actor, and
+the driver takes one report at a time, each as long as such a call takes it; two rows have it take
+as long as this product's own driver (`benchmarks.driver_loop`). Efficiency is
 T(1) / (E T(E)), with the same trials on both sides. The simulation is checked against real Ray
 actors that run the same searches and sleep half as long as a step takes. Scoring is not in it.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import machine
 from benchmarks.finding import finding
 from benchmarks.recorded import RUNGS, last_steps, recorded_losses
 from benchmarks.schedules import longest_first, shortest_s, spread_s
@@ -30,7 +33,7 @@ from trainable.engine import Engine
 ENGINES = (4, 16, 64)
 TRIALS = (16, 64, 256, 1024)
 RESIDENT = (1, 2, 4, 8, 16)
-PLACES = (4, 8, 16)  # trials at a time on one engine; the best of these counts
+PLACES = 8  # trials at a time on one engine, as by default
 BATCH_ROWS = 4
 CHECKED = ((1, 16, False), (2, 32, False), (4, 64, True))  # run on real actors as well
 TARGET, TARGET_CASE = 0.90, (16, 256)
@@ -59,7 +62,8 @@ def measure(setting: Setting) -> list[dict[str, Any]]:
         f"a trial-step alone over one of {RESIDENT[-1]} on the same engine",
         [step_time(1) / (step_time(RESIDENT[-1]) / RESIDENT[-1])],
     )
-    return [check, alone, *cases, *_limits(drawn, step_time, driver)]
+    limits = _limits(drawn, step_time, driver)
+    return [check, alone, *cases, *_with_our_driver(drawn, step_time, driver), *limits]
 
 
 def _checked(
@@ -70,7 +74,7 @@ def _checked(
 
     cases = ((1, 4, False),) if setting.quick else CHECKED
     factor, repeats = (0.1, 1) if setting.quick else (FACTOR, REPLAYS)
-    searches = [Search(engines, drawn[:n], PLACES[-1], moves) for engines, n, moves in cases]
+    searches = [Search(engines, drawn[:n], PLACES, moves) for engines, n, moves in cases]
     real, driver = replay(searches, step_time, factor, repeats)
     slowed = driver.scaled(1 / factor)
     simulated = [simulate(search, step_time, slowed) * factor for search in searches]
@@ -101,7 +105,7 @@ def _case(
     step_time: StepTime,
     driver: Driver,
 ) -> dict[str, Any]:
-    one, many = (_best_s(Search(e, drawn, 0, moves), step_time, driver) for e in (1, engines))
+    one, many = (simulate(Search(e, drawn, PLACES, moves), step_time, driver) for e in (1, engines))
     policy = "trials move at rungs" if moves else "trials stay on their engine"
     return finding(
         f"simulated: {engines} engines, {len(drawn):,} trials, {policy}",
@@ -119,17 +123,16 @@ def _limits(
     engines, trials = TARGET_CASE
     found = []
     for count in TRIALS:
-        one = _best_s(Search(1, drawn[:count], 0), step_time, driver)
-        least = shortest_s(Search(engines, drawn[:count], 0), step_time, range(1, PLACES[-1] + 1))
+        one = simulate(Search(1, drawn[:count], PLACES), step_time, driver)
+        search = Search(engines, drawn[:count], PLACES)
+        least = shortest_s(search, step_time, range(1, PLACES + 1))
         case = f"no schedule of {count:,} trials on {engines} engines can be better than"
         found.append(finding(case, [one / (engines * least)]))
-    one = _best_s(Search(1, drawn[:trials], 0), step_time, driver)
-    search = Search(engines, drawn[:trials], 0)
+    one = simulate(Search(1, drawn[:trials], PLACES), step_time, driver)
+    search = Search(engines, drawn[:trials], PLACES)
     others = {
-        "if trials moved between any two steps": min(
-            spread_s(replace(search, places=places), step_time) for places in PLACES
-        ),
-        "if it were known which trials will be stopped, longest first": _best_s(
+        "if trials moved between any two steps": spread_s(search, step_time),
+        "if it were known which trials will be stopped, longest first": simulate(
             longest_first(search), step_time, driver
         ),
     }
@@ -140,9 +143,21 @@ def _limits(
     ]
 
 
-def _best_s(search: Search, step_time: StepTime, driver: Driver) -> float:
-    """The makespan at the best number of places."""
-    return min(simulate(replace(search, places=n), step_time, driver) for n in PLACES)
+def _with_our_driver(
+    drawn: Sequence[Sequence[int]], step_time: StepTime, driver: Driver
+) -> list[dict[str, Any]]:
+    """The target's case, and the largest, with as much of a driver's time as ours takes."""
+    rows = json.loads((machine.RESULTS / "driver-loop.json").read_text())["rows"]
+    (per_trial,) = [row["last_tenth_ms"] / 1000 for row in rows if row["what"] == "Ray Tune"]
+    ours = replace(driver, turn_s=per_trial * len(drawn) / sum(map(len, drawn)))
+    found = []
+    for engines, trials in (TARGET_CASE, (max(ENGINES), max(TRIALS))):
+        one, many = (
+            simulate(Search(e, drawn[:trials], PLACES), step_time, ours) for e in (1, engines)
+        )
+        case = f"simulated: {engines} engines, {trials:,} trials, our driver's own time per trial"
+        found.append(finding(case, [one / (engines * many)], driver_ms_per_trial=1000 * per_trial))
+    return found
 
 
 def measured_step_time(setting: Setting) -> StepTime:

@@ -12,9 +12,8 @@ What they give is added in their order, whichever is through first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
@@ -29,50 +28,41 @@ class Lanes:
     """Threads that take a micro-batch each, with an equal share of torch's threads.
 
     Args:
-        count: one runs in the caller's own thread, with all threads, as if there were no lanes.
+        count: the most at once.
     """
 
     def __init__(self, count: int = 1) -> None:
         self.count = count
-        self._open = 0
         self._all = torch.get_num_threads()
         self._each = max(1, self._all // count)
         self._pool: ThreadPoolExecutor | None = None
 
-    @contextmanager
-    def open(self) -> Iterator[None]:
-        """What holds while anything runs in the lanes; may be opened again inside.
+    def run(
+        self, action: Callable[[_Argument], _Result], arguments: Sequence[_Argument]
+    ) -> list[_Result]:
+        """Run an action on each of at most `count` arguments, side by side, to the end of all.
 
-        The count of threads for matrix products is one for all threads of a process (MKL), and
-        the others' are each thread's own: so the caller's is the lanes' meanwhile.
+        A single one runs in the caller's own thread, with all of torch's threads. The count of
+        threads for matrix products is one for all threads of a process (MKL), where the others'
+        are each thread's own: so the caller's is the lanes' meanwhile.
         """
-        if self.count == 1:
-            yield
-            return
-        self._open += 1
-        torch.set_num_threads(self._each)
-        try:
-            yield
-        finally:
-            self._open -= 1
-            if not self._open:
-                torch.set_num_threads(self._all)
-
-    def start(self, action: Callable[[_Argument], _Result], argument: _Argument) -> Future[_Result]:
-        """Run an action in the next free lane; by itself, before this returns, where it is one."""
-        if self.count == 1:
-            done = Future[_Result]()
-            done.set_result(action(argument))
-            return done
+        if len(arguments) == 1:
+            return [action(arguments[0])]
         if self._pool is None:
             self._pool = ThreadPoolExecutor(
                 self.count, "lane", initializer=torch.set_num_threads, initargs=(self._each,)
             )
-        return self._pool.submit(action, argument)
+        torch.set_num_threads(self._each)
+        try:
+            running = [self._pool.submit(action, argument) for argument in arguments]
+            wait(running)
+        finally:
+            torch.set_num_threads(self._all)
+        return [one.result() for one in running]
 
 
 def lanes_for(model: PreTrainedModel, tokens: int) -> int:
-    """How many lanes serve a model that computes as it is: one each core, if that fills them.
+    """How many lanes serve a model that computes as it is: a core each, as far as that fills them.
 
     One on a GPU, and of a model whose code is not transformers' own: that is known to be safe in
     several threads.

@@ -256,6 +256,8 @@ class EngineLoop:
     def _score(self, share_s: float) -> None:
         """Score turn about, for `share_s` seconds and one piece at least."""
         begin = self._now()
+        # Of what nobody asks for any more, all is let go: this may be the last look for long.
+        self._scorings = deque(one for one in self._scorings if self._is_asked(one))
         while self._scorings:
             scoring = self._scorings.popleft()
             if self._score_piece(scoring):
@@ -266,8 +268,8 @@ class EngineLoop:
 
     def _score_piece(self, scoring: _Scoring) -> bool:
         """Take one piece further; reports at the end. Returns whether there is more to do."""
-        if not any(self._goals.get(uid) is goal for uid, goal in scoring.goals.items()):
-            return False  # all were stopped: nobody asks any more
+        if not self._is_asked(scoring):
+            return False
         try:
             next(scoring.pieces)
         except StopIteration as end:
@@ -275,6 +277,10 @@ class EngineLoop:
                 self._report(uid, scoring.goals[uid], metrics)
             return False
         return True
+
+    def _is_asked(self, scoring: _Scoring) -> bool:
+        """Whether anybody still waits for it: not all of its trials were stopped."""
+        return any(self._goals.get(uid) is goal for uid, goal in scoring.goals.items())
 
     def _report(self, uid: str, goal: _Goal, metrics: dict[str, float]) -> None:
         if self._goals.get(uid) is not goal:

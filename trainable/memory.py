@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, wait
 from functools import partial
 from typing import TypeVar
 
@@ -28,6 +27,7 @@ _Result = TypeVar("_Result")
 _PROBE_FROM_TOKENS = 2048
 _PROBE_TO_TOKENS = 262_144  # a GPU is busy long before
 _PROBE_WIDTH = 256
+_CPU_IS_FULL = "DefaultCPUAllocator: can't allocate memory"
 _PROBE_SHARE = 0.8  # of the memory: the rest is for evaluation and for what fragments
 
 
@@ -53,7 +53,9 @@ class TokenBudget:
         action: Callable[[list[AnyRow]], _Result],
         refuse: Callable[[AnyRow], None],
     ) -> Iterator[tuple[list[AnyRow], _Result]]:
-        """Run an action over rows in micro-batches.
+        """Run an action over rows in micro-batches, as many at once as there are lanes.
+
+        Nothing runs while what is yielded is looked at: whoever suspends this owes no time.
 
         Args:
             action: may run out of memory, and must then have changed nothing. Lanes run it in
@@ -65,47 +67,37 @@ class TokenBudget:
             Each micro-batch and its result, longest rows first.
         """
         waiting, refused = deque(self.batches(rows)), set[int]()
-        running = deque[tuple[list[AnyRow], Future[list[_Result]]]]()
-        with self._lanes.open():
-            try:
-                while waiting or running:
-                    while waiting and len(running) < self._ahead:
-                        if batch := self._next(waiting, refused):
-                            start = self._lanes.start(partial(attempt, action), batch)
-                            running.append((batch, start))
-                    if not running:
-                        return
-                    batch, found = running.popleft()
-                    results = found.result()
-                    if results:
-                        yield batch, results[0]
-                    elif len(batch) > 1:
-                        if batch_memory(batch) <= self._share:  # none has halved it meanwhile
-                            self.halve(batch_memory(batch) * self._lanes.count)
-                        waiting.appendleft(batch)
-                    else:
-                        refused.add(batch[0].owner)
-                        refuse(batch[0])
-            finally:
-                wait([found for _, found in running if not found.cancel()])
+        while waiting:
+            batches = self._next(waiting, refused)
+            if not batches:
+                continue
+            found = self._lanes.run(partial(attempt, action), batches)
+            failed = [batch for batch, results in zip(batches, found, strict=True) if not results]
+            for batch, results in zip(batches, found, strict=True):
+                if results:
+                    yield batch, results[0]
+            if failed and len(batches) == len(failed[0]) == 1:
+                refused.add(failed[0][0].owner)
+                refuse(failed[0][0])
+            elif failed:
+                self.halve(sum(map(batch_memory, batches)))
+                waiting.extendleft(reversed(failed))
 
-    @property
-    def _share(self) -> int:
-        """Of the tokens, what each lane may use."""
-        return self.tokens // self._lanes.count
-
-    @property
-    def _ahead(self) -> int:
-        """How many are begun before the first of them is asked for: lanes never wait for it."""
-        return 1 if self._lanes.count == 1 else 2 * self._lanes.count
-
-    def _next(self, waiting: deque[list[AnyRow]], refused: set[int]) -> list[AnyRow]:
-        """The next micro-batch, taken from those that wait; none where there was nothing in it."""
-        batch = [row for row in waiting.popleft() if row.owner not in refused]
-        if len(batch) > 1 and batch_memory(batch) > self._share:  # cut before memory ran out
-            waiting.extendleft(reversed(list(micro_batches(batch, self._share))))
-            return []
-        return batch
+    def _next(self, waiting: deque[list[AnyRow]], refused: set[int]) -> list[list[AnyRow]]:
+        """Micro-batches to run side by side, taken from those that wait."""
+        batches, memory, share = list[list[AnyRow]](), 0, self.tokens // self._lanes.count
+        while waiting and len(batches) < self._lanes.count:
+            batch = [row for row in waiting.popleft() if row.owner not in refused]
+            needed = batch_memory(batch) if batch else 0
+            if len(batch) > 1 and needed > share:  # cut before memory ran out
+                waiting.extendleft(reversed(list(micro_batches(batch, share))))
+            elif batches and memory + needed > self.tokens:
+                waiting.appendleft(batch)
+                break
+            elif batch:
+                batches.append(batch)
+                memory += needed
+        return batches
 
     def halve(self, slots: int) -> None:
         """From now on go on with half as many as these, which did not fit."""
@@ -165,8 +157,11 @@ def attempt(action: Callable[[_Argument], _Result], argument: _Argument) -> list
     """
     try:
         return [action(argument)]
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, MemoryError):
         pass  # outside of the handler nothing holds on to the tensors of what failed
+    except RuntimeError as error:  # a CPU's allocator has no error of its own
+        if _CPU_IS_FULL not in str(error):
+            raise
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
     return []

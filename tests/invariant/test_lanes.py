@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -123,63 +124,128 @@ def hooks_of(model: Any) -> list[Any]:
     return list(model.get_output_embeddings()._forward_pre_hooks.values())
 
 
-def row(owner: int) -> Any:
+def row(owner: int, length: int = 10) -> Any:
     class Row(SimpleNamespace):
         def __len__(self) -> int:
-            return 10
+            return length
 
     return Row(owner=owner, past=0)
 
 
-def test_what_a_lane_raises_reaches_the_caller_and_nothing_runs_on(four_threads: None) -> None:
-    budget, begun, running = TokenBudget(20, Lanes(2)), list[int](), threading.Semaphore(2)
+class Doing:
+    """What is done to micro-batches, and how many of their slots are in the model at once."""
 
-    def action(batch: list[Any]) -> int:
-        assert running.acquire(blocking=False), "more micro-batches at once than there are lanes"
-        begun.append(batch[0].owner)
-        running.release()
+    def __init__(self, fits: int = 10**6) -> None:
+        self.most = self.now = 0
+        self.threads = list[tuple[int, int]]()  # rows of a batch, and threads that it has
+        self._fits = fits
+        self._lock = threading.Lock()
+
+    def __call__(self, batch: list[Any]) -> int:
+        slots = sum(map(len, batch))
+        with self._lock:
+            self.now += slots
+            self.most = max(self.most, self.now)
+            self.threads.append((len(batch), torch.get_num_threads()))
+        time.sleep(0.005)
+        with self._lock:
+            self.now -= slots
+        if slots > self._fits:
+            # As a CPU's allocator says it.
+            raise RuntimeError(
+                "[enforce fail] . DefaultCPUAllocator: can't allocate memory: you .."
+            )
         if batch[0].owner == 3:
             raise ValueError("of the fourth")
-        return torch.get_num_threads()
-
-    found = []
-    with pytest.raises(ValueError, match="of the fourth"):
-        for batch, threads in budget.run([row(owner) for owner in range(40)], action, print):
-            found.append((batch[0].owner, threads))
-            assert torch.get_num_threads() == 2
-    assert found == [(0, 2), (1, 2), (2, 2)]  # in their order, each lane with its share of threads
-    assert len(begun) <= 3 + 2 * 2
-    assert torch.get_num_threads() == 4
-    pieces = budget.run([row(7) for _ in range(40)], action, print)
-    next(pieces)
-    pieces.close()  # type: ignore[attr-defined]
-    assert torch.get_num_threads() == 4
-    assert len(begun) <= 7 + 2 * 2
-    assert running.acquire(blocking=False)
-    assert running.acquire(blocking=False), "a lane runs on"
-
-
-def test_out_of_memory_in_a_lane(caplog: pytest.LogCaptureFixture) -> None:
-    """Halved for all lanes; a row that does not fit by itself is told, and no other of its owner
-    is begun."""
-    refused = list[int]()
-
-    def action(batch: list[Any]) -> int:
-        if len(batch) > 3 or batch[0].owner == 9:
-            raise torch.OutOfMemoryError("out of memory")
         return len(batch)
 
-    budget = TokenBudget(160, Lanes(2))
-    rows = [row(owner) for owner in range(9) for _ in range(4)]
+
+def test_each_lane_has_its_share_of_threads_and_one_by_itself_all(four_threads: None) -> None:
+    doing = Doing()
+    found = list(TokenBudget(20, Lanes(2)).run([row(0) for _ in range(5)], doing, print))
+    assert [len(batch) for batch, _ in found] == [1] * 5
+    assert sorted(doing.threads) == [(1, 2)] * 4 + [(1, 4)]
+    assert torch.get_num_threads() == 4
+
+
+@pytest.mark.parametrize(
+    ("lengths", "tokens", "lanes", "most"),
+    [
+        ([1500] * 4, 2048, 2, 1500),  # longer than a lane's share: one after the other
+        ([1000] * 4, 2048, 2, 2000),
+        ([900, 900, 200, 200, 30], 1024, 4, 1024),
+        ([3000, 10], 2048, 2, 3000),
+    ],
+)
+def test_lanes_together_keep_to_the_budget(
+    lengths: list[int], tokens: int, lanes: int, most: int
+) -> None:
+    doing = Doing()
+    done = list(
+        TokenBudget(tokens, Lanes(lanes)).run([row(0, each) for each in lengths], doing, print)
+    )
+    assert sum(len(batch) for batch, _ in done) == len(lengths)
+    assert 0 < doing.most <= most
+
+
+def test_what_a_lane_raises_reaches_the_caller_and_nothing_runs_on(four_threads: None) -> None:
+    doing = Doing()
+    pieces = TokenBudget(20, Lanes(2)).run([row(owner) for owner in range(40)], doing, print)
+    with pytest.raises(ValueError, match="of the fourth"):
+        for _ in pieces:
+            assert doing.now == 0, "something runs while its caller does something else"
+            assert torch.get_num_threads() == 4
+    assert len(doing.threads) == 4
+    assert (doing.now, torch.get_num_threads()) == (0, 4)
+
+
+def test_a_cpu_without_memory_halves_what_all_lanes_do(caplog: pytest.LogCaptureFixture) -> None:
+    doing, budget, refused = Doing(fits=30), TokenBudget(160, Lanes(2)), list[int]()
+    rows = [row(9) for _ in range(36)]
     with caplog.at_level(logging.WARNING):
-        batches = [len(batch) for batch, _ in budget.run(rows, action, print)]
+        batches = [len(batch) for batch, _ in budget.run(rows, doing, print)]
     assert sum(batches) == len(rows)
     assert max(batches) == 3
     assert budget.tokens == 60  # of two lanes with six rows each: halved once, though both failed
     assert caplog.text.count("out of memory with") == 1
-    rest = list(budget.run([row(9) for _ in range(3)], action, lambda r: refused.append(r.owner)))
-    assert not rest
-    assert set(refused) == {9}
+    large = [row(7, 40), row(8, 25), row(7, 31), row(8, 20)]
+    done = [
+        batch[0].owner for batch, _ in budget.run(large, doing, lambda r: refused.append(r.owner))
+    ]
+    assert refused == [7]
+    assert done.count(8) == 2
+
+
+def test_training_does_not_wait_behind_another_evaluation(
+    tiny_base: BaseModel, tiny_data: EncodedTask
+) -> None:
+    """An evaluation that is suspended between two pieces has nothing under way."""
+    engine = Engine(tiny_base, micro_batch_tokens=90, lanes=2)
+    join(engine, tiny_data, "start", "comma")
+    inside, most = [0], [0]
+
+    def enter(*_: object) -> None:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+
+    def leave(*_: object) -> None:
+        inside[0] -= 1
+
+    hooks = [
+        tiny_base.model.register_forward_pre_hook(enter),
+        tiny_base.model.register_forward_hook(leave),
+    ]
+    pieces = 0
+    try:
+        for _ in engine.evaluation(["start"], ["val_id"]):
+            assert inside[0] == 0
+            engine.step(["comma"])
+            pieces += 1
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert most[0] == 2, "no two micro-batches were side by side"
+    assert engine.step_of("comma") == pieces > 3
 
 
 @pytest.mark.parametrize(

@@ -398,6 +398,18 @@ def test_an_evaluation_that_nobody_asks_for_any_more_ends(running: Running) -> N
     assert running.engine.log.count("piece a") == before
 
 
+def test_evaluations_that_nobody_asks_for_are_let_go_at_once(running: Running) -> None:
+    """What they hold would be held until somebody trains again."""
+    running.engine.pieces = 1_000_000
+    names = ["a", "b", "c"]
+    running.join(*names)
+    asked = [running.train(uid, place + 1) for place, uid in enumerate(names)]
+    wait_for(lambda: all(f"piece {uid}" in running.engine.log for uid in names))
+    running.loop.pause(names)
+    assert all(answer(one).paused for one in asked)
+    wait_for(lambda: not running.loop._scorings)
+
+
 def test_the_clock_counts_slots(running: Running) -> None:
     running.join("a")
     answer(running.train("a", 5))
