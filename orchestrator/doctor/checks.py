@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 from orchestrator.doctor.facts import Facts
 from orchestrator.doctor.findings import Finding, failed, ok, skipped, warned
 from orchestrator.engines.handshake import differences
+from orchestrator.errors import ClusterAccessError
+from orchestrator.jobs.access import TOKEN_VARIABLE, given_token, token_file
 
 FLOORS = {
     "python": (3, 11),
@@ -20,7 +22,6 @@ FLOORS = {
 CLOCK_WARNING_S, CLOCK_FAILURE_S = 5.0, 60.0
 DISK_WARNING_BYTES, DISK_FAILURE_BYTES = 10 * 2**30, 2**30
 _GPU_ERROR = 0.01  # TF32 is off by a thousandth
-_OWNER_ONLY = 0o077
 
 
 def check_floors(where: str, versions: Mapping[str, str]) -> Finding:
@@ -131,36 +132,34 @@ def check_model(facts: Facts, model: str, *, is_sent: bool = False) -> Finding:
     return failed("model", facts.name, facts.model, remedy)
 
 
-def check_token(
-    environment: Mapping[str, str], default_file: Path, *, needed: bool
-) -> Iterator[Finding]:
+def check_token(*, needed: bool) -> Iterator[Finding]:
     """Whether this machine has a token for the cluster that nobody else can read.
 
     Args:
-        default_file: where Ray keeps it.
         needed: whether a cluster is to be spoken to.
     """
-    mode = environment.get("RAY_AUTH_MODE")
-    file = Path(environment.get("RAY_AUTH_TOKEN_PATH") or default_file)
-    given = bool(environment.get("RAY_AUTH_TOKEN"))
+    mode = os.environ.get("RAY_AUTH_MODE")
     if needed and mode != "token":
         detail = f"RAY_AUTH_MODE is {mode or 'not set'}"
         remedy = "export RAY_AUTH_MODE=token; clients send no token without it"
         yield failed("token", "client", detail, remedy)
-    if not given and not file.exists():
-        detail = f"there is no {file}, and RAY_AUTH_TOKEN is not set"
-        remedy = "copy the cluster's token there, with mode 0600"
-        yield (
-            failed("token", "client", detail, remedy)
-            if needed
-            else skipped("token", "client", "none yet; Ray makes one when it first starts here")
-        )
+    copy_it = "copy the cluster's token there, with mode 0600"
+    try:
+        given = given_token()
+    except ClusterAccessError as error:
+        yield failed("token", "client", str(error), copy_it)
         return
-    if not given and file.stat().st_mode & _OWNER_ONLY:
-        detail = f"others can read {file} (mode {file.stat().st_mode & 0o777:04o})"
-        yield failed("token", "client", detail, f"chmod 600 {file}")
-        return
-    yield ok("token", "client", "in the environment" if given else f"in {file}, its owner's alone")
+    if given is None and needed:
+        detail = f"{token_file()} holds none, and {TOKEN_VARIABLE} is not set"
+        yield failed("token", "client", detail, copy_it)
+    elif given is None:
+        yield skipped("token", "client", "none yet; Ray makes one when it first starts here")
+    elif given.is_exposed:
+        detail = f"others can read {given.file} (mode {given.mode:04o})"
+        yield failed("token", "client", detail, f"chmod 600 {given.file}")
+    else:
+        where = f"in {given.file}, its owner's alone" if given.file else "in the environment"
+        yield ok("token", "client", where)
 
 
 def check_joined(joined: int, expected: int | None, waited_s: float) -> Finding:

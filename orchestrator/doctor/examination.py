@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
 from orchestrator.doctor import checks
-from orchestrator.doctor.door import check_door, is_jobs_address, token_of
+from orchestrator.doctor.door import check_door, is_jobs_address
 from orchestrator.doctor.facts import Facts, facts_of
 from orchestrator.doctor.findings import DoctorReport, Finding, failed
 from orchestrator.doctor.mlflow_checks import check_mlflow
 from orchestrator.errors import ClusterError, TrackingUriError
+from orchestrator.jobs.access import cluster_url
 from orchestrator.tracking import tracking_uri
-
-_TOKEN_FILE = Path("~/.ray/auth_token")
 
 
 def examine(
@@ -25,7 +23,6 @@ def examine(
     model: str = "bundled",
     expected: int | None = None,
     deadline_s: float = 0.0,
-    environment: Mapping[str, str] = os.environ,
 ) -> DoctorReport:
     """Look at everything.
 
@@ -37,21 +34,25 @@ def examine(
         expected: how many nodes are meant to be there.
         deadline_s: how long to wait for them.
     """
-    address = address or environment.get("RAY_ADDRESS")
+    address = address or os.environ.get("RAY_ADDRESS")
     client = facts_of("client", [str(home)], model, try_gpu=True)
     findings = [*client_findings(client, model), _tracking(home)]
-    token = checks.check_token(
-        environment, _TOKEN_FILE.expanduser(), needed=address not in (None, "local")
-    )
-    findings += token
+    findings += checks.check_token(needed=address not in (None, "local"))
     if address is None:
         return DoctorReport(findings=findings)
     if is_jobs_address(address):
-        own = token_of(environment, _TOKEN_FILE.expanduser())
-        findings += check_door(address, own, metadata.version("ray"))
-        return DoctorReport(address=address, findings=findings)
+        findings += check_door(address, metadata.version("ray"))
+        return DoctorReport(address=_shown(address), findings=findings)
     joined, more = _cluster(address, client, model, expected, deadline_s)
     return DoctorReport(address=address, nodes=joined, findings=[*findings, *more])
+
+
+def _shown(address: str) -> str | None:
+    """An address as it can be shown; None for one that may hold a token, or is none."""
+    try:
+        return cluster_url(address)
+    except ClusterError:
+        return None
 
 
 def client_findings(client: Facts, model: str) -> list[Finding]:
