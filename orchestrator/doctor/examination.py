@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+import time
 from importlib import metadata
 from pathlib import Path
 
 from orchestrator.doctor import checks
 from orchestrator.doctor.door import check_door, is_jobs_address
-from orchestrator.doctor.facts import Facts, facts_of
+from orchestrator.doctor.facts import Facts, facts_of, gpus_here
 from orchestrator.doctor.findings import DoctorReport, Finding, failed
 from orchestrator.doctor.mlflow_checks import check_mlflow
 from orchestrator.errors import ClusterError, TrackingUriError
-from orchestrator.jobs.access import cluster_url
+from orchestrator.jobs.access import cluster_url, given_token
 from orchestrator.tracking import tracking_uri
 
 
@@ -32,10 +33,10 @@ def examine(
             machine alone.
         model: `base_model.path` of what is to be run.
         expected: how many nodes are meant to be there.
-        deadline_s: how long to wait for them.
+        deadline_s: how long to wait for the cluster and for them.
     """
     address = address or os.environ.get("RAY_ADDRESS")
-    client = facts_of("client", [str(home)], model, try_gpu=True)
+    client = facts_of("client", model, home)
     findings = [*client_findings(client, model), _tracking(home)]
     findings += checks.check_token(needed=address not in (None, "local"))
     if address is None:
@@ -61,8 +62,8 @@ def client_findings(client: Facts, model: str) -> list[Finding]:
     return [
         checks.check_floors("client", {**versions, "mlflow": metadata.version("mlflow")}),
         *checks.check_folders(client),
-        checks.check_disk(client),
-        checks.check_gpu(client),
+        *checks.check_disks(client),
+        checks.check_gpus(client.name, gpus_here()),
         checks.check_model(client, model),
     ]
 
@@ -77,11 +78,15 @@ def _tracking(home: Path) -> Finding:
 def _cluster(
     address: str, client: Facts, model: str, expected: int | None, deadline_s: float
 ) -> tuple[int | None, list[Finding]]:
-    from orchestrator.doctor.cluster_checks import cluster_findings, connected
+    from orchestrator.doctor.cluster_checks import cluster_findings
+    from orchestrator.doctor.connection import connected
 
+    began = time.monotonic()
     try:
-        with connected(address):
-            return cluster_findings(client, model, expected, deadline_s)
+        given_token()  # Ray takes minutes to fail with one that is none
+        with connected(address, deadline_s):
+            left_s = max(0.0, deadline_s - (time.monotonic() - began))
+            return cluster_findings(client, model, expected, left_s)
     except ClusterError as error:
         remedy = (
             "start that Ray, mend the address (head:6379, or auto on the head itself), and see "

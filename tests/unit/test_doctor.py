@@ -17,11 +17,9 @@ from typer.testing import CliRunner
 from orchestrator.cli import app
 from orchestrator.doctor import checks, mlflow_checks
 from orchestrator.doctor.checks import FLOORS
-from orchestrator.doctor.cluster_checks import node_findings, wait_for_nodes
 from orchestrator.doctor.examination import examine
-from orchestrator.doctor.facts import Facts, facts_of, free_bytes, why_unwritable
+from orchestrator.doctor.facts import Facts, facts_of
 from orchestrator.doctor.findings import DoctorReport, Finding
-from orchestrator.engines.placement import Node
 from orchestrator.errors import TrackingUriError
 from orchestrator.service.secret_files import as_credentials, write_secret
 from orchestrator.tracking import tracking_uri
@@ -35,7 +33,7 @@ VERSIONS = {
     "torch": "2.13.0+cpu",
     "transformers": "5.23.0",
 }
-CLIENT = Facts(name="client", versions=VERSIONS, time=1000.0, free_bytes=2**40)
+CLIENT = Facts(name="client", versions=VERSIONS, time=1000.0)
 NODE = replace(CLIENT, name="w1")
 
 
@@ -87,67 +85,11 @@ def test_clocks(ahead: float, trip: float, expected: str) -> None:
     assert outcome(checks.check_clock("w1", ahead, trip)) == expected
 
 
-def test_folders_and_disks(tmp_path: Path) -> None:
-    assert why_unwritable(tmp_path / "not" / "yet") is None
-    assert not list(tmp_path.iterdir())
-    assert free_bytes(tmp_path / "not" / "yet") > 0
-    facts = replace(NODE, folders={"/a": None, "/b": "read-only file system"}, free_bytes=2**29)
-    assert [outcome(one) for one in checks.check_folders(facts)] == ["ok", "failed"]
-    assert outcome(checks.check_disk(facts)) == "failed"
-    assert outcome(checks.check_disk(replace(facts, free_bytes=5 * 2**30))) == "warning"
-    assert outcome(checks.check_disk(replace(facts, free_bytes=50 * 2**30))) == "ok"
-
-
-@pytest.mark.parametrize(
-    ("facts", "promised", "in_use", "expected"),
-    [
-        (NODE, 0, False, "skipped"),
-        (NODE, 2, False, "failed"),
-        (NODE, 2, True, "skipped"),
-        (replace(NODE, gpus=1, gpu_error=1e-4), 1, False, "ok"),
-        (replace(NODE, gpus=1, gpu_error=float("nan")), 1, False, "failed"),
-        (replace(NODE, gpus=1, gpu_problem="CUDA error: ECC"), 1, False, "failed"),
-    ],
-)
-def test_gpus(facts: Facts, promised: int, in_use: bool, expected: str) -> None:
-    assert outcome(checks.check_gpu(facts, promised, in_use=in_use)) == expected
-
-
 def test_models() -> None:
     assert outcome(checks.check_model(NODE, "bundled")) == "ok"
     missing = replace(NODE, model="neither cached nor reachable")
     assert outcome(checks.check_model(missing, "org/name")) == "failed"
     assert outcome(checks.check_model(missing, "/here", is_sent=True)) == "skipped"
-
-
-def test_it_waits_for_nodes_until_the_deadline() -> None:
-    clock = [0.0]
-
-    def sleep(seconds: float) -> None:
-        clock[0] += seconds
-
-    def nodes() -> list[Node]:
-        return [Node(str(n), str(n), 1, 0) for n in range(1 + int(clock[0] // 10))]
-
-    found, waited = wait_for_nodes(nodes, 3, 60.0, lambda: clock[0], sleep)
-    assert (len(found), waited) == (3, 20.0)
-    assert outcome(checks.check_joined(len(found), 3, waited)) == "ok"
-    found, waited = wait_for_nodes(nodes, 9, 30.0, lambda: clock[0], sleep)
-    assert waited == 30.0
-    told = checks.check_joined(len(found), 9, waited)
-    assert outcome(told) == "failed"
-    assert f"{len(found)} of 9" in told.detail
-    assert [outcome(one) for one in checks.check_answers(["w2"])] == ["failed"]
-
-
-def test_a_node_is_looked_at_whole() -> None:
-    node = Node("id", "w1", 4, 1, free_gpus=0.0)
-    facts = replace(NODE, time=1000.2, folders={"/a": None})
-    found = node_findings(CLIENT, node, facts, "bundled", 1000.0, 1000.4)
-    assert {one.check for one in found} == {
-        "versions", "clock", "folders", "disk", "gpu", "model",
-    }  # fmt: skip
-    assert all(one.where == "w1" and one.outcome in ("ok", "skipped") for one in found)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +208,7 @@ def test_this_machine_without_a_cluster(
 
 
 def test_a_model_that_is_not_there(tmp_path: Path) -> None:
-    facts = facts_of("client", [str(tmp_path)], "no/such-model", try_gpu=False)
+    facts = facts_of("client", "no/such-model", tmp_path)
     assert facts.model is not None and "no/such-model" in facts.model
 
 
