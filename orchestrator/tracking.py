@@ -70,7 +70,13 @@ def tracking_uri(home: Path, config_uri: str | None = None, *, flag: str | None 
             it does not know.
     """
     uri = flag or os.environ.get("MLFLOW_TRACKING_URI") or config_uri or default_uri(home)
-    reach_directly(uri)  # with its password
+    try:
+        reach_directly(uri)  # with its password
+    except ValueError:  # what cannot be read is not repeated: a password may be in it
+        raise TrackingUriError(
+            "tracking.uri (or MLFLOW_TRACKING_URI) is no URI: its host cannot be read; write "
+            "http://host:5000"
+        ) from None
     if urlsplit(uri).scheme in ("", "file"):
         raise TrackingUriError(
             f"tracking.uri={uri!r} is a folder, and MLflow 3.17 refuses to keep runs in one; "

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
-from orchestrator.doctor.facts import Facts
+from orchestrator.doctor.facts import Facts, Folder, Gpu
 from orchestrator.doctor.findings import Finding, failed, ok, skipped, warned
 from orchestrator.engines.handshake import differences
+from orchestrator.errors import ClusterAccessError
+from orchestrator.jobs.access import TOKEN_VARIABLE, given_token, token_file
 
 FLOORS = {
     "python": (3, 11),
@@ -20,7 +22,6 @@ FLOORS = {
 CLOCK_WARNING_S, CLOCK_FAILURE_S = 5.0, 60.0
 DISK_WARNING_BYTES, DISK_FAILURE_BYTES = 10 * 2**30, 2**30
 _GPU_ERROR = 0.01  # TF32 is off by a thousandth
-_OWNER_ONLY = 0o077
 
 
 def check_floors(where: str, versions: Mapping[str, str]) -> Finding:
@@ -70,48 +71,84 @@ def check_clock(node: str, ahead_s: float, round_trip_s: float) -> Finding:
 
 def check_folders(facts: Facts) -> Iterator[Finding]:
     """Whether what has to be written can be."""
-    for folder, problem in facts.folders.items():
-        if problem is None:
-            yield ok("folders", facts.name, f"{folder} can be written")
+    for folder in facts.folders:
+        if folder.problem is not None:
+            remedy = (
+                f"give its user the right to write {folder.path}, or set another "
+                f"({folder.variable})"
+            )
+            yield failed("folders", facts.name, folder.problem, remedy)
+        elif folder.is_written:
+            yield ok("folders", facts.name, f"{folder.path} can be written")
         else:
-            remedy = f"give its user the right to write {folder}, or set another (LATENTUNE_HOME)"
-            yield failed("folders", facts.name, problem, remedy)
+            yield ok("folders", facts.name, f"{folder.path} is only read (HF_HUB_OFFLINE)")
 
 
-def check_disk(facts: Facts) -> Finding:
-    """Whether there is room for states, logs and models."""
-    detail = f"{facts.free_bytes / 2**30:.1f} GiB free"
-    remedy = "free space, or put LATENTUNE_HOME and HF_HOME on another disk"
-    if facts.free_bytes < DISK_FAILURE_BYTES:
-        return failed("disk", facts.name, detail, remedy)
-    if facts.free_bytes < DISK_WARNING_BYTES:
-        return warned("disk", facts.name, detail, remedy)
-    return ok("disk", facts.name, detail)
+def check_disks(facts: Facts) -> Iterator[Finding]:
+    """Whether there is room for states, logs and models, on each disk that they go to."""
+    by_disk: dict[int, list[Folder]] = {}
+    for folder in facts.folders:
+        by_disk.setdefault(folder.disk, []).append(folder)
+    for folders in by_disk.values():
+        free = min(folder.free_bytes for folder in folders)
+        detail = f"{free / 2**30:.1f} GiB free for {', '.join(one.path for one in folders)}"
+        variables = " or ".join(one.variable for one in folders)
+        remedy = f"free space, or put {variables} on another disk"
+        if free < DISK_FAILURE_BYTES:
+            yield failed("disk", facts.name, detail, remedy)
+        elif free < DISK_WARNING_BYTES:
+            yield warned("disk", facts.name, detail, remedy)
+        else:
+            yield ok("disk", facts.name, detail)
 
 
-def check_gpu(facts: Facts, promised: int | None = None, *, in_use: bool = False) -> Finding:
-    """Whether a machine's GPUs are seen, and compute.
+def check_gpus(name: str, gpus: Sequence[Gpu]) -> Finding:
+    """Whether the GPUs that a machine's torch sees compute."""
+    if not gpus:
+        return skipped("gpu", name, "none; engines run on the CPU")
+    bad = [gpu for gpu in gpus if gpu.error is None or not gpu.error < _GPU_ERROR]
+    if bad:
+        told = (gpu.problem or f"a product of matrices is off by {gpu.error}" for gpu in bad)
+        detail = "; ".join(f"GPU {gpu.name}: {why}" for gpu, why in zip(bad, told, strict=True))
+        remedy = (
+            "test it (`nvidia-smi`), and take it out of service if it stays so; a driver that is "
+            "too old for torch's CUDA fails on every GPU"
+        )
+        return failed("gpu", name, detail, remedy)
+    return ok("gpu", name, f"all {len(gpus)} compute" if len(gpus) > 1 else "1 computes")
+
+
+def check_node_gpus(
+    name: str, promised: int, claimed: int, gpus: Sequence[Gpu] | None, problem: str | None = None
+) -> Finding:
+    """Whether the GPUs of a node are seen, and compute.
 
     Args:
-        promised: how many Ray says it has; None where no Ray was asked.
-        in_use: whether none was free to be tried.
+        promised: how many Ray says it has.
+        claimed: how many of them were free, and asked for.
+        gpus: that torch saw there; None where no answer came.
+        problem: what came instead.
     """
-    if in_use:
-        return skipped("gpu", facts.name, f"all {promised} are in use")
-    remedy = (
-        "install a torch with CUDA for the node's driver (`nvidia-smi` shows it) and restart "
-        "its Ray; in a container, pass the GPUs through"
-    )
-    if not facts.gpus and promised:
-        return failed("gpu", facts.name, f"Ray has {promised}, torch sees none", remedy)
-    if facts.gpu_problem is not None:
-        return failed("gpu", facts.name, facts.gpu_problem, remedy)
-    if not facts.gpus:
-        return skipped("gpu", facts.name, "none; engines run on the CPU")
-    if facts.gpu_error is None or not facts.gpu_error < _GPU_ERROR:
-        detail = f"a product of matrices is off by {facts.gpu_error}"
-        return failed("gpu", facts.name, detail, "take this GPU out of service and test it")
-    return ok("gpu", facts.name, f"{facts.gpus} seen, and the first computes")
+    if not promised:
+        return skipped("gpu", name, "none; engines run on the CPU")
+    if not claimed:
+        return skipped("gpu", name, f"all {promised} are in use")
+    if gpus is None:
+        why = problem or "no answer came in time"
+        detail = f"{claimed} of {promised} were free, and could not be tried: {why}"
+        remedy = "ask again if a search has just taken them; else test them (`nvidia-smi`)"
+        return warned("gpu", name, detail, remedy)
+    if len(gpus) < claimed:
+        remedy = (
+            "install a torch with CUDA for the node's driver (`nvidia-smi` shows it) and restart "
+            "its Ray; in a container, pass the GPUs through"
+        )
+        detail = f"Ray gave {claimed} of its {promised}, torch sees {len(gpus) or 'none'}"
+        return failed("gpu", name, detail, remedy)
+    found = check_gpus(name, gpus)
+    if found.outcome != "ok" or claimed == promised:
+        return found
+    return ok("gpu", name, f"{found.detail}, {promised - claimed} more are in use")
 
 
 def check_model(facts: Facts, model: str, *, is_sent: bool = False) -> Finding:
@@ -131,36 +168,34 @@ def check_model(facts: Facts, model: str, *, is_sent: bool = False) -> Finding:
     return failed("model", facts.name, facts.model, remedy)
 
 
-def check_token(
-    environment: Mapping[str, str], default_file: Path, *, needed: bool
-) -> Iterator[Finding]:
+def check_token(*, needed: bool) -> Iterator[Finding]:
     """Whether this machine has a token for the cluster that nobody else can read.
 
     Args:
-        default_file: where Ray keeps it.
         needed: whether a cluster is to be spoken to.
     """
-    mode = environment.get("RAY_AUTH_MODE")
-    file = Path(environment.get("RAY_AUTH_TOKEN_PATH") or default_file)
-    given = bool(environment.get("RAY_AUTH_TOKEN"))
+    mode = os.environ.get("RAY_AUTH_MODE")
     if needed and mode != "token":
         detail = f"RAY_AUTH_MODE is {mode or 'not set'}"
         remedy = "export RAY_AUTH_MODE=token; clients send no token without it"
         yield failed("token", "client", detail, remedy)
-    if not given and not file.exists():
-        detail = f"there is no {file}, and RAY_AUTH_TOKEN is not set"
-        remedy = "copy the cluster's token there, with mode 0600"
-        yield (
-            failed("token", "client", detail, remedy)
-            if needed
-            else skipped("token", "client", "none yet; Ray makes one when it first starts here")
-        )
+    copy_it = "copy the cluster's token there, with mode 0600"
+    try:
+        given = given_token()
+    except ClusterAccessError as error:
+        yield failed("token", "client", str(error), copy_it)
         return
-    if not given and file.stat().st_mode & _OWNER_ONLY:
-        detail = f"others can read {file} (mode {file.stat().st_mode & 0o777:04o})"
-        yield failed("token", "client", detail, f"chmod 600 {file}")
-        return
-    yield ok("token", "client", "in the environment" if given else f"in {file}, its owner's alone")
+    if given is None and needed:
+        detail = f"{token_file()} holds none, and {TOKEN_VARIABLE} is not set"
+        yield failed("token", "client", detail, copy_it)
+    elif given is None:
+        yield skipped("token", "client", "none yet; Ray makes one when it first starts here")
+    elif given.is_exposed:
+        detail = f"others can read {given.file} (mode {given.mode:04o})"
+        yield failed("token", "client", detail, f"chmod 600 {given.file}")
+    else:
+        where = f"in {given.file}, its owner's alone" if given.file else "in the environment"
+        yield ok("token", "client", where)
 
 
 def check_joined(joined: int, expected: int | None, waited_s: float) -> Finding:
@@ -176,11 +211,17 @@ def check_joined(joined: int, expected: int | None, waited_s: float) -> Finding:
     return failed("nodes", "cluster", detail, remedy)
 
 
-def check_answers(silent: Sequence[str]) -> Iterator[Finding]:
-    """Nodes that have joined and ran nothing when asked."""
-    for node in silent:
+def check_answer(node: str, problem: str | None) -> Finding:
+    """A node that has joined, and did not say how it is.
+
+    Args:
+        problem: what it answered; None where it was silent.
+    """
+    if problem is None:
         remedy = "see that node's raylet log; restart its Ray, or take it out of the cluster"
-        yield failed("nodes", node, "it has joined, and does not answer", remedy)
+        return failed("nodes", node, "it has joined, and does not answer", remedy)
+    remedy = "bring the node's image or environment to this machine's versions; see its Ray's log"
+    return failed("nodes", node, f"it cannot look at itself: {problem}", remedy)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -1,50 +1,57 @@
-"""Look at every node of a cluster: a small task on each says what it is like there."""
+"""Look at every node of a cluster: small tasks on each say what it is like there."""
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.doctor import checks
-from orchestrator.doctor.facts import Facts, facts_of
+from orchestrator.doctor.facts import Facts, Gpu, facts_of, gpus_here
 from orchestrator.doctor.findings import Finding
 from orchestrator.engines.cluster import alive_nodes
 from orchestrator.engines.placement import Node
-from orchestrator.errors import ClusterError
 
-NODE_FOLDERS = ["~/.cache/latentune"]
 _ANSWERS_S = 120.0
 _POLL_S = 1.0
 
 
-@contextmanager
-def connected(address: str) -> Iterator[None]:
-    """A connection to a cluster, for as long as this lasts.
+@dataclass(kw_only=True)
+class Visit:
+    """A node that is asked, and what it says.
 
-    Raises:
-        ClusterError: if there is none to be had.
+    Args:
+        began, ended: moments of the client's clock, between which it said it.
+        problem: what it answered instead.
+        gpus: those of its free GPUs that torch sees.
     """
-    try:
-        ray.init(
-            address=address,
-            namespace="latentune",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    except (ConnectionError, RuntimeError, RayError, ValueError) as error:
-        raise ClusterError(str(error).strip().splitlines()[0]) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+
+    node: Node
+    began: float
+    ended: float = 0.0
+    facts: Facts | None = None
+    problem: str | None = None
+    gpus: tuple[Gpu, ...] | None = None
+
+    def hear(self, call: Any, at: float) -> None:
+        """Note an answer, or why there is none."""
+        try:
+            answer = ray.get(call)
+        except RayTaskError as error:
+            self.problem = (str(error.cause).splitlines() or [type(error.cause).__name__])[0]
+        except RayError:
+            return  # its node is gone, or its process
+        else:
+            if isinstance(answer, Facts):
+                self.facts, self.ended = answer, at
+            else:
+                self.gpus = answer
 
 
 def cluster_findings(
@@ -53,29 +60,47 @@ def cluster_findings(
     """How many nodes have joined, and what is found on them."""
     nodes, waited_s = wait_for_nodes(alive_nodes, expected, deadline_s)
     findings = [checks.check_joined(len(nodes), expected, waited_s)]
-    asked = {node.id: (node, time.time(), _ask(node, model)) for node in nodes}
-    silent = []
-    for node, began, call in asked.values():
-        try:
-            facts: Facts = ray.get(call, timeout=_ANSWERS_S)
-        except (GetTimeoutError, RayError):
-            silent.append(node.name)
-            continue
-        findings += node_findings(client, node, facts, model, began, time.time())
-    return len(nodes), [*findings, *checks.check_answers(silent)]
+    visits = visit(nodes, model)
+    for one in visits:
+        findings += node_findings(client, one, model)
+    silent = [one for one in visits if one.facts is None]
+    return len(nodes), [
+        *findings,
+        *(checks.check_answer(one.node.name, one.problem) for one in silent),
+    ]
 
 
-def node_findings(
-    client: Facts, node: Node, facts: Facts, model: str, began: float, ended: float
-) -> list[Finding]:
-    """What is found on one node, from what it said between two moments of the client's clock."""
-    ahead_s = facts.time - (began + ended) / 2
+def visit(nodes: Sequence[Node], model: str) -> list[Visit]:
+    """Ask all nodes at once, and note each answer as it comes."""
+    calls: dict[Any, Visit] = {}
+    for node in nodes:
+        begun = Visit(node=node, began=time.time())
+        calls[_ask(node, model)] = begun
+        if _free_gpus(node):
+            calls[_ask_gpus(node)] = begun
+    waiting, deadline = list(calls), time.monotonic() + _ANSWERS_S
+    while waiting and (left_s := deadline - time.monotonic()) > 0:
+        come, waiting = ray.wait(waiting, timeout=left_s)
+        at = time.time()
+        for call in come:
+            calls[call].hear(call, at)
+    return list({one.node.id: one for one in calls.values()}.values())
+
+
+def node_findings(client: Facts, visit: Visit, model: str) -> list[Finding]:
+    """What is found on one node; nothing if it did not say how it is."""
+    facts, node = visit.facts, visit.node
+    if facts is None:
+        return []
+    ahead_s = facts.time - (visit.began + visit.ended) / 2
     return [
         checks.check_same_versions(client, facts),
-        checks.check_clock(facts.name, ahead_s, ended - began),
+        checks.check_clock(facts.name, ahead_s, visit.ended - visit.began),
         *checks.check_folders(facts),
-        checks.check_disk(facts),
-        checks.check_gpu(facts, int(node.gpus), in_use=_in_use(node)),
+        *checks.check_disks(facts),
+        checks.check_node_gpus(
+            facts.name, int(node.gpus), _free_gpus(node), visit.gpus, visit.problem
+        ),
         checks.check_model(facts, model, is_sent=_is_sent(model)),
     ]
 
@@ -97,29 +122,30 @@ def wait_for_nodes(
 
 
 def _ask(node: Node, model: str) -> Any:
-    """Begin to look at a node; its GPU is tried where one is free."""
-    try_gpu = node.gpus > 0 and not _in_use(node)
-    look: Any = facts_of  # ray's types know only what takes nothing
-    return (
-        ray.remote(look)
-        .options(
-            num_cpus=0,
-            num_gpus=int(try_gpu),
-            max_retries=0,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
-        )
-        .remote(
-            node.name,
-            NODE_FOLDERS,
-            None if _is_sent(model) else model,
-            try_gpu=try_gpu,
-        )
-    )
+    """Begin to look at a node."""
+    return _task(node, facts_of).remote(node.name, None if _is_sent(model) else model)
 
 
-def _in_use(node: Node) -> bool:
-    """Whether a node has GPUs and none of them is free to be tried."""
-    return bool(node.gpus) and node.free_gpus is not None and node.free_gpus < 1
+def _ask_gpus(node: Node) -> Any:
+    """Begin to try all GPUs of a node that are free."""
+    return _task(node, gpus_here, num_gpus=_free_gpus(node)).remote()
+
+
+def _task(node: Node, function: Callable[..., Any], num_gpus: int = 0) -> Any:
+    """A task on one node; its process, and what that holds of a GPU, ends with it."""
+    remote: Any = ray.remote  # its types know no affinity to a node
+    return remote(
+        num_cpus=0,
+        num_gpus=num_gpus,
+        max_retries=0,
+        max_calls=1,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
+    )(function)
+
+
+def _free_gpus(node: Node) -> int:
+    """How many whole GPUs of a node nobody uses."""
+    return int(node.gpus if node.free_gpus is None else node.free_gpus)
 
 
 def _is_sent(model: str) -> bool:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import time
 from importlib import metadata
 from pathlib import Path
 
 from orchestrator.doctor import checks
-from orchestrator.doctor.door import check_door, is_jobs_address, token_of
-from orchestrator.doctor.facts import Facts, facts_of
+from orchestrator.doctor.door import check_door, is_jobs_address
+from orchestrator.doctor.facts import Facts, facts_of, gpus_here
 from orchestrator.doctor.findings import DoctorReport, Finding, failed
 from orchestrator.doctor.mlflow_checks import check_mlflow
 from orchestrator.errors import ClusterError, TrackingUriError
+from orchestrator.jobs.access import cluster_url, given_token
 from orchestrator.tracking import tracking_uri
-
-_TOKEN_FILE = Path("~/.ray/auth_token")
 
 
 def examine(
@@ -25,7 +24,6 @@ def examine(
     model: str = "bundled",
     expected: int | None = None,
     deadline_s: float = 0.0,
-    environment: Mapping[str, str] = os.environ,
 ) -> DoctorReport:
     """Look at everything.
 
@@ -35,23 +33,27 @@ def examine(
             machine alone.
         model: `base_model.path` of what is to be run.
         expected: how many nodes are meant to be there.
-        deadline_s: how long to wait for them.
+        deadline_s: how long to wait for the cluster and for them.
     """
-    address = address or environment.get("RAY_ADDRESS")
-    client = facts_of("client", [str(home)], model, try_gpu=True)
+    address = address or os.environ.get("RAY_ADDRESS")
+    client = facts_of("client", model, home)
     findings = [*client_findings(client, model), _tracking(home)]
-    token = checks.check_token(
-        environment, _TOKEN_FILE.expanduser(), needed=address not in (None, "local")
-    )
-    findings += token
+    findings += checks.check_token(needed=address not in (None, "local"))
     if address is None:
         return DoctorReport(findings=findings)
     if is_jobs_address(address):
-        own = token_of(environment, _TOKEN_FILE.expanduser())
-        findings += check_door(address, own, metadata.version("ray"))
-        return DoctorReport(address=address, findings=findings)
+        findings += check_door(address, metadata.version("ray"))
+        return DoctorReport(address=_shown(address), findings=findings)
     joined, more = _cluster(address, client, model, expected, deadline_s)
     return DoctorReport(address=address, nodes=joined, findings=[*findings, *more])
+
+
+def _shown(address: str) -> str | None:
+    """An address as it can be shown; None for one that may hold a token, or is none."""
+    try:
+        return cluster_url(address)
+    except ClusterError:
+        return None
 
 
 def client_findings(client: Facts, model: str) -> list[Finding]:
@@ -60,8 +62,8 @@ def client_findings(client: Facts, model: str) -> list[Finding]:
     return [
         checks.check_floors("client", {**versions, "mlflow": metadata.version("mlflow")}),
         *checks.check_folders(client),
-        checks.check_disk(client),
-        checks.check_gpu(client),
+        *checks.check_disks(client),
+        checks.check_gpus(client.name, gpus_here()),
         checks.check_model(client, model),
     ]
 
@@ -76,11 +78,15 @@ def _tracking(home: Path) -> Finding:
 def _cluster(
     address: str, client: Facts, model: str, expected: int | None, deadline_s: float
 ) -> tuple[int | None, list[Finding]]:
-    from orchestrator.doctor.cluster_checks import cluster_findings, connected
+    from orchestrator.doctor.cluster_checks import cluster_findings
+    from orchestrator.doctor.connection import connected
 
+    began = time.monotonic()
     try:
-        with connected(address):
-            return cluster_findings(client, model, expected, deadline_s)
+        given_token()  # Ray takes minutes to fail with one that is none
+        with connected(address, deadline_s):
+            left_s = max(0.0, deadline_s - (time.monotonic() - began))
+            return cluster_findings(client, model, expected, left_s)
     except ClusterError as error:
         remedy = (
             "start that Ray, mend the address (head:6379, or auto on the head itself), and see "

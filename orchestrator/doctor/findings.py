@@ -32,7 +32,7 @@ class DoctorReport(Record):
     """All findings.
 
     Args:
-        address: of the cluster; None where this machine alone was looked at.
+        address: of the cluster; None where this machine alone was looked at, or where it is none.
         nodes: those that have joined, if there is a cluster.
     """
 

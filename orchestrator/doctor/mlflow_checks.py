@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from orchestrator.doctor.findings import Finding, failed, ok, skipped, warned
 from orchestrator.tracking import is_server, without_credentials
 
+if TYPE_CHECKING:
+    from mlflow.utils.rest_utils import MlflowHostCreds
+
+Get = Callable[[str], tuple[int, str, str | None]]
 _ANSWERS_S = 10.0
 
 
@@ -21,22 +24,27 @@ def check_mlflow(uri: str) -> Finding:
     return check_server(uri) if is_server(uri) else check_database(uri)
 
 
-def check_server(uri: str, get: Callable[[str], tuple[int, str]] | None = None) -> Finding:
-    """Whether a server answers, and which version it is; its schema is its own business.
+def check_server(uri: str, get: Get | None = None) -> Finding:
+    """Whether a server answers us, and which version it is; its schema is its own business.
 
     Args:
-        get: answers a URL with a status and a body; raises OSError where nothing answers.
+        get: asks a server for its version and returns the answer's status and body, and who it
+            was asked as; raises OSError where nothing answers.
     """
-    get = get or http_get
     shown = without_credentials(uri, uri)
     try:
-        status, body = get(f"{uri.rstrip('/')}/version")
+        status, body, user = (get or ask_version)(uri)
     except OSError as error:
         remedy = "start it, or set MLFLOW_TRACKING_URI; searches run on and catch up later"
-        return failed("mlflow", "mlflow", f"{shown} does not answer: {error}", remedy)
+        reason = without_credentials(str(error), uri)
+        return failed("mlflow", "mlflow", f"{shown} does not answer: {reason}", remedy)
     if status in (401, 407):
-        remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-        return failed("mlflow", "mlflow", f"{shown} wants a user", remedy)
+        found = "wants a user, and there is none here" if user is None else f"refused {user}"
+        remedy = (
+            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or put them into "
+            "~/.mlflow/credentials (the cluster's administrator gives you that file)"
+        )
+        return failed("mlflow", "mlflow", f"{shown} {found}", remedy)
     if status == 403:
         remedy = "start the server with --allowed-hosts that has this name"
         return failed("mlflow", "mlflow", f"{shown} refuses this host name", remedy)
@@ -46,8 +54,9 @@ def check_server(uri: str, get: Callable[[str], tuple[int, str]] | None = None) 
     ours, theirs = metadata.version("mlflow"), body.strip()
     if ours.split(".")[:2] != theirs.split(".")[:2]:
         remedy = "run the same MLflow on both sides"
-        return warned("mlflow", "mlflow", f"{shown} is {theirs}, the client {ours}", remedy)
-    return ok("mlflow", "mlflow", f"{shown} answers, version {theirs}")
+        return warned("mlflow", "mlflow", f"{shown} is {theirs[:40]}, the client {ours}", remedy)
+    known = "" if user is None else f", and lets {user} in"
+    return ok("mlflow", "mlflow", f"{shown} answers, version {theirs}{known}")
 
 
 def check_database(uri: str, newest: Callable[[], str | None] | None = None) -> Finding:
@@ -104,12 +113,34 @@ def newest_revision() -> str | None:
     return head
 
 
-def http_get(url: str) -> tuple[int, str]:
-    """GET; an error's status is an answer as well."""
-    if urlsplit(url).scheme not in ("http", "https"):
-        raise OSError(f"{url!r} is no http address")
+def ask_version(uri: str) -> tuple[int, str, str | None]:
+    """A server's answer as MLflow's own client gets it, with its user, token and certificates.
+
+    Returns:
+        Its status and body, and who it was asked as; None for nobody.
+
+    Raises:
+        OSError: where nothing answers.
+    """
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    ours = get_default_host_creds(uri)
     try:
-        with urllib.request.urlopen(url, timeout=_ANSWERS_S) as answer:  # noqa: S310
-            return answer.status, answer.read().decode(errors="replace")
-    except urllib.error.HTTPError as error:
-        return error.code, ""
+        answer = http_request(
+            ours, "/version", "GET", max_retries=0, timeout=_ANSWERS_S, raise_on_status=False
+        )
+    except MlflowException as error:
+        raise OSError((str(error).splitlines() or ["no reason given"])[0]) from None
+    return answer.status_code, answer.text, _who(uri, ours)
+
+
+def _who(uri: str, ours: MlflowHostCreds) -> str | None:
+    """As whom MLflow's client asks; what a URI holds goes before what it finds itself."""
+    named = unquote(urlsplit(uri).username or "")
+    if named:
+        return f"the user {named!r}, of the tracking URI"
+    if ours.username and ours.password:
+        return f"the user {ours.username!r}"
+    return "the token of MLFLOW_TRACKING_TOKEN" if ours.token else None

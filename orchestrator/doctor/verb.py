@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from orchestrator.console import FAILED, Json, out, print_json
 from orchestrator.doctor.door import is_jobs_address
@@ -46,10 +47,11 @@ def _refuse_counting(address: str | None, expect: int | None, deadline: float) -
     if expect is None and not deadline:
         return
     if address is None or is_jobs_address(address):
+        looked_at = "this machine alone" if address is None else "an http address"
         raise typer.BadParameter(
-            f"--expect and --deadline count nodes, which {address or 'this machine alone'} does "
-            "not show: run `latentune doctor --address auto --expect N` on the cluster's head "
-            "(`ray exec cluster.yaml '…'`), or leave them out"
+            f"--expect and --deadline count nodes, which {looked_at} does not show: run "
+            "`latentune doctor --address auto --expect N` on the cluster's head (`ray exec "
+            "cluster.yaml '…'`), or leave them out"
         )
 
 
@@ -60,8 +62,6 @@ def print_report(report: DoctorReport) -> None:
         table.add_column(name, overflow="fold")
     for finding in report.findings:
         remedy = "" if finding.remedy is None else f"\n→ {finding.remedy}"
-        style = _STYLES[finding.outcome]
-        outcome = f"[{style}]{finding.outcome}[/{style}]"
-        detail = (finding.detail + remedy).replace("[", r"\[")
-        table.add_row(finding.check, finding.where, outcome, detail)
+        outcome = Text(finding.outcome, style=_STYLES[finding.outcome])
+        table.add_row(finding.check, finding.where, outcome, finding.detail + remedy)
     out.print(table)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import requests
 
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 TOKEN_VARIABLE, TOKEN_PATH_VARIABLE = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 _TOKEN = re.compile(r"[\x21-\x7e]{8,4096}")  # what a header can hold
+_OTHERS = 0o077
 _ANSWER_S = 20.0
 _GET_ONE = "make one with `ray get-auth-token --generate` and start the cluster with it"
 
@@ -45,6 +47,25 @@ class Access:
         return {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
 
 
+@dataclass(frozen=True)
+class GivenToken:
+    """The token that this machine has.
+
+    Args:
+        file: that it is in; None where it is in the environment.
+        mode: of that file.
+    """
+
+    token: str = field(repr=False)
+    file: Path | None = None
+    mode: int = 0
+
+    @property
+    def is_exposed(self) -> bool:
+        """Whether others than its owner can read it."""
+        return bool(self.mode & _OTHERS)
+
+
 def open_access(address: str | None = None, *, accept_open_cluster: bool = False) -> Access:
     """Find the cluster and make sure that it, and nobody else, lets us in.
 
@@ -58,11 +79,11 @@ def open_access(address: str | None = None, *, accept_open_cluster: bool = False
     """
     url = cluster_url(address)
     reach_directly(url)
-    if _status(url, {}) == requests.codes.ok:
+    if ask(url, {})[0] == requests.codes.ok:
         _check_open(url, accepted=accept_open_cluster)
         return Access(url)
     access = Access(url, read_token(url))
-    status = _status(url, access.headers)
+    status, _ = ask(url, access.headers)
     if status == requests.codes.forbidden:
         raise ClusterAccessError(
             f"403: {url} does not take this token: it is another cluster's, or has changed; get "
@@ -91,7 +112,7 @@ def cluster_url(address: str | None = None) -> str:
             "no cluster is named: give --address http://HEAD:8265, or set "
             f"{' or '.join(ADDRESS_VARIABLES)}"
         )
-    parts = urlsplit(given)
+    parts = _parts(source, given)
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ClusterError(
             f"{source} holds more than a host and a port: write http://HEAD:8265; the token comes "
@@ -106,38 +127,63 @@ def cluster_url(address: str | None = None) -> str:
 
 
 def read_token(url: str) -> str:
-    """The token, from where Ray reads it.
+    """The token, from where Ray reads it; a warning where others can read it as well.
 
     Raises:
         ClusterAccessError: if there is none, or it is no token.
     """
-    source, token = _given_token()
-    if not token:
+    given = given_token()
+    if given is None:
         raise ClusterAccessError(
             f"401: {url} asks for a token and there is none here: set {TOKEN_VARIABLE}, or "
             f"{TOKEN_PATH_VARIABLE} to a file, or put it into ~/.ray/auth_token (mode 600)"
         )
+    if given.is_exposed:
+        logger.warning("others may read the token: chmod 600 %s", given.file)
+    return given.token
+
+
+def given_token() -> GivenToken | None:
+    """What is found where Ray looks for the token; None where there is nothing.
+
+    Raises:
+        ClusterAccessError: if it cannot be read, or is no token.
+    """
+    if token := os.environ.get(TOKEN_VARIABLE, "").strip():
+        return GivenToken(_checked(token, TOKEN_VARIABLE))
+    path = token_file()
+    try:
+        token, mode = path.read_text(encoding="ascii").strip(), path.stat().st_mode & 0o777
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise ClusterAccessError(f"the token's file {path} cannot be read: {reason}") from None
+    return GivenToken(_checked(token, str(path)), path, mode) if token else None
+
+
+def token_file() -> Path:
+    """The file that the token is in unless the environment holds it."""
+    named = os.environ.get(TOKEN_PATH_VARIABLE)
+    return Path(os.path.expanduser(named)) if named else Path.home() / ".ray" / "auth_token"
+
+
+def _checked(token: str, source: str) -> str:
     if not _TOKEN.fullmatch(token):
         raise ClusterAccessError(f"what {source} holds is no token: {_GET_ONE}")
     return token
 
 
-def _given_token() -> tuple[str, str]:
-    """Where the token came from, and the token; empty where there is none."""
-    if token := os.environ.get(TOKEN_VARIABLE, "").strip():
-        return TOKEN_VARIABLE, token
-    named = os.environ.get(TOKEN_PATH_VARIABLE)
-    path = Path(named).expanduser() if named else Path.home() / ".ray" / "auth_token"
+def _parts(source: str, given: str) -> SplitResult:
+    """An address in its parts; one that has none is not repeated, since a token may be in it."""
     try:
-        token = path.read_text(encoding="ascii").strip()
-        if path.stat().st_mode & 0o077:
-            logger.warning("others may read the token: chmod 600 %s", path)
-    except (FileNotFoundError, NotADirectoryError):
-        token = ""
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
-        raise ClusterAccessError(f"the token's file {path} cannot be read: {reason}") from None
-    return str(path), token
+        parts = urlsplit(given)
+        parts.port  # noqa: B018 - to look at it is what raises
+    except ValueError:
+        raise ClusterError(
+            f"{source} is no URL: its host or its port cannot be read; write http://HEAD:8265"
+        ) from None
+    return parts
 
 
 def _check_open(url: str, *, accepted: bool) -> None:
@@ -153,8 +199,12 @@ def _check_open(url: str, *, accepted: bool) -> None:
         )
 
 
-def _status(url: str, headers: dict[str, str]) -> int:
-    """What the Jobs server answers; no redirect is followed, and no netrc is read."""
+def ask(url: str, headers: Mapping[str, str]) -> tuple[int, str]:
+    """The status and body of the Jobs server's answer; no redirect is followed, no netrc read.
+
+    Raises:
+        ClusterError: if nobody answers there, or not in HTTP.
+    """
     try:
         answer = requests.get(
             f"{url}/api/version",
@@ -163,12 +213,12 @@ def _status(url: str, headers: dict[str, str]) -> int:
             timeout=_ANSWER_S,
             allow_redirects=False,
         )
-    except requests.RequestException as error:
+    except (requests.RequestException, ValueError) as error:  # what is raised may hold the token
         raise ClusterError(
             f"{url} cannot be reached ({type(error).__name__}): is the cluster up (`ray up`), and "
             "the tunnel to its dashboard open (`ray attach cluster.yaml -p 8265`)?"
         ) from None
-    return answer.status_code
+    return answer.status_code, answer.text
 
 
 def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import aiohttp
 import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
@@ -20,6 +20,7 @@ from orchestrator.errors import (
     SearchNotFoundError,
 )
 from orchestrator.jobs.access import ADDRESS_VARIABLES, Access, open_access
+from orchestrator.jobs.following import pieces
 from orchestrator.jobs.records import JobRecord, latest, read_job
 from trainable.errors import LatentuneError
 
@@ -110,18 +111,9 @@ class Cluster:
 
     def follow(self, job: JobRecord) -> Iterator[str]:
         """What a job writes, from the beginning, as it comes, until the job has ended."""
-        loop = asyncio.new_event_loop()
-        stream = self._client.tail_job_logs(job.submission_id)
-        try:
-            while True:
-                with _plain_errors(self.address):
-                    chunk = loop.run_until_complete(_next(stream))
-                if chunk is None:
-                    return
-                yield chunk
-        finally:
-            loop.run_until_complete(stream.aclose())  # type: ignore[attr-defined]
-            loop.close()
+        stream: Any = self._client.tail_job_logs(job.submission_id)
+        with _plain_errors(self.address):
+            yield from pieces(stream)
 
 
 def open_cluster(address: str | None = None, *, accept_open_cluster: bool = False) -> Cluster:
@@ -137,12 +129,6 @@ def _patient() -> Retrying:
         stop=stop_after_delay(_AGENT_COMES_S),
         reraise=True,
     )
-
-
-async def _next(stream: Any) -> str | None:
-    """The next piece; None at the end."""
-    chunk: str | None = await anext(stream, None)
-    return chunk
 
 
 @contextmanager
@@ -169,7 +155,7 @@ def _plain_errors(address: str) -> Iterator[None]:
         raise
     except AuthenticationError:
         raise ClusterAccessError(f"{address} does not take the token any more") from None
-    except (requests.RequestException, OSError) as error:
+    except (requests.RequestException, aiohttp.ClientError, OSError) as error:
         raise ClusterError(f"{address} does not answer: {_first_line(error)}") from None
     except RuntimeError as error:
         raise ClusterError(f"{address} cannot do that: {_first_line(error)}") from None

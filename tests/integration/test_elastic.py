@@ -110,7 +110,7 @@ def watched(
 
 
 def test_the_doctor_looks_at_every_node(cluster: Any, tiny_folder: Path, tmp_path: Path) -> None:
-    client = facts_of("client", [str(tmp_path)], None, try_gpu=False)
+    client = facts_of("client", None, tmp_path)
     joined, findings = cluster_findings(client, str(tiny_folder), 3, 60.0)
     assert joined == 3
     assert [one for one in findings if one.outcome == "failed" and one.check != "disk"] == []

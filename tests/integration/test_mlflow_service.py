@@ -19,6 +19,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from orchestrator.doctor.mlflow_checks import check_mlflow
 from orchestrator.errors import BackupError, TrackingError
 from orchestrator.registry import download
 from orchestrator.service.backup import TRACKING, backup, restore
@@ -124,6 +125,7 @@ def test_people_of_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
         reader = running.person("reader")
         chooser = running.person("chooser", "--may-choose")
+        assert_the_doctor_is_let_in(running, reader, monkeypatch)
         client = MlflowClient(running.url)
         with logged_in(monkeypatch, ("reader", "not-the-password")):
             with pytest.raises((TrackingError, MlflowException), match="401"):
@@ -139,6 +141,23 @@ def test_people_of_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         told = [(f / "latent_config.json").read_text() for f in (candidate, champion)]
         assert told[0] != told[1]
         assert_no_secret_is_shown(running)
+
+
+def assert_the_doctor_is_let_in(
+    running: Service, who: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nobody = running.home.parent / "nobody"
+    with monkeypatch.context() as patch:
+        patch.setenv("HOME", str(nobody))  # without MLflow's credentials
+        found = check_mlflow(running.url)
+        assert (found.outcome, found.detail.partition(" wants ")[1]) == ("failed", " wants ")
+        shutil.copytree(running.home.parent / ".mlflow", nobody / ".mlflow")
+        assert check_mlflow(running.url).outcome == "ok"  # as the searches' own user
+    with logged_in(monkeypatch, who):
+        assert check_mlflow(running.url).outcome == "ok"
+    with logged_in(monkeypatch, (who[0], "not-the-password")):
+        found = check_mlflow(running.url)
+        assert (found.outcome, f"refused the user {who[0]!r}" in found.detail) == ("failed", True)
 
 
 def assert_no_secret_is_shown(running: Service) -> None:
