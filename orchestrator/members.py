@@ -79,6 +79,7 @@ class Bench:
     Args:
         engine: how it is called.
         name: the engine's.
+        holder: whose members they are there, as in `FleetPlan`.
         data: what they read.
         splits: those that the task has.
         steps: optimiser steps of each.
@@ -103,6 +104,7 @@ class Bench:
     say: Callable[[str], None]
     metric: str = EXACT_MATCH
     note: Callable[[int], None] = lambda _: None
+    holder: str = ""
 
     def train(self, members: Sequence[Member]) -> dict[str, MemberReport]:
         """Train what is not trained yet.
@@ -199,7 +201,7 @@ class _Round:
     def run(self) -> None:
         """Train them all; raises ConfirmationHaltedError when halted."""
         uids = list(self._members)
-        self._bench.engine.ask("unpause", uids)
+        self._bench.engine.ask("unpause", uids, self._bench.holder)
         for uid in uids:
             self._tell_start(self._members[uid])
         calls = dict(self._calls(uids))
@@ -210,7 +212,7 @@ class _Round:
             again = [uid for call in done if self._goes_on(uid := calls.pop(call), call)]
             if self._bench.halt() and not halted:
                 halted = True
-                self._bench.engine.begin("pause", list(calls.values()))
+                self._bench.engine.begin("pause", list(calls.values()), self._bench.holder)
             calls |= {} if halted else dict(self._calls(again))
         if halted:
             raise ConfirmationHaltedError("the confirmation was stopped")
@@ -224,7 +226,8 @@ class _Round:
             if uid in self._joined:
                 goal = self._goal(self._steps[uid])
                 splits = self._search_splits() if goal == self._bench.steps else []
-                yield self._bench.engine.begin("train", uid, goal, splits), uid
+                train = ("train", uid, goal, splits, self._bench.holder)
+                yield self._bench.engine.begin(*train), uid
 
     def _goal(self, step: int) -> int:
         steps = self._bench.steps
@@ -253,7 +256,7 @@ class _Round:
         state = load_state(bench.folder.trial(uid), self._steps[uid])
         while True:
             try:
-                bench.engine.ask("join", assignment, state)
+                bench.engine.ask("join", assignment, state, bench.holder)
                 return True
             except EngineLostError:  # the next call waits for the next engine
                 time.sleep(_RETRY_S)
@@ -285,7 +288,7 @@ class _Round:
         if step < bench.steps or answer["paused"]:
             return True
         bench.save_report(uid, MemberReport(step, dict(answer["metrics"])))
-        bench.engine.begin("leave", uid)
+        bench.engine.begin("leave", uid, bench.holder)
         return False
 
     def _fail(self, member: Member, error: LatentuneError) -> None:

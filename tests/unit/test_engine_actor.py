@@ -53,7 +53,7 @@ def test_the_trials_of_a_driver_that_is_gone_leave_an_engine_that_others_use(
 ) -> None:
     now = [0.0]
     actor = EngineActor({}, {})
-    monkeypatch.setattr(actor, "leave", actor._holders.pop)  # without a model
+    monkeypatch.setattr(actor, "_leave", actor._holders.pop)  # without a model
     actor._leases = Leases(60.0, lambda: now[0])
     for holder in ("gone", "here"):
         actor.greet(holder)
