@@ -231,19 +231,19 @@ class EngineActor:
             long_rows=source.long_rows,
             times_decoding=assignment.times_decoding,
         )
-        restored = None if state is None else TrialState.from_bytes(state)
+        restored, loop = None if state is None else TrialState.from_bytes(state), self._running
 
         def enter(engine: Engine) -> None:
-            engine.join(spec, self._encoded(source), restored)
+            self._refuse_earlier(holder, uid, assignment.attempt)
+            self._let_go(loop, uid)  # what waits for the earlier attempt is told
+            self._book(uid, holder, room)
+            try:
+                engine.join(spec, self._encoded(source), restored)
+            except BaseException:
+                del self._holders[uid]
+                raise
 
-        self._refuse_earlier(holder, uid, assignment.attempt)
-        self._leave(uid)  # what waits for the earlier attempt is told
-        self._book(uid, holder, room)
-        try:
-            self._running.call(enter)
-        except BaseException:
-            self._holders.pop(uid, None)
-            raise
+        loop.call(enter)  # at once: no other attempt comes in between
 
     def train(
         self, uid: str, until_step: int, splits: Sequence[Split], holder: str = ""
@@ -271,9 +271,13 @@ class EngineActor:
         self._leave(resident(uid, holder))
 
     def _leave(self, resident_uid: str) -> None:
+        loop = self._running
+        loop.call(lambda _: self._let_go(loop, resident_uid))
+
+    def _let_go(self, loop: EngineLoop, resident_uid: str) -> None:
+        """Between two steps."""
+        loop.let_go(resident_uid)
         self._holders.pop(resident_uid, None)
-        if resident_uid in self._running.call(lambda engine: engine.trials()):
-            self._running.leave(resident_uid)
 
     def insertions(
         self, source: DataSource, strategies: Sequence[Mapping[str, Any]], split: Split
@@ -367,11 +371,10 @@ class EngineActor:
             self._attempts[uid] = holder, attempt
 
     def _book(self, uid: str, holder: str, room: int | None) -> None:
-        with self._entering:
-            here = sum(one == holder for one in self._holders.values())
-            if room is not None and here >= room:
-                raise EngineFullError(f"this engine has {here} trials of {holder!r}, and no room")
-            self._holders[uid] = holder
+        here = sum(one == holder for one in self._holders.values())
+        if room is not None and here >= room:
+            raise EngineFullError(f"this engine has {here} trials of {holder!r}, and no room")
+        self._holders[uid] = holder
 
     def _clear(self, holder: str) -> None:
         """Let the trials go that a driver left behind."""
