@@ -19,9 +19,10 @@ from orchestrator.search_data import read_data
 from orchestrator.study.place import STORAGE_VARIABLE, claim_place, folder_id
 from tests.integration.small_search import NAME, small_config
 from tests.unit.made_up_ray import A, MadeUpRay
+from trainable.data import Split
 from trainable.state import TrialState
 
-SPLITS = ["val_id"]
+SPLITS: list[Split] = ["val_id"]
 
 
 @dataclass(frozen=True)
