@@ -324,14 +324,14 @@ def rm(
 ) -> None:
     """Remove a search's folder; what is in MLflow stays there."""
     from orchestrator.driver_lock import is_held
-    from orchestrator.study.owner import forget_study
+    from orchestrator.study.owner import forget_search
 
     folder = SearchFolder.existing(home_folder(), name)
     if is_held(folder):
         raise SearchLockedError(f"search {name!r} is running: `latentune stop {name}` first")
     if not yes and not typer.confirm(f"Remove {folder.path} and all its trials?"):
         raise typer.Exit(FAILED)
-    forget_study(folder.path, name)
+    forget_search(folder.path, name)
     shutil.rmtree(folder.path)
     say(f"removed {folder.path}; its runs and registered latents are still in MLflow")
 

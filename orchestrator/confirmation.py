@@ -217,6 +217,7 @@ class Confirmation:
             bench = Bench(
                 engine=FleetCalls(fleet, self.halted),
                 name=fleet.plan.pool,
+                holder=fleet.plan.holder,
                 data=self.data.source,
                 splits=config.task.splits(),
                 steps=config.budget.steps,

@@ -19,7 +19,7 @@ from orchestrator.confirmation_record import ArmRecord, ConfirmationRecord
 from orchestrator.files import write_atomic
 from orchestrator.item_tables import arm_scores, member_metrics, read_items, write_items
 from orchestrator.ledger import LedgerTrial, TrialStatus
-from orchestrator.members import Bench, Member, MemberReport
+from orchestrator.members import Bench, Member, MemberReport, begun
 from orchestrator.opening import state_told
 from orchestrator.report.telling import tell_report
 from orchestrator.results import SearchState, build_result
@@ -64,6 +64,7 @@ class Work:
         shipper = start_shipper(of.folder.path, of.uri)
         try:
             record = self._judge(self._arms())
+            of.events.fence()
             write_atomic(of.folder.confirmation, record.model_dump_json(indent=1).encode())
             tell_champion(of.folder, of.events, record)
             self._tell_report()
@@ -169,6 +170,7 @@ class Work:
             for member in some
         }
         self._tell_ends(everyone, reports, tables)
+        self.of.events.fence()
         write_items(self._items_file, tables.values())
         scores = {
             key: arm_scores([tables[member.uid] for member in some]) for key, some in sound.items()
@@ -268,6 +270,7 @@ class Work:
         One that was told is told again where its scores are others by now, of more rows.
         """
         told = {e.trial_uid: e.payload for e in self.of.events.read() if e.type == "trial_ended"}
+        attempts = begun(self.of.events)
         for member in members:
             report = reports[member.uid]
             failed = report.failed is not None
@@ -291,7 +294,7 @@ class Work:
                     "stage": "confirm",
                 },
                 trial_uid=member.uid,
-                attempt=1,
+                attempt=attempts[member.uid],
             )
 
     def _save(self, member: Member, metrics: Mapping[str, float]) -> str:

@@ -121,7 +121,7 @@ def run(
     with (
         naming_any_full_disk(folder.path),
         driver_lock(folder) as fence,
-        leaving_nothing_unbegun(folder),
+        leaving_nothing_unbegun(folder, fence),
         ExitStack() as opened,
     ):
         Requests(folder).forget_search()
@@ -221,6 +221,7 @@ class _Run:
             )
         found["spent"] = spent_record(self.config, self.ledger.all(), self.ledger.study)
         result = result.model_copy(update=found)
+        self.fence()
         write_atomic(self.folder.result, result.model_dump_json(indent=1).encode())
         return result
 
@@ -277,14 +278,19 @@ class _Run:
 
         Returns:
             How many trials are not at their end.
+
+        Raises:
+            SearchLockedError: where another driver took the search over; nothing was written.
         """
         record = self.data.checked(fleet.ask("check", self.data.source))
+        self.fence()  # an engine was waited for
         write_atomic(self.folder.data, record.model_dump_json(indent=1).encode())
         self.watcher.data_read(record)
         left = self.config.budget.trials - len(self.ledger.all())
         width = fleet.base_model["hidden_size"]
         check_space(self.folder.path, disk_need(self.config, width, max(0, left), self.uri))
         left = self._plan(fleet)
+        self.fence()  # a person was waited for
         self.folder.result.unlink(missing_ok=True)  # of a run before; if this one dies, it is false
         events.append("search_started", self._describe(dict(fleet.base_model), record))
         return left

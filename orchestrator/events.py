@@ -66,7 +66,8 @@ class EventLog:
 
     Args:
         path: the log; made, with its folder, where it is missing.
-        fence: asked before each event; raises where another driver took the search over.
+        fence: asked before each event, and by whoever writes other files of the search; raises
+            where another driver took the search over.
 
     Raises:
         EventLogError: where the log is damaged before its last line.
@@ -74,7 +75,7 @@ class EventLog:
 
     def __init__(self, path: Path, fence: Callable[[], None] = lambda: None) -> None:
         self._path = Path(path)
-        self._fence = fence
+        self.fence = fence
         self._redaction = Redaction.of_environment()  # all that MLflow is told comes through here
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -108,7 +109,7 @@ class EventLog:
             OSError: where the disk refuses otherwise; likewise.
             TypeError: for a payload that is not plain JSON data.
         """
-        self._fence()
+        self.fence()
         event = Event(
             seq=self._next_seq,
             time=time.time(),

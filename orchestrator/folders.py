@@ -7,6 +7,7 @@ LATENTUNE_HOME/                  default ./.latentune
   searches/NAME/
     config.yaml  data.json  study.db  events.jsonl  lock  result.json  shipped.json
     storage.json                 in place of study.db and lock where the ledger is in a database
+    id                           tells it from searches of its name in other folders
     reproduce.json               versions, fingerprints, seeds, order of asks
     control/                     requests that the driver polls
     reruns/UID/                  a trial trained again by `latentune rerun`

@@ -5,8 +5,10 @@
        └─► trials/UID/STEP-….safetensors           └─► confirm/members/UID.json, UID-ROWS.parquet
 
 What is on disk is not done again: a confirmation that was killed goes on from the members'
-last states. Seed i decides the init and the order of examples of the i-th member of every
-configuration, so that members of a seed are pairs.
+last states. Each start of a member is an attempt, and the fence is asked before each file: a
+driver that hung, and lost the search, pushes nobody out and writes nothing. Seed i decides the
+init and the order of examples of the i-th member of every configuration, so that members of a
+seed are pairs.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,7 +27,12 @@ import pyarrow as pa
 from orchestrator.assignment import Assignment, DataSource
 from orchestrator.checkpoints import last_step, load_state, save_state
 from orchestrator.engines.calls import EngineCalls
-from orchestrator.errors import ClusterError, ConfirmationHaltedError, EngineLostError
+from orchestrator.errors import (
+    ClusterError,
+    ConfirmationHaltedError,
+    EngineFullError,
+    EngineLostError,
+)
 from orchestrator.events import EventLog
 from orchestrator.files import write_atomic
 from orchestrator.folders import SearchFolder
@@ -79,6 +87,7 @@ class Bench:
     Args:
         engine: how it is called.
         name: the engine's.
+        holder: whose members they are there, as in `FleetPlan`.
         data: what they read.
         splits: those that the task has.
         steps: optimiser steps of each.
@@ -103,12 +112,14 @@ class Bench:
     say: Callable[[str], None]
     metric: str = EXACT_MATCH
     note: Callable[[int], None] = lambda _: None
+    holder: str = ""
 
     def train(self, members: Sequence[Member]) -> dict[str, MemberReport]:
         """Train what is not trained yet.
 
         Raises:
             ConfirmationHaltedError: when halted; states are saved.
+            SearchLockedError: where another driver took the search over.
         """
         known = {member.uid: self._sound_report(member.uid) for member in members}
         waiting = [member for member in members if known[member.uid] is None]
@@ -139,7 +150,8 @@ class Bench:
         return self.folder.confirm / "members" / f"{uid}-{rows or 'all'}{metric}.parquet"
 
     def save_report(self, uid: str, report: MemberReport) -> None:
-        """Write what a member reached."""
+        """Write what a member reached. Raises as `train`."""
+        self.events.fence()
         path = self._report_path(uid)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, json.dumps(asdict(report)).encode())
@@ -161,6 +173,7 @@ class Bench:
             )
             for place, member in enumerate(members):
                 tables[place].append(item_table(member.uid, member.config, split, found, place))
+        self.events.fence()
         for member, parts in zip(members, tables, strict=True):
             write_items(self.items_path(member.uid, rows), parts)
 
@@ -187,6 +200,11 @@ def count_reports(folder: SearchFolder) -> int:
     return sum(1 for _ in (folder.confirm / "members").glob("*.json"))
 
 
+def begun(events: EventLog) -> Counter[str | None]:
+    """How often each trial, or member, was begun, by uid: its last attempt."""
+    return Counter(event.trial_uid for event in events.read() if event.type == "trial_started")
+
+
 class _Round:
     """Some members together, from their last states to the end."""
 
@@ -195,11 +213,13 @@ class _Round:
         self._members = {member.uid: member for member in members}
         self._steps = {uid: bench.last_step(uid) for uid in self._members}
         self._joined: set[str] = set()
+        before = begun(bench.events)
+        self._attempts = {uid: before[uid] + 1 for uid in self._members}
 
     def run(self) -> None:
-        """Train them all; raises ConfirmationHaltedError when halted."""
+        """Train them all. Raises as `Bench.train`."""
         uids = list(self._members)
-        self._bench.engine.ask("unpause", uids)
+        self._bench.engine.ask("unpause", uids, self._bench.holder)
         for uid in uids:
             self._tell_start(self._members[uid])
         calls = dict(self._calls(uids))
@@ -210,7 +230,7 @@ class _Round:
             again = [uid for call in done if self._goes_on(uid := calls.pop(call), call)]
             if self._bench.halt() and not halted:
                 halted = True
-                self._bench.engine.begin("pause", list(calls.values()))
+                self._bench.engine.begin("pause", list(calls.values()), self._bench.holder)
             calls |= {} if halted else dict(self._calls(again))
         if halted:
             raise ConfirmationHaltedError("the confirmation was stopped")
@@ -224,7 +244,8 @@ class _Round:
             if uid in self._joined:
                 goal = self._goal(self._steps[uid])
                 splits = self._search_splits() if goal == self._bench.steps else []
-                yield self._bench.engine.begin("train", uid, goal, splits), uid
+                train = ("train", uid, goal, splits, self._bench.holder)
+                yield self._bench.engine.begin(*train), uid
 
     def _goal(self, step: int) -> int:
         steps = self._bench.steps
@@ -240,7 +261,7 @@ class _Round:
         assignment = Assignment(
             uid=uid,
             number=-1,
-            attempt=1,
+            attempt=self._attempts[uid],
             config=member.config.to_dict(),
             data=asdict(bench.data),
             start_step=self._steps[uid],
@@ -252,10 +273,15 @@ class _Round:
         )
         state = load_state(bench.folder.trial(uid), self._steps[uid])
         while True:
+            bench.events.fence()
             try:
-                bench.engine.ask("join", assignment, state)
+                bench.engine.ask("join", assignment, state, bench.holder)
                 return True
             except EngineLostError:  # the next call waits for the next engine
+                time.sleep(_RETRY_S)
+            except EngineFullError:  # a later attempt is there: another driver's, says the fence
+                if bench.halt():
+                    raise ConfirmationHaltedError("stopped while it waited for room") from None
                 time.sleep(_RETRY_S)
             except LatentuneError as error:
                 self._fail(member, error)
@@ -276,16 +302,18 @@ class _Round:
 
     def _saved(self, member: Member, answer: Mapping[str, Any]) -> bool:
         bench, uid, step = self._bench, member.uid, int(answer["step"])
+        bench.events.fence()
         save_state(bench.folder.trial(uid), step, answer["state"])
         trains = member.config.strategy.latent_count > 0
         bench.note((step - self._steps[uid]) * trains)
         self._steps[uid] = step
         payload = {"step": step, "metrics": answer["metrics"], "curve": answer["curve"]}
-        bench.events.append("trial_report", payload, trial_uid=uid, attempt=1)
+        attempt = self._attempts[uid]
+        bench.events.append("trial_report", payload, trial_uid=uid, attempt=attempt)
         if step < bench.steps or answer["paused"]:
             return True
         bench.save_report(uid, MemberReport(step, dict(answer["metrics"])))
-        bench.engine.begin("leave", uid)
+        bench.engine.begin("leave", uid, bench.holder)
         return False
 
     def _fail(self, member: Member, error: LatentuneError) -> None:
@@ -306,5 +334,5 @@ class _Round:
                 "config": member.config.to_dict(),
             },
             trial_uid=member.uid,
-            attempt=1,
+            attempt=self._attempts[member.uid],
         )

@@ -13,7 +13,7 @@ import optuna
 
 from orchestrator.config import SearchConfig, config_differences, load_search
 from orchestrator.costs import LayoutCosts
-from orchestrator.errors import LedgerError, SearchExistsError
+from orchestrator.errors import LedgerError, SearchExistsError, SearchLockedError
 from orchestrator.events import EventLog, read_events
 from orchestrator.first_trials import start_points
 from orchestrator.folders import SearchFolder
@@ -141,21 +141,35 @@ def has_begun(folder: SearchFolder) -> bool:
 
 
 @contextmanager
-def leaving_nothing_unbegun(folder: SearchFolder) -> Iterator[None]:
+def leaving_nothing_unbegun(folder: SearchFolder, fence: Fence) -> Iterator[None]:
     """Remove a new search that an error ends before its first trial.
 
     A corrected file of the same name must not be refused. Under the search's lock alone: what
-    another driver makes meanwhile is its own.
+    another driver makes meanwhile is its own, and so is all of it once that one took over.
+
+    Args:
+        fence: as `driver_lock` gave it.
     """
     new = not any(path.exists() for path in (folder.config, folder.study, folder.events))
     try:
         yield
+    except SearchLockedError:
+        raise
     except BaseException:
-        if new and not has_begun(folder):
+        if new and _is_held(fence) and not has_begun(folder):
             with suppress(LedgerError):  # what was wrong is to be said
                 forget_study(folder.path, folder.name)
             shutil.rmtree(folder.path, ignore_errors=True)
         raise
+
+
+def _is_held(fence: Fence) -> bool:
+    """Whether a search is this driver's still; not where nobody can tell."""
+    try:
+        fence()
+    except (SearchLockedError, LedgerError):
+        return False
+    return True
 
 
 def state_told(events: EventLog) -> str | None:

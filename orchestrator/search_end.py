@@ -63,6 +63,9 @@ class SearchEnd:
             shipper: one that runs already.
             estimate: what the run was expected to take.
             tells: whether to tell it of a run that trained nothing: the one before could not.
+
+        Raises:
+            SearchLockedError: where another driver took the search over.
         """
         trials = self.ledger.all()
         result = build_result(
@@ -76,6 +79,7 @@ class SearchEnd:
         ).model_copy(update={"estimate": estimate})
         if split is not None or tells:
             self._tell(result)
+        self.events.fence()
         write_atomic(self.folder.result, result.model_dump_json(indent=1).encode())
         finish_shipping(self.folder.path, self.uri, self.events.next_seq - 1, shipper)
         return result

@@ -21,14 +21,7 @@ import torch
 from trainable.base_model.loading import BaseModel
 from trainable.batch import PreparedRow
 from trainable.compute import Precision, TrainingCompute
-from trainable.data import (
-    EncodedTask,
-    ExampleStream,
-    LongRows,
-    Split,
-    Task,
-    mean_by_distance,
-)
+from trainable.data import EncodedTask, ExampleStream, LongRows, Split, Task, mean_by_distance
 from trainable.decoding import LatentLM
 from trainable.delimiters import Vocabulary
 from trainable.errors import TrialError, UnknownTrialError
@@ -63,7 +56,7 @@ class TrialSpec:
     """What an engine needs to take a trial in.
 
     Args:
-        uid: unique among the engine's trials.
+        uid, name: unique among the engine's trials; in messages, the uid where there is none.
         config: strategy, init, optimiser and seed.
         budget_steps: optimiser steps of a full run; the schedule's horizon.
         data_seed: the search's, for the order of examples.
@@ -80,6 +73,7 @@ class TrialSpec:
     max_tokens: int | None = None
     long_rows: LongRows = "refuse"
     times_decoding: bool = False
+    name: str = ""
 
 
 class Engine:
@@ -174,7 +168,7 @@ class Engine:
             self.base.embeddings,
             self.base.tokenizer,
         )
-        rows_3LD = starting_rows(spec.uid, latents_LD, state)
+        rows_3LD = starting_rows(spec.name or spec.uid, latents_LD, state)
         self._adamw.add(spec.uid, rows_3LD)
         self._trials[spec.uid] = ResidentTrial(
             uid=spec.uid,
@@ -187,6 +181,7 @@ class Engine:
             step=0 if state is None else state.step,
             dropped_N=dropped_N,
             times_decoding=spec.times_decoding,
+            name=spec.name,
         )
 
     def leave(self, uid: str) -> None:

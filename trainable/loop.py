@@ -137,6 +137,11 @@ class EngineLoop:
         """
         self.call(lambda engine: self._leave(engine, uid))
 
+    def let_go(self, uid: str) -> None:
+        """As `leave`, between two steps: inside a `call`. One that is not here is gone already."""
+        if uid in self.engine.trials():
+            self._leave(self.engine, uid)
+
     def pause(self, uids: Iterable[str]) -> None:
         """Answer the waiting `train` of these trials now, and their later ones at once."""
         paused = set(uids)

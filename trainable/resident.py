@@ -29,6 +29,7 @@ class ResidentTrial:
         step: optimiser steps done.
         dropped_N: which training rows are too long for this trial and left out; None is none.
         times_decoding: whether its evaluations time decoding too.
+        name: in messages; the uid where there is none.
     """
 
     def __init__(
@@ -43,8 +44,10 @@ class ResidentTrial:
         step: int = 0,
         dropped_N: Bools | None = None,
         times_decoding: bool = False,
+        name: str = "",
     ) -> None:
         self.uid = uid
+        self.name = name or uid
         self.config = config
         self.adamw = adamw
         self.rules = rules
@@ -120,7 +123,7 @@ class ResidentTrial:
             return
         optim = self.config.optim
         self.failure = self.failure or NumericError(
-            f"trial {self.uid} stopped being finite at step {self.step + 1} (loss {loss}): "
+            f"trial {self.name} stopped being finite at step {self.step + 1} (loss {loss}): "
             f"lower optim.lr={optim.lr} or optim.clip_norm={optim.clip_norm}"
         )
 
@@ -130,7 +133,7 @@ class ResidentTrial:
         return TrialState(self.step, latents, exp_avg, exp_avg_sq)
 
 
-def starting_rows(uid: str, latents_LD: torch.Tensor, state: TrialState | None) -> torch.Tensor:
+def starting_rows(name: str, latents_LD: torch.Tensor, state: TrialState | None) -> torch.Tensor:
     """Latents and both moments to begin with, [3, L, D]: fresh, or those of an exported state.
 
     Raises:
@@ -141,7 +144,7 @@ def starting_rows(uid: str, latents_LD: torch.Tensor, state: TrialState | None) 
         return torch.stack([latents_LD.float(), zeros_LD, zeros_LD])
     if state.latents.shape != tuple(latents_LD.shape):
         raise StateError(
-            f"trial {uid} has latents of shape {list(latents_LD.shape)}, but its saved "
+            f"trial {name} has latents of shape {list(latents_LD.shape)}, but its saved "
             f"state has {list(state.latents.shape)}: it belongs to another configuration"
         )
     parts = (state.latents, state.exp_avg, state.exp_avg_sq)

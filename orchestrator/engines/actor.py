@@ -39,9 +39,15 @@ ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 _LOOKS = 6  # for expired leases, while one lasts
 
 
+def resident(uid: str, holder: str) -> str:
+    """A trial's uid inside an engine: searches of one name may meet there."""
+    return f"{holder}/{uid}" if holder else uid
+
+
 class EngineActor:
     """The actor's class; a `Fleet` makes them.
 
+    Whose trials they are, calls say by their holder, as in `FleetPlan`: none reaches another's.
     The model is loaded by the first call that needs it and not by the constructor, so that what
     is wrong with it reaches the caller as it is.
 
@@ -68,7 +74,7 @@ class EngineActor:
         self._data: dict[str, EncodedTask] = {}
         self._leases = Leases()
         self._holders: dict[str, str] = {}
-        self._attempts: dict[tuple[str, str], int] = {}  # holder and uid, to the last that came
+        self._attempts: dict[str, tuple[str, int]] = {}  # to holder, and the last that came
         self._entering = threading.Lock()
         self._sleeping = threading.Event()
         self._provisions = Provisions.of_this_node()
@@ -214,9 +220,10 @@ class EngineActor:
         from trainable.state import TrialState
         from trainable.trial import TrialConfig
 
-        source = DataSource(**assignment.data)
+        source, uid = DataSource(**assignment.data), resident(assignment.uid, holder)
         spec = TrialSpec(
-            uid=assignment.uid,
+            uid=uid,
+            name=assignment.uid,
             config=TrialConfig.from_dict(assignment.config),
             budget_steps=assignment.rungs[-1],
             data_seed=source.seed if assignment.stream_seed is None else assignment.stream_seed,
@@ -224,23 +231,25 @@ class EngineActor:
             long_rows=source.long_rows,
             times_decoding=assignment.times_decoding,
         )
-        restored = None if state is None else TrialState.from_bytes(state)
+        restored, loop = None if state is None else TrialState.from_bytes(state), self._running
 
         def enter(engine: Engine) -> None:
-            engine.join(spec, self._encoded(source), restored)
+            self._refuse_earlier(holder, uid, assignment.attempt)
+            self._let_go(loop, uid)  # what waits for the earlier attempt is told
+            self._book(uid, holder, room)
+            try:
+                engine.join(spec, self._encoded(source), restored)
+            except BaseException:
+                del self._holders[uid]
+                raise
 
-        self._refuse_earlier(holder, spec.uid, assignment.attempt)
-        self.leave(spec.uid)  # what waits for the earlier attempt is told
-        self._book(spec.uid, holder, room)
-        try:
-            self._running.call(enter)
-        except BaseException:
-            self._holders.pop(spec.uid, None)
-            raise
+        loop.call(enter)  # at once: no other attempt comes in between
 
-    def train(self, uid: str, until_step: int, splits: Sequence[Split]) -> dict[str, Any]:
+    def train(
+        self, uid: str, until_step: int, splits: Sequence[Split], holder: str = ""
+    ) -> dict[str, Any]:
         """Train to a step and score; the report as plain data, its state as bytes."""
-        report = self._running.train(uid, until_step, splits)
+        report = self._running.train(resident(uid, holder), until_step, splits)
         return {
             "step": report.step,
             "metrics": report.metrics,
@@ -249,19 +258,26 @@ class EngineActor:
             "paused": report.paused,
         }
 
-    def pause(self, uids: Sequence[str]) -> None:
+    def pause(self, uids: Sequence[str], holder: str = "") -> None:
         """Answer the waiting calls of these trials now, and their later ones at once."""
-        self._running.pause(uids)
+        self._running.pause(resident(uid, holder) for uid in uids)
 
-    def unpause(self, uids: Sequence[str]) -> None:
+    def unpause(self, uids: Sequence[str], holder: str = "") -> None:
         """Let these trials train again."""
-        self._running.unpause(uids)
+        self._running.unpause(resident(uid, holder) for uid in uids)
 
-    def leave(self, uid: str) -> None:
+    def leave(self, uid: str, holder: str = "") -> None:
         """Let a trial go; one that is not here is gone already."""
-        self._holders.pop(uid, None)
-        if uid in self._running.call(lambda engine: engine.trials()):
-            self._running.leave(uid)
+        self._leave(resident(uid, holder))
+
+    def _leave(self, resident_uid: str) -> None:
+        loop = self._running
+        loop.call(lambda _: self._let_go(loop, resident_uid))
+
+    def _let_go(self, loop: EngineLoop, resident_uid: str) -> None:
+        """Between two steps."""
+        loop.let_go(resident_uid)
+        self._holders.pop(resident_uid, None)
 
     def insertions(
         self, source: DataSource, strategies: Sequence[Mapping[str, Any]], split: Split
@@ -349,24 +365,23 @@ class EngineActor:
             EngineFullError: if a later one has been here since its driver greeted.
         """
         with self._entering:
-            last = self._attempts.get((holder, uid), attempt)
+            _, last = self._attempts.get(uid, (holder, attempt))
             if attempt < last:
                 raise EngineFullError(f"attempt {last} of {uid} has no room for attempt {attempt}")
-            self._attempts[holder, uid] = attempt
+            self._attempts[uid] = holder, attempt
 
     def _book(self, uid: str, holder: str, room: int | None) -> None:
-        with self._entering:
-            here = sum(one == holder for one in self._holders.values())
-            if room is not None and here >= room:
-                raise EngineFullError(f"this engine has {here} trials of {holder!r}, and no room")
-            self._holders[uid] = holder
+        here = sum(one == holder for one in self._holders.values())
+        if room is not None and here >= room:
+            raise EngineFullError(f"this engine has {here} trials of {holder!r}, and no room")
+        self._holders[uid] = holder
 
     def _clear(self, holder: str) -> None:
         """Let the trials go that a driver left behind."""
         with self._entering:
-            self._attempts = {key: n for key, n in self._attempts.items() if key[0] != holder}
+            self._attempts = {uid: n for uid, n in self._attempts.items() if n[0] != holder}
         for uid in [uid for uid, one in list(self._holders.items()) if one == holder]:
-            self.leave(uid)
+            self._leave(uid)
 
     def _end_when_unused(self, name: str) -> None:
         """End this actor once nobody has a lease; runs in a thread of its own."""

@@ -44,7 +44,7 @@ class Berth:
         self._assignment = assignment
         self._search = search
         self._engine: Any = None
-        self._name = ""
+        self._name = self._holder = ""
         self._problems: list[str] = []
 
     def told_problems(self) -> list[str]:
@@ -95,7 +95,7 @@ class Berth:
         if self._engine is None and not self._enter(roster, step):
             return None
         uid, splits = self._assignment.uid, self._assignment.splits
-        call = self._engine.train.remote(uid, goal, splits)
+        call = self._engine.train.remote(uid, goal, splits, self._holder)
         try:
             if self._is_answered(call):
                 found: dict[str, Any] = ray.get(call)
@@ -119,7 +119,7 @@ class Berth:
                 self._join(handle, step, roster.holder, record.room)
             except EngineFullError:  # another trial was quicker
                 continue
-            self._engine, self._name = handle, record.name
+            self._engine, self._name, self._holder = handle, record.name, roster.holder
             return True
         return False
 

@@ -96,7 +96,7 @@ class Crew:
     """All engines of a search, and what became of those that it had.
 
     Args:
-        holder: the search's name on leases.
+        holder: as in `FleetPlan`.
         host: where engines run.
         parcels: files of this machine that engines need.
         depot: where engines fetch them, by the id of their node; None on our own.
@@ -210,12 +210,12 @@ class Crew:
     def pause(self, uids: Sequence[str]) -> None:
         """As `EngineLoop.pause`, in engines of now and of later."""
         self._paused |= set(uids)
-        self.tell("pause", list(uids))
+        self.tell("pause", list(uids), self._holder)
 
     def unpause(self, uids: Sequence[str]) -> None:
         """As `EngineLoop.unpause`, in engines of now and of later."""
         self._unpaused = list(uids)
-        self.tell("unpause", self._unpaused)
+        self.tell("unpause", self._unpaused, self._holder)
 
     @property
     def paused(self) -> list[str]:
@@ -302,8 +302,8 @@ class Crew:
             )
             return
         self.base_model, self.failure = first, None
-        self._host.begin(member.handle, "unpause", self._unpaused)
-        self._host.begin(member.handle, "pause", self.paused)
+        self._host.begin(member.handle, "unpause", self._unpaused, self._holder)
+        self._host.begin(member.handle, "pause", self.paused, self._holder)
         member.state, member.used = "ready", self._now()
 
     def _failed(self, member: CrewMember, failed: CallFailedError) -> None:

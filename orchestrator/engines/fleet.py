@@ -178,7 +178,7 @@ class Fleet:
     def leave(self, uid: str) -> None:
         """Let a trial go, wherever it is."""
         with self._lock:
-            self._crew.tell("leave", uid)
+            self._crew.tell("leave", uid, self.plan.holder)
 
     def run(self) -> None:
         """Beat until closed; a thread's work.
@@ -266,7 +266,7 @@ class Fleet:
             wish = replace(wish, most=len(views))
         ticket = Ticket(
             id=self._ticket,
-            search=self.plan.holder,
+            search=self.plan.search,
             wish=wish,
             engines=views,
             avoided=frozenset(crew.avoided),

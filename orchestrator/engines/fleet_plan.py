@@ -20,7 +20,8 @@ class FleetPlan:
     """What a fleet is to be.
 
     Args:
-        holder: the search; its name on leases.
+        holder: the search's name on leases and on its trials: NAME@ID, because two folders may
+            have a search of one name.
         folder: the search's; the roster goes there.
         pool: the first part of its engines' names; see `pool_name`.
         gpus: of an engine.
@@ -38,6 +39,11 @@ class FleetPlan:
     most: int | None = None
     step_timeout_s: float | None = None
     parcels: Mapping[str, Parcel] = field(default_factory=dict)
+
+    @property
+    def search(self) -> str:
+        """Its name for people."""
+        return self.holder.partition("@")[0]
 
     @property
     def most_trials(self) -> int:

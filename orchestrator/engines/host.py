@@ -71,7 +71,7 @@ class RayHost:
     Args:
         base, options: as `EngineActor`.
         gpus: of an engine.
-        holder: the search that starts them.
+        holder: the search that starts them, as in `FleetPlan`.
     """
 
     base: Mapping[str, Any]

@@ -25,6 +25,7 @@ from orchestrator.engines.placement import engine_gpus
 from orchestrator.engines.ray_queue import RayQueue
 from orchestrator.errors import SearchLockedError
 from orchestrator.search_config import SearchConfig
+from orchestrator.study.place import folder_id
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ def open_fleet(
     gpus = engine_gpus(base, config.engine.gpus, nodes, promised)
     code = code_digest()
     plan = FleetPlan(
-        holder=config.name,
+        holder=f"{config.name}@{folder_id(folder)[:12]}",
         folder=folder,
         pool=pool_name(base, options, code),
         gpus=gpus,
@@ -121,7 +122,7 @@ def open_fleet(
     )
     can_grow = scaler is not None or bool(os.environ.get("RAY_ADDRESS"))
     cluster = _cluster(plan, RayQueue(code), can_grow=can_grow)
-    fleet = Fleet(plan, RayHost(base, options, gpus, config.name), cluster, say)
+    fleet = Fleet(plan, RayHost(base, options, gpus, plan.holder), cluster, say)
     thread = threading.Thread(target=fleet.run, name="fleet", daemon=True)
     thread.start()
     try:

@@ -45,7 +45,7 @@ class Roster(Record):
     """All engines of a search.
 
     Args:
-        holder: under which name they are leased.
+        holder: under which name they are leased, and hold the search's trials.
         waiting: why trials wait; None if none does.
         halting: whether trials that wait for an engine are to give up, for now.
         paused: uids of those that are to give up, for now.

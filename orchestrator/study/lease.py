@@ -36,7 +36,6 @@ from sqlalchemy import (
     String,
     Table,
     create_engine,
-    delete,
     insert,
     literal_column,
     select,
@@ -223,10 +222,14 @@ def is_leased(url: str, search: str) -> bool:
         return row is not None and _holds(row, connection)
 
 
-def forget_lease(url: str, search: str) -> None:
-    """Remove the row of a search that is removed."""
+def end_lease(url: str, search: str) -> None:
+    """Take the lease of a search that is removed from whoever had it.
+
+    The row stays: with tokens that began anew, a driver that hung would have that of the next.
+    """
+    next_one = {"token": _TABLE.c.token + 1, "until": 0.0}
     with _reading(url) as connection:
-        connection.execute(delete(_TABLE).where(_TABLE.c.search == search))
+        connection.execute(update(_TABLE).where(_TABLE.c.search == search).values(next_one))
         connection.commit()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import optuna
 
 from orchestrator.errors import LedgerError
-from orchestrator.study.lease import forget_lease
+from orchestrator.study.lease import end_lease
 from orchestrator.study.place import read_place, storage_url
 from orchestrator.study.storage import LedgerStorage
 
@@ -35,19 +35,30 @@ def check_owner(study: optuna.Study, owner: str | None) -> None:
         )
 
 
-def forget_study(search_dir: Path, name: str) -> None:
+def forget_study(search_dir: Path, name: str) -> bool:
     """Remove a search's study from its database, if that is ours; a file goes with its folder.
+
+    Its lease stays: whoever holds it gives it back once the folder is gone, too.
+
+    Returns:
+        Whether there was one.
 
     Raises:
         LedgerError: if the database cannot be used.
     """
     place = read_place(search_dir)
     if place is None:
-        return
-    url = storage_url(search_dir)
-    storage = LedgerStorage(url, reading=True)
+        return False
+    storage = LedgerStorage(storage_url(search_dir), reading=True)
     with storage.said():
         names = {study.study_name: study for study in storage.get_all_studies()}
-        if name in names and names[name].user_attrs.get(_ATTRIBUTE) == place.id:
+        mine = name in names and names[name].user_attrs.get(_ATTRIBUTE) == place.id
+        if mine:
             optuna.delete_study(study_name=name, storage=storage)
-            forget_lease(url, name)
+    return mine
+
+
+def forget_search(search_dir: Path, name: str) -> None:
+    """As `forget_study`, for a search that nobody runs: a driver that hung has lost it then."""
+    if forget_study(search_dir, name):
+        end_lease(storage_url(search_dir), name)

@@ -11,6 +11,7 @@ variable where that names the same server, else from what the database's own cli
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import uuid
@@ -26,6 +27,7 @@ from orchestrator.files import write_atomic
 STORAGE_VARIABLE = "LATENTUNE_STORAGE"
 STUDY_FILE = "study.db"
 PLACE_FILE = "storage.json"
+ID_FILE = "id"
 _SECRETS = ("password", "passwd", "sslpassword")
 
 
@@ -96,6 +98,20 @@ def read_place(search_dir: Path) -> Place | None:
             "or remove the search's folder"
         ) from None
     return place
+
+
+def folder_id(search_dir: Path) -> str:
+    """What tells a search from those of its name in other folders, be they copies of this one.
+
+    Its driver alone calls this: where the ledger is a file, an id is made at the first call.
+    """
+    place = read_place(search_dir)
+    if place is not None:
+        return place.id
+    path = search_dir / ID_FILE
+    if not path.exists():
+        write_atomic(path, uuid.uuid4().hex.encode())
+    return hashlib.sha256(path.read_bytes() + os.fsencode(search_dir.resolve())).hexdigest()
 
 
 def shown_url(url: str) -> str:

@@ -89,10 +89,10 @@ class MadeUpEngine:
     def has_latents(self, uid: str) -> bool:
         return bool(self._configs[uid]["strategy"]["triggers"])
 
-    def _unpause(self, uids: Sequence[str]) -> None:
+    def _unpause(self, uids: Sequence[str], holder: str) -> None:
         pass
 
-    def _join(self, assignment: Assignment, state: bytes | None) -> None:
+    def _join(self, assignment: Assignment, state: bytes | None, holder: str) -> None:
         triggers = assignment.config["strategy"]["triggers"]
         if triggers.get("end", {}).get("m") == 6:
             raise TaskError("too long")
@@ -103,7 +103,7 @@ class MadeUpEngine:
         self._at[assignment.uid] = step
         self._configs[assignment.uid] = assignment.config
 
-    def _train(self, uid: str, goal: int, splits: Sequence[str]) -> dict[str, Any]:
+    def _train(self, uid: str, goal: int, splits: Sequence[str], holder: str) -> dict[str, Any]:
         if uid not in self._at:
             raise UnknownTrialError(uid)
         config = self._configs[uid]

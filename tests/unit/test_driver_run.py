@@ -16,7 +16,9 @@ from orchestrator import driver
 from orchestrator.conductor import Quiet
 from orchestrator.driver import _Run
 from orchestrator.errors import SearchLockedError
+from orchestrator.events import EventLog
 from orchestrator.ledger import Ledger
+from orchestrator.results import DataRecord
 from orchestrator.study.storage import no_fence
 from orchestrator.tune_adapters import LostTrials
 from tests.unit.ledgers import RUNGS, open_ledger, search_config, search_folder
@@ -60,6 +62,23 @@ def test_the_wait_for_an_engine_is_written_down_as_it_goes(tmp_path: Path, ledge
     assert 5 <= ledger.spent_s < 6
     run._gives_up(threading.Event())  # in the same second
     assert ledger.spent_s < 6
+
+
+def test_a_driver_that_was_taken_over_while_it_waited_touches_no_file(
+    tmp_path: Path, ledger: Ledger
+) -> None:
+    def taken_over(connection: object = None) -> None:
+        raise SearchLockedError("was taken over")
+
+    run = run_of(tmp_path, ledger)
+    run.data = SimpleNamespace(source=None, checked=lambda _: DataRecord(rows={}))  # type: ignore[assignment]
+    run.fence = taken_over
+    run.folder.data.write_text("the other's")
+    run.folder.result.write_text("the other's")
+    fleet: Any = SimpleNamespace(ask=lambda *_: {}, base_model={"hidden_size": 4})
+    with EventLog(run.folder.events) as events, pytest.raises(SearchLockedError):
+        run._announce(events, fleet)
+    assert run.folder.data.read_text() == run.folder.result.read_text() == "the other's"
 
 
 def test_each_round_of_tune_s_loop_may_write_down_the_time(tmp_path: Path, ledger: Ledger) -> None:

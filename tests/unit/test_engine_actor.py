@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orchestrator.assignment import Assignment
 from orchestrator.engines.actor import EngineActor
 from orchestrator.engines.handshake import own_versions
 from orchestrator.engines.leases import Leases
@@ -13,7 +18,8 @@ from orchestrator.engines.watchdog import Pulse
 from orchestrator.errors import EngineFullError
 from orchestrator.opening import engine_options
 from orchestrator.search_config import SearchConfig
-from tests.integration.small_search import wait_until
+from orchestrator.search_data import read_data
+from tests.integration.small_search import small_config, wait_until
 
 
 def test_it_tells_what_it_runs_and_how_it_is() -> None:
@@ -48,12 +54,42 @@ def test_an_earlier_attempt_does_not_push_a_later_one_out() -> None:
     actor._refuse_earlier("s", "s-1", 1)
 
 
+@pytest.mark.parametrize(("attempts", "refused"), [((1, 2), False), ((2, 1), True)])
+def test_of_two_attempts_that_come_together_the_later_one_stays(
+    attempts: tuple[int, int], refused: bool, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """Both wait for the model's thread, which takes the one as a whole, then the other."""
+    config = SearchConfig.model_validate(small_config(tiny_folder))
+    actor, source = EngineActor(*engine_options(config)), read_data(config, tmp_path).source
+    loop, held = actor._running, threading.Event()
+    with ThreadPoolExecutor() as callers:
+        callers.submit(loop.call, lambda _: held.wait(60))
+        wait_until(loop._work.empty)
+        calls = {}
+        for place, attempt in enumerate(attempts):
+            assignment = Assignment(
+                uid="s-1", number=1, attempt=attempt, config={}, data=asdict(source), start_step=0,
+                rungs=[4], splits=["val_id"], engine="e", folder=str(tmp_path),
+            )  # fmt: skip
+            calls[attempt] = callers.submit(actor.join, assignment, None, "s", 1)
+            wait_until(lambda place=place: loop._work.qsize() > place)  # type: ignore[misc]
+        held.set()
+        errors = {attempt: call.exception(60) for attempt, call in calls.items()}
+    assert errors[2] is None
+    assert type(errors[1]) is (EngineFullError if refused else type(None))
+    assert actor.look().trials == {"s/s-1": "s"}
+    assert actor._attempts == {"s/s-1": ("s", 2)}
+    actor.leave("s-1", "s")
+    assert actor.look().trials == {}
+    assert loop.call(lambda engine: engine.trials()) == []
+
+
 def test_the_trials_of_a_driver_that_is_gone_leave_an_engine_that_others_use(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = [0.0]
     actor = EngineActor({}, {})
-    monkeypatch.setattr(actor, "leave", actor._holders.pop)  # without a model
+    monkeypatch.setattr(actor, "_leave", actor._holders.pop)  # without a model
     actor._leases = Leases(60.0, lambda: now[0])
     for holder in ("gone", "here"):
         actor.greet(holder)

@@ -249,12 +249,12 @@ def test_gpu_seconds_are_those_of_engines_that_were_there(scene: Scene) -> None:
 def test_pauses_reach_engines_that_come_later(scene: Scene) -> None:
     scene.fleet.unpause(["s-1", "s-2"])
     scene.fleet.pause(["s-1"])
-    assert ("pause", ["s-1"]) in scene.engine(A).calls
+    assert ("pause", ["s-1"], "s") in scene.engine(A).calls
     assert read_roster(scene.fleet.plan.folder).paused == ["s-1"]
     scene.ray.kill(scene.engine(A))
     scene.passes(8)
-    assert ("unpause", ["s-1", "s-2"]) in scene.engine(A).calls
-    assert ("pause", ["s-1"]) in scene.engine(A).calls
+    assert ("unpause", ["s-1", "s-2"], "s") in scene.engine(A).calls
+    assert ("pause", ["s-1"], "s") in scene.engine(A).calls
 
 
 def test_a_halted_fleet_starts_nothing(scene: Scene) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, create_engine, text
 
 from orchestrator.errors import LedgerError, SearchLockedError
 from orchestrator.events import EventLog, read_events
-from orchestrator.study.lease import Lease, forget_lease, is_leased, machine
+from orchestrator.study.lease import Lease, end_lease, is_leased, machine
 from tests.unit.ledgers import OBJECTIVE, RUNGS, open_ledger
 
 
@@ -172,10 +172,16 @@ def test_a_renewal_beside_a_transition_costs_neither(url: str, tmp_path: Path) -
         ledger.close()
 
 
-def test_a_removed_search_leaves_no_lease(url: str) -> None:
-    with Lease(url, "tiny"):
-        forget_lease(url, "tiny")
+def test_a_removed_search_leaves_no_lease_and_no_token_twice(url: str) -> None:
+    """A driver that hung must not take the next search of the name for its own."""
+    with Lease(url, "tiny") as hung:
+        end_lease(url, "tiny")
         assert not is_leased(url, "tiny")
+        with Lease(url, "tiny") as next_one:
+            next_one.fence()
+            assert not hung.renew()
+            with pytest.raises(SearchLockedError, match="was taken over"):
+                hung.fence()
 
 
 def test_a_database_that_is_not_there_is_said_without_its_password(tmp_path: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,13 @@ from orchestrator.opening import leaving_nothing_unbegun, open_ledger
 from orchestrator.study.place import STORAGE_VARIABLE
 from orchestrator.study.storage import Fence
 from tests.unit.ledgers import search_config, search_folder
+from trainable.errors import TaskError
+
+
+def change(database: Path, statement: str) -> None:
+    with closing(sqlite3.connect(database, timeout=30)) as connection:
+        connection.execute(statement)
+        connection.commit()
 
 
 @pytest.fixture
@@ -51,7 +59,7 @@ def test_a_refused_driver_leaves_the_folder_of_the_first_one(
 
 
 def fail_inside(folder: SearchFolder, told: bool) -> None:
-    with driver_lock(folder), leaving_nothing_unbegun(folder):
+    with driver_lock(folder) as fence, leaving_nothing_unbegun(folder, fence):
         folder.config.write_text(search_config().to_yaml())
         if told:
             with EventLog(folder.events) as log:
@@ -66,6 +74,50 @@ def test_a_new_search_that_fails_before_its_first_trial_leaves_nothing(
     with pytest.raises(LedgerError, match="broken"):
         fail_inside(folder, told)
     assert folder.path.exists() == told
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_a_driver_that_thaws_leaves_the_search_to_the_one_that_took_it_over(
+    folder: SearchFolder, knows: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It began the search, and hung before the first trial for longer than its lease."""
+    monkeypatch.setenv(STORAGE_VARIABLE, f"sqlite:///{tmp_path / 'shared.db'}")
+    config = search_config()
+    with ExitStack() as taken_over:
+        with (
+            pytest.raises(SearchLockedError if knows else LedgerError),
+            driver_lock(folder) as fence,
+            leaving_nothing_unbegun(folder, fence),
+        ):
+            folder.config.write_text(config.to_yaml())
+            frozen = open_ledger(config, folder, fence=fence)
+            change(tmp_path / "shared.db", "UPDATE latentune_leases SET until = 0")
+            second = taken_over.enter_context(driver_lock(folder))
+            ledger = open_ledger(config, folder, fence=second)
+            if knows:
+                frozen.add_spent(1.0)
+            raise LedgerError("it has not asked yet")
+        assert folder.config.exists()
+        second()
+        asked = ledger.ask()
+        assert asked is not None and asked.number == 0
+        frozen.close()
+        ledger.close()
+
+
+def test_a_new_search_that_fails_leaves_nothing_in_a_shared_database(
+    folder: SearchFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(STORAGE_VARIABLE, f"sqlite:///{tmp_path / 'shared.db'}")
+    for _ in range(2):
+        with (
+            pytest.raises(TaskError),
+            driver_lock(folder) as fence,
+            leaving_nothing_unbegun(folder, fence),
+        ):
+            open_ledger(search_config(), folder, fence=fence).close()
+            raise TaskError("no such file")
+        assert not folder.path.exists()
 
 
 def test_a_search_that_was_there_stays(folder: SearchFolder) -> None:
