@@ -16,7 +16,7 @@ from tests.faults import brief
 from tests.faults.acting import AtReport, freeze_own, stop_own, thaw
 from tests.faults.aftermath import Aftermath, Scores, chaos_config
 from tests.faults.drivers import is_frozen, start_driver
-from tests.faults.standing import Standing, bare_cluster
+from tests.faults.nodes import Standing, bare_cluster
 from tests.faults.tally import Tally
 from tests.integration.small_search import kill_own, own_processes, wait_until
 
