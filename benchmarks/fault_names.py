@@ -25,6 +25,7 @@ class Fault(StrEnum):
     CTRL_C_TWICE = "Ctrl-C twice"
     SIGTERM = "SIGTERM to the driver"
     TRIALS = "thin trials' processes: SIGKILL at a random report"
+    TRIALS_BETWEEN = "thin trials' processes: SIGKILL as the next trial begins"
     TRIALS_FROZEN = "thin trials' processes: SIGSTOP for 8 s, then SIGCONT"
     ENGINE = "engine: SIGKILL at a random report"
     ENGINE_FROZEN = "engine: SIGSTOP for 8 s, then SIGCONT"

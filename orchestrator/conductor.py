@@ -3,6 +3,7 @@
     Ray Tune ── assign() ─►  ledger.ask   ── event trial_started
              ── on_report ─► ledger.report ── event trial_report, trial_ended + artifact
              ── on_lost ───► ledger.lost   ── event trial_lost
+             ── put_back ──► ledger.put_back
              ── on_round ──► the time that was spent, once a second
 
 Tune calls in through two thin adapters (`tune_adapters`); everything it must remember is in
@@ -129,6 +130,7 @@ class Conductor:
         self._note = note
         self._rungs = config.rungs()
         self._to_stop: set[int] = set()
+        self._put_back: set[int] = set()
         self._running: dict[int, str] = {}
         self._lock = threading.Lock()  # the halting thread reads what Tune's thread writes
 
@@ -148,6 +150,7 @@ class Conductor:
                 return None
             uid = self._folder.uid(trial.number)
             self._running[trial.number] = uid
+            self._put_back.discard(trial.number)
         reported = trial.step in trial.reports
         self._spending.commit(trial.number, trial.config, self._goal(trial.step, reported))
         self._events.append(
@@ -234,6 +237,20 @@ class Conductor:
             attempt=trial.attempts - 1,
         )
         return trial.attempts
+
+    def put_back(self, number: int) -> None:
+        """Tune gave up a trial that is not at its end: it is the next to be assigned."""
+        with self._lock:
+            if self._running.pop(number, None) is None:
+                return  # closed before
+        self._put_back.add(number)
+        self.ledger.put_back(number)
+
+    @property
+    def owes(self) -> bool:
+        """Whether a trial that was put back may begin, and nobody has asked for it."""
+        halted = self.halted is not None or self.full_disk is not None
+        return bool(self._put_back) and not halted and self._spending.is_open
 
     def settle(self) -> None:
         """Tell the ends that the ledger knows, but that a driver died before it told."""

@@ -335,7 +335,8 @@ class _Run:
             look=shipper.look,
         )
         with watch.kept():
-            if self.ledger.has_work() and not interrupt.is_set():
+            begins = self.ledger.has_work() and not interrupt.is_set()
+            while begins:
                 run_trials(
                     LedgerSearcher(conductor, lambda: fleet.room),
                     LedgerScheduler(conductor, fleet.leave),
@@ -343,6 +344,7 @@ class _Run:
                     fleet.plan.most_trials,
                     scratch,
                 )
+                begins = conductor.owes  # Tune gave one up after it had asked for the last
 
     def _split(self, clock: dict[str, float]) -> TimeSplit:
         return TimeSplit(

@@ -202,6 +202,10 @@ class Ledger:
         """
         return self._attempt(number)
 
+    def put_back(self, number: int) -> None:
+        """Have `ask` give a trial that is not at its end once more, before any other."""
+        self._unfinished.insert(0, number)
+
     def report(self, number: int, step: int, metrics: Mapping[str, float]) -> TrialStatus:
         """Record what a trial reached and decide what becomes of it.
 
@@ -372,9 +376,8 @@ class Ledger:
         for number in list(self._unfinished):
             frozen = self._store.trial(number)
             step = frozen.user_attrs.get("step", 0)
-            if step in reports_of(frozen):
-                if self._decide(number, step) is not TrialStatus.RUNNING:
-                    self._unfinished.remove(number)
+            if step in reports_of(frozen) and self._decide(number, step) is not TrialStatus.RUNNING:
+                self._unfinished.remove(number)
 
     @staticmethod
     def _is_search(frozen: FrozenTrial) -> bool:

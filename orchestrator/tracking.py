@@ -15,6 +15,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -176,7 +177,7 @@ class ShipperKeeper:
     ) -> None:
         self._search_dir, self._uri, self._now = search_dir, uri, now
         self._begun = now()
-        self.process = start_shipper(search_dir, uri)
+        self.process = self._started()
 
     def look(self) -> None:
         """Start another where it is gone; seldom, where each is gone at once."""
@@ -186,7 +187,13 @@ class ShipperKeeper:
         logger.warning("the shipper ended (%d) before the search: another is started", code)
         self._begun = self._now()
         with suppress(OSError):  # tracking never stops a search: a later look tries again
-            self.process = start_shipper(self._search_dir, self._uri)
+            self.process = self._started()
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        """A shipper that is waited for, however its driver ends: a notebook keeps no zombie."""
+        process = start_shipper(self._search_dir, self._uri)
+        threading.Thread(target=process.wait, name="shipper", daemon=True).start()
+        return process
 
 
 def wait_shipped(

@@ -59,14 +59,8 @@ class LedgerSearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tune has given a trial up; one that ended by itself is closed already."""
-        number = self._held.pop(trial_id, None)
-        if error and number is not None:
-            self._conductor.on_error(
-                number,
-                "its process was lost as often as it was started",
-                FailureKind.LOST_MACHINE,
-            )
+        """A trial has no process any more; what becomes of one given up, `LostTrials` says."""
+        self._held.pop(trial_id, None)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the ledger is the memory."""
@@ -79,7 +73,11 @@ class LedgerSearcher(Searcher):
 
 
 class LostTrials(Callback):
-    """Tune starts a trial again whose process was lost; the ledger counts the attempt."""
+    """Tune starts a trial again whose process was lost; the ledger counts the attempt.
+
+    A process that is lost while it takes the next trial counts for Tune as two losses at once: it
+    means to start the trial again, and gives it up. The ledger then gives it out anew.
+    """
 
     def __init__(self, conductor: Conductor) -> None:
         self._conductor = conductor
@@ -91,6 +89,17 @@ class LostTrials(Callback):
         attempt = self._conductor.on_lost(trial.config["number"])
         if attempt is not None:
             trial.config["attempt"] = attempt
+
+    def on_trial_error(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        """Tune has given a trial up; one whose failure is known is closed already."""
+        number = trial.config["number"]
+        if trial.should_recover():  # type: ignore[no-untyped-call]
+            self._conductor.put_back(number)
+        else:
+            reason = "its process was lost as often as it was started"
+            self._conductor.on_error(number, reason, FailureKind.LOST_MACHINE)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Tune's loop has gone round, in the thread that alone writes the ledger."""

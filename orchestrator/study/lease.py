@@ -142,7 +142,10 @@ class Lease:
             with self._engine.begin() as connection:
                 connection.execute(update(_TABLE).where(mine).values(until=0.0))
         except SQLAlchemyError as error:
-            logger.warning("the lease could not be given back, it ends by itself: %s", error)
+            logger.warning(
+                "the lease could not be given back: it ends with this process, or by itself within "
+                "%.0f s: %s", self._lease_s, error,
+            )  # fmt: skip
         self._engine.dispose()
 
     def __enter__(self) -> Self:

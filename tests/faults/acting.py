@@ -31,6 +31,25 @@ class AtReport(Watching):
             self._act()
 
 
+class AtStart(Watching):
+    """Runs an action when the n-th trial of a search is to begin, in the driver's thread.
+
+    Args:
+        n: counted from 1; a trial that begins again counts again.
+        action: what to do.
+    """
+
+    def __init__(self, n: int, action: Callable[[], None]) -> None:
+        super().__init__()
+        self._left = n
+        self._act = action
+
+    def trial_started(self, trial: LedgerTrial) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self._act()
+
+
 def freeze_own(titles: Sequence[str], seconds: float) -> int:
     """SIGSTOP our own Ray workers of these titles, and SIGCONT after a while; how many."""
     frozen = stop_own(titles)

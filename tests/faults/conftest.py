@@ -10,18 +10,27 @@ import pytest
 
 from orchestrator.opening import engine_options
 from tests.faults.aftermath import Aftermath, Scores, chaos_config
-from tests.faults.standing import Standing, standing_cluster
+from tests.faults.nodes import Standing
+from tests.faults.standing import standing_cluster
 from tests.faults.tally import RESULTS_VARIABLE, Tally
 from tests.integration.mlflow_server import free_port, server
 
 
 @pytest.fixture(scope="session")
-def tally() -> Iterator[Tally]:
-    """What the faults of this run did; stored at the end where that was asked for."""
-    tally = Tally()
-    yield tally
+def whole_tally() -> Tally:
+    """What all faults of this run did."""
+    return Tally()
+
+
+@pytest.fixture
+def tally(whole_tally: Tally) -> Iterator[Tally]:
+    """The whole tally, stored after every test where that was asked for.
+
+    Ray ends a process that it believes lost, without a word and without any fixture's end.
+    """
+    yield whole_tally
     if path := os.environ.get(RESULTS_VARIABLE):
-        tally.store(Path(path))
+        whole_tally.store(Path(path))
 
 
 @pytest.fixture(scope="package")

@@ -2,50 +2,24 @@
 
 To start one takes longer than a search of these tests.
 
-this process ── Cluster ──► head node, more nodes
-     └── RAY_ADDRESS, token ──► doomed drivers, each a process of its own
+another process ── Cluster ──► head node, more nodes
+this process ── RAY_ADDRESS, token ──► doomed drivers, each a process of its own
 """
 
 from __future__ import annotations
 
 import os
 import secrets
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.faults.nodes import Standing, bare_cluster
 from tests.integration.small_search import environment
 
-OBJECT_STORE_BYTES = 100 * 2**20
 HEAD_CPUS = 2  # Ray starts so many workers before anybody asks
-
-
-class Standing:
-    """A cluster whose nodes can be taken away and added.
-
-    Args:
-        cluster: a `ray.cluster_utils.Cluster`.
-    """
-
-    def __init__(self, cluster: Any) -> None:
-        self._cluster = cluster
-
-    @property
-    def address(self) -> str:
-        """For RAY_ADDRESS."""
-        return str(self._cluster.address)
-
-    def add(self, cpus: int) -> Any:
-        """A further node, once it is alive."""
-        return self._cluster.add_node(num_cpus=cpus, object_store_memory=OBJECT_STORE_BYTES)
-
-    def remove(self, node: Any) -> None:
-        """End a node and all that runs on it, at once."""
-        self._cluster.remove_node(node, allow_graceful=False)
 
 
 @contextmanager
@@ -70,27 +44,6 @@ def standing_cluster(scratch: Path) -> Iterator[Standing]:
                 yield standing
             finally:
                 ray.shutdown()
-
-
-@contextmanager
-def bare_cluster(head_cpus: int) -> Iterator[Standing]:
-    """A cluster of one node, its files in RAY_TMPDIR; this process is not connected to it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Ray's own
-        from ray.cluster_utils import Cluster
-
-        cluster: Any = Cluster(
-            initialize_head=True,
-            head_node_args={
-                "num_cpus": head_cpus,
-                "object_store_memory": OBJECT_STORE_BYTES,
-                "include_dashboard": False,
-            },
-        )
-        try:
-            yield Standing(cluster)
-        finally:
-            cluster.shutdown()
 
 
 def make_token(home: Path) -> None:

@@ -129,5 +129,7 @@ def test_a_crashed_database(
         back.join()
         row.numbers["ended_by_itself"] = state == "complete"
         if state != "complete":
+            # It could not be given back, and its process lives on, which a driver's does not.
+            wait_until(lambda: not is_leased(database.url, config.name))
             assert run(config, home=tmp_path).state == "complete"
         row.steps_again += Aftermath(tmp_path, config, tracked).check(reference)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 import threading
@@ -13,9 +15,32 @@ from orchestrator.config import SearchConfig
 from tests.faults import doomed, drivers
 from tests.faults.aftermath import chaos_config, check_scores
 from tests.faults.doomed import INSTANTS, Place
+from tests.faults.standing import make_token
+from tests.faults.tally import RESULTS_VARIABLE
 from tests.faults.test_driver_killed import KILLS, drawn_instants
+from tests.integration.small_search import ROOT, environment
 
 pytestmark = pytest.mark.faults
+
+DYING = """
+import os
+
+def test_a_fault(tally):
+    with tally.trying("one", "all"):
+        pass
+
+def test_that_ends_the_process(tally):
+    os._exit(1)
+"""
+CLUSTER = """
+import sys
+from tests.faults.nodes import bare_cluster
+
+with bare_cluster(head_cpus=0) as cluster:
+    assert (cluster.add(1), cluster.add(1)) == (0, 1)
+    cluster.remove(0)
+assert "ray" not in sys.modules
+"""
 
 
 class Died(BaseException):
@@ -94,3 +119,26 @@ def test_the_glued_faults_begin_without_ray() -> None:
     """Ray reads its way of authentication when it is imported; the standing cluster sets it."""
     code = "import sys, benchmarks.glued_faults; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_run_that_dies_has_stored_what_it_had_tried(tmp_path: Path) -> None:
+    file, stored = tmp_path / "test_dying.py", tmp_path / "faults.json"
+    file.write_text(DYING)
+    command = [sys.executable, "-m", "pytest", "-p", "tests.faults.conftest", "--rootdir"]
+    done = subprocess.run(
+        [*command, str(tmp_path), "-p", "no:cacheprovider", str(file)], check=False, cwd=ROOT,
+        env=os.environ | {RESULTS_VARIABLE: str(stored)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert [row["fault"] for row in json.loads(stored.read_text())["rows"]] == ["one"]
+
+
+@pytest.mark.slow
+def test_a_cluster_comes_and_goes_and_this_process_never_had_it(ray_scratch: Path) -> None:
+    """Ray would make it the one whose store this process asks, and end it with that store."""
+    make_token(ray_scratch)
+    done = subprocess.run(
+        [sys.executable, "-c", CLUSTER], check=False, cwd=ROOT,
+        env=os.environ | environment(ray_scratch), capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr

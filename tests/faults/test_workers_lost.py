@@ -13,10 +13,10 @@ from benchmarks.fault_names import Fault
 from orchestrator.driver import run
 from orchestrator.engines import crew, watchdog
 from tests.faults import brief
-from tests.faults.acting import AtReport, freeze_own, stop_own, thaw
+from tests.faults.acting import AtReport, AtStart, freeze_own, stop_own, thaw
 from tests.faults.aftermath import Aftermath, Scores, chaos_config
 from tests.faults.drivers import is_frozen, start_driver
-from tests.faults.standing import Standing, bare_cluster
+from tests.faults.nodes import Standing, bare_cluster
 from tests.faults.tally import Tally
 from tests.integration.small_search import kill_own, own_processes, wait_until
 
@@ -67,6 +67,21 @@ def test_killed_workers(
     killed: list[int] = []
     with tally.trying(KILLED[title], CHECKED) as row:
         watcher = AtReport(report, lambda: killed.append(sum(map(kill_own, TITLES[title]))))
+        assert run(config, home=tmp_path, watcher=watcher).state == "complete"
+        assert killed and killed[0] >= 1
+        row.steps_again += Aftermath(tmp_path, config, tracked).check(reference)
+
+
+@pytest.mark.usefixtures("warm_engine")
+@pytest.mark.parametrize("start", [3, 4])
+def test_processes_that_are_lost_between_two_trials(
+    start: int, tmp_path: Path, tracked: str, reference: Scores, tally: Tally
+) -> None:
+    """Tune finds out when it hands them the next trial; the last one has nobody to ask for it."""
+    config = chaos_config(f"between-{start}")
+    killed: list[int] = []
+    with tally.trying(Fault.TRIALS_BETWEEN, CHECKED) as row:
+        watcher = AtStart(start, lambda: killed.append(sum(map(kill_own, TITLES[THIN]))))
         assert run(config, home=tmp_path, watcher=watcher).state == "complete"
         assert killed and killed[0] >= 1
         row.steps_again += Aftermath(tmp_path, config, tracked).check(reference)

@@ -224,6 +224,26 @@ def test_a_process_that_died_for_good_fails_its_trial(search: Search) -> None:
     assert search.conductor.halt("interrupt") == []
 
 
+def test_a_trial_that_is_put_back_is_the_next_and_nobody_is_told_of_an_end(
+    search: Search,
+) -> None:
+    given, other = search.assign(), search.assign()
+    assert search.report(given, RUNGS[0])
+    search.conductor.put_back(given.number)
+    assert search.conductor.owes
+    assert search.conductor.running == 1
+    again = search.assign()
+    assert (again.number, again.start_step, again.attempt) == (given.number, RUNGS[0], 2)
+    assert not search.conductor.owes
+    assert search.ended() == {}
+    search.conductor.on_error(other.number, "its process died")
+    search.conductor.put_back(other.number)  # it has ended
+    assert not search.conductor.owes
+    search.conductor.put_back(again.number)
+    search.conductor.halt("interrupt")
+    assert not search.conductor.owes
+
+
 def test_a_lost_process_begins_another_attempt_and_its_late_report_is_an_orphan(
     search: Search,
 ) -> None:

@@ -149,6 +149,17 @@ def test_a_database_that_is_away_is_waited_for_as_long_as_the_lease(
         lease.fence()
 
 
+def test_a_lease_that_cannot_be_given_back_is_said_to_last(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A driver that goes on in the same process, a notebook's, has to wait for its end."""
+    with Lease(url, "tiny", 20):
+        change(url, "ALTER TABLE latentune_leases RENAME TO away")
+    change(url, "ALTER TABLE away RENAME TO latentune_leases")
+    assert "ends with this process, or by itself within 20 s" in caplog.text
+    assert is_leased(url, "tiny")
+
+
 def test_a_renewal_beside_a_transition_costs_neither(url: str, tmp_path: Path) -> None:
     """In one SQLite file: what began by reading could not write once another had written."""
     (tmp_path / "study.db").symlink_to(tmp_path / "shared.db")

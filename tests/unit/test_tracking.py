@@ -17,6 +17,7 @@ from orchestrator.tracking import (
     tracking_uri,
     write_cursor,
 )
+from tests.integration.small_search import wait_until
 
 
 def test_flag_beats_environment_beats_file_beats_default(
@@ -66,7 +67,9 @@ class Process:
     def poll(self) -> int | None:
         return self.code
 
-    def wait(self, timeout: float) -> int:
+    def wait(self, timeout: float | None = None) -> int:
+        if timeout is None:
+            return 0
         raise subprocess.TimeoutExpired("shipper", timeout)
 
 
@@ -155,6 +158,19 @@ def test_a_shipper_that_cannot_be_started_again_ends_no_search(
     monkeypatch.setattr(tracking, "start_shipper", full)
     keeper.look()
     assert id(keeper.process) == id(started[0])
+
+
+def test_a_shipper_is_waited_for_whatever_becomes_of_its_driver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a process that goes on has a zombie, and Python complains of it."""
+
+    def start(*_: object) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", ""])
+
+    monkeypatch.setattr(tracking, "start_shipper", start)
+    process = ShipperKeeper(tmp_path, URI).process
+    wait_until(lambda: process.returncode == 0)  # which is set by a wait alone
 
 
 def test_nothing_is_started_where_all_was_delivered(tmp_path: Path, started: list[Process]) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from ray.tune.experiment import Trial
 
 from orchestrator.assignment import Assignment
 from orchestrator.failures import FailureKind
-from orchestrator.tune_adapters import LedgerSearcher
+from orchestrator.tune_adapters import LedgerSearcher, LostTrials
 
 
 class Conducting:
@@ -18,6 +19,7 @@ class Conducting:
         self.halted: str | None = None
         self.running = 0
         self.failed: list[tuple[int, FailureKind]] = []
+        self.back: list[int] = []
         self._left = list(range(trials))
 
     def assign(self) -> Assignment | None:
@@ -30,6 +32,9 @@ class Conducting:
 
     def on_error(self, number: int, reason: str, kind: FailureKind) -> None:
         self.failed.append((number, kind))
+
+    def put_back(self, number: int) -> None:
+        self.back.append(number)
 
 
 def searcher(conductor: Conducting, room: int) -> LedgerSearcher:
@@ -57,13 +62,18 @@ def test_a_halted_search_is_finished_whatever_is_held() -> None:
     assert asked.suggest("b") == LedgerSearcher.FINISHED
 
 
-@pytest.mark.parametrize(("trial", "failed"), [("a", [0]), ("unknown", [])])
-def test_a_process_lost_for_good_fails_its_trial(trial: str, failed: list[int]) -> None:
+@pytest.mark.parametrize(("losses", "failed", "back"), [(2, [], [0]), (4, [0], [])])
+def test_a_trial_given_up_fails_only_after_as_many_losses_as_it_may_have(
+    losses: int, failed: list[int], back: list[int]
+) -> None:
+    """Tune takes the loss of a process that is to take the next trial for two, and gives it up."""
     conductor = Conducting(1)
-    asked = searcher(conductor, room=1)
-    asked.suggest("a")
-    asked.on_trial_complete(trial, error=True)
+    given: Any = conductor
+    trial = Trial("thin", config={"number": 0}, max_failures=3, stub=True)
+    trial.run_metadata.num_failures = losses
+    LostTrials(given).on_trial_error(iteration=1, trials=[trial], trial=trial)
     assert [number for number, _ in conductor.failed] == failed
+    assert conductor.back == back
 
 
 def test_tune_s_snapshot_of_a_searcher_holds_nothing() -> None:
