@@ -19,6 +19,11 @@ from benchmarks.page_rows import GPU, ROWS, SIDE_ROWS, Row
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 STOPPING = "stopping"  # the replays of early stopping, which no machine has timed
 
+_EARLIER = (
+    "Measured before runs named their commit: with an engine without lanes, and by this "
+    "benchmark as it was then; to be measured again."
+)
+
 Result = Mapping[str, Any]
 Results = Mapping[str, Result]
 
@@ -152,8 +157,10 @@ def _section(row: Row, results: Results) -> list[str]:
 
 
 def _commit(machine: Mapping[str, Any]) -> list[str]:
-    """Which code a table is of; nothing where the run did not say."""
-    if not machine.get("commit"):
+    """Which code a table is of."""
+    if "commit" not in machine:  # of 22 November 2026 and before
+        return ["", _EARLIER]
+    if machine["commit"] is None:  # a checkout without git
         return []
     changed = ", with changes that are not in it" if machine["dirty"] else ""
     return ["", f"Measured at commit {machine['commit']}{changed}."]
