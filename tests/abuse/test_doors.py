@@ -324,11 +324,17 @@ def test_a17_a_folder_that_everybody_may_write_is_not_gone_on_with(
     assert folder.exists()
 
 
-@pytest.mark.parametrize("part", ["", "searches", "searches/tiny", "searches/tiny/config.yaml"])
+PARTS = ["", "searches", "searches/tiny", "searches/tiny/config.yaml", "searches/tiny/study.db",
+         "searches/tiny/storage.json", "searches/tiny/events.jsonl"]  # fmt: skip
+
+
+@pytest.mark.parametrize("part", PARTS)
 def test_a17_nor_is_a_stranger_s(
     begun: Terminal, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = begun.home / part
+    if not path.exists():
+        path.touch()
     if os.geteuid() == 0:
         os.chown(path, STRANGER, -1)
         words = f"{path} belongs to user {STRANGER}, and you are user 0"
