@@ -10,7 +10,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from orchestrator.errors import ConfigError, ManifestError, SearchNotFoundError
 from orchestrator.folders import SearchFolder
 from orchestrator.manifest import check_folder
 from orchestrator.search_config import SearchConfig
+from tests.abuse.dangers import dangers
 from tests.abuse.searches import GOOD
 from trainable.artifact import CONFIG_FILE, LATENTS_FILE, Artifact
 from trainable.base_model.loading import check_base
@@ -212,46 +213,6 @@ def test_a05_a_model_that_needs_its_own_code_is_refused(tmp_path: Path) -> None:
             SearchConfig.model_validate(GOOD | {"base_model": model})
 
 
-CALLS = {
-    "eval", "exec", "compile", "__import__", "os.system", "os.popen", "torch.load", "yaml.load",
-    "np.load", "numpy.load", "pickle.load", "pickle.loads", "marshal.loads", "shelve.open",
-    "subprocess.getoutput", "subprocess.getstatusoutput", "tempfile.mktemp",
-}  # fmt: skip
-MODULES = {
-    "pickle",
-    "cPickle",
-    "dill",
-    "cloudpickle",
-    "joblib",
-    "marshal",
-    "shelve",
-    "pty",
-    "telnetlib",
-}
-
-
-def dotted(node: ast.expr) -> str:
-    if isinstance(node, ast.Attribute):
-        return f"{dotted(node.value)}.{node.attr}"
-    return node.id if isinstance(node, ast.Name) else ""
-
-
-def dangers(tree: ast.AST) -> Iterator[str]:
-    """What a module imports or calls that could run what a file holds."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (name.name for name in node.names if name.name.split(".")[0] in MODULES)
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in MODULES:
-            yield str(node.module)
-        elif isinstance(node, ast.Call):
-            if dotted(node.func) in CALLS:
-                yield dotted(node.func)
-            for word in node.keywords:
-                true = isinstance(word.value, ast.Constant) and word.value.value is True
-                if word.arg in ("shell", "allow_pickle") and true:
-                    yield f"{word.arg}=True"
-
-
 @pytest.mark.parametrize("package", ["trainable", "search_spaces", "orchestrator"])
 def test_a06_nothing_runs_what_it_reads(package: str) -> None:
     files = sorted((ROOT / package).rglob("*.py"))
@@ -264,13 +225,38 @@ def test_a06_nothing_runs_what_it_reads(package: str) -> None:
     assert found == set()
 
 
-@pytest.mark.parametrize(
-    "line",
-    ["eval(x)", "import pickle", "from dill import loads", "torch.load(p)", "os.system(c)",
-     "subprocess.run(c, shell=True)", "np.load(p, allow_pickle=True)", "import cloudpickle.x"],
-)  # fmt: skip
-def test_a06_the_scan_sees_what_it_looks_for(line: str) -> None:
-    assert list(dangers(ast.parse(line)))
+SPELLINGS = [
+    "eval(x)", "map(eval, x)", "import builtins\nbuiltins.eval(x)", "compile(x, y, 'exec')",
+    "import pickle", "from dill import loads", "import cloudpickle.x",
+    "from ray import cloudpickle",
+    "import ray\nray.cloudpickle.loads(x)", "import importlib\nimportlib.import_module('pickle')",
+    "torch.load(p)", "from torch import load\nload(p)", "import torch as t\nt.load(p)",
+    "import torch.serialization as s\ns.load(p)",
+    "def f():\n    from torch import load as g\n    g(p)",
+    "from numpy import load\nload(p)", "import numpy as np\nnp.load(p)", "f(p, allow_pickle=flag)",
+    "np.savez(p, allow_pickle=True)", "import yaml\nyaml.unsafe_load(p)", "yaml.full_load(p)",
+    "from yaml import load\nload(p, Loader=UnsafeLoader)", "pandas.read_pickle(p)",
+    "os.system(c)", "from os import system\nsystem(c)", "import os as o\nrun = o.system",
+    "getattr(os, 'system')(c)", "from os import *", "from subprocess import getoutput as g\ng(c)",
+    "subprocess.run(c, shell=True)", "subprocess.run(c, shell=1)", "subprocess.run(c, shell=flag)",
+    "asyncio.create_subprocess_shell(c)", "import asyncio as a\na.create_subprocess_shell(c)",
+]  # fmt: skip
+HARMLESS = [
+    "model.eval()", "re.compile(x)", "import torch\ntorch.compile(m)",
+    "def f(compile):\n    compile",
+    "import platform\nplatform.system()", "json.load(f)", "Artifact.load(p)", "f(shell=False)",
+    "from safetensors.numpy import load\nload(x)", "from orchestrator.config import load_search",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("code", SPELLINGS)
+def test_a06_the_scan_sees_what_it_looks_for(code: str) -> None:
+    assert list(dangers(ast.parse(code)))
+
+
+@pytest.mark.parametrize("code", HARMLESS)
+def test_a06_the_scan_sees_nothing_else(code: str) -> None:
+    assert list(dangers(ast.parse(code))) == []
 
 
 def test_a06_the_linter_looks_as_well() -> None:
