@@ -98,7 +98,8 @@ class SearchFolder:
     def check_own(self) -> None:
         """Raise ForeignFolderError if others own, or may write, what decides what it runs."""
         searches = self.path.parent
-        check_ownership(searches.parent, searches, self.path, self.config, self.study, self.events)
+        files = (self.config, self.study, self.place, self.events)
+        check_ownership(searches.parent, searches, self.path, *files)
 
     @property
     def name(self) -> str:

@@ -30,6 +30,7 @@ from orchestrator.ledger_trials import (
     Role,
     TrialStatus,
     config_of,
+    judged_of,
     order_of,
     read_trial,
     read_trials,
@@ -362,10 +363,7 @@ class Ledger:
         reports = sorted(recorded_reports(self._store.trials()), key=lambda one: one[0])
         for _, frozen, step, rank in reports:
             self._rank(frozen, step, rank)
-            judged = frozen.user_attrs.get("judged", 0)
-            if status_of(frozen) in (TrialStatus.PRUNED, TrialStatus.COMPLETE):
-                judged = self.steps - 1
-            if self._is_search(frozen) and step <= judged:
+            if self._is_search(frozen) and step <= judged_of(frozen, self.steps):
                 self._ranking.stops(frozen.number)
             if frozen.state is TrialState.COMPLETE and step == self.steps:
                 self._rank_complete(frozen)

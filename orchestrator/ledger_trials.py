@@ -97,6 +97,20 @@ def order_of(frozen: FrozenTrial) -> dict[int, int]:
     return {int(step): place for step, place in frozen.user_attrs.get("order", {}).items()}
 
 
+def judged_of(frozen: FrozenTrial, steps: int) -> int:
+    """The last step at which early stopping judged it; the first ledgers do not say.
+
+    Whatever a trial reported before its last report, or before its end, had been judged by then.
+
+    Args:
+        steps: optimiser steps of a full trial, at which none is judged.
+    """
+    if frozen.state.is_finished():
+        return steps - 1
+    *before, _ = (0, *sorted(reports_of(frozen)))
+    return max(0, frozen.user_attrs.get("judged", 0), *before)
+
+
 def failure_of(frozen: FrozenTrial) -> str | None:
     """Why it failed; a ledger of version 1 does not say."""
     unknown = "unknown" if status_of(frozen) is TrialStatus.FAILED else None

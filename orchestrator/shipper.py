@@ -29,6 +29,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exp
 
 from orchestrator.errors import TrackingError
 from orchestrator.events import Event, EventTail, read_events
+from orchestrator.folders import SearchFolder
 from orchestrator.outbox import Outbox
 from orchestrator.safety.redaction import safe_logging
 from orchestrator.shipping.batch import Batch
@@ -40,6 +41,7 @@ from orchestrator.tracking import (
     without_credentials,
     write_cursor,
 )
+from orchestrator.yaml_source import read_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -285,6 +287,12 @@ def prepare_process() -> None:
 
 
 def _configured_uri(search_dir: Path) -> str | None:
+    """As the search's own file has it, whole: what the event log quotes has no passwords."""
+    kept = SearchFolder(search_dir).config
+    if kept.exists():
+        data = read_yaml(kept).data
+        uri = (data.get("tracking") or {}).get("uri") if isinstance(data, dict) else None
+        return None if uri is None else str(uri)
     first = next(read_events(search_dir / "events.jsonl"), None)
     if first is None or first.type != "search_started":
         return None

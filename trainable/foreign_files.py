@@ -110,4 +110,4 @@ def _read(path: Path, most: int, *, links: bool) -> bytes:
             raise ArtifactError(f"{path} is no plain file")
         if found.st_size > most:
             raise ArtifactError(f"{path} has {found.st_size} bytes, expected at most {most}")
-        return file.read(most)
+        return file.read(found.st_size)  # not `most`: Python takes that much memory first

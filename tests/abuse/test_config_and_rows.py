@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.table import Table
+from typer.core import TyperGroup
+from typer.main import get_command
 
+from orchestrator.cli import app
 from orchestrator.config import load_search
 from orchestrator.console import PlainConsole
+from orchestrator.doctor.findings import DoctorReport
 from orchestrator.errors import ConfigError
 from orchestrator.listing import SearchLine, SearchListing
 from orchestrator.safety.redaction import SafeFormatter
@@ -270,14 +275,26 @@ def test_a15_a_deep_space_is_refused(terminal: Terminal) -> None:
 
 # --- A16: command lines
 
-# fmt: off
-VERBS = ["run", "plan", "status", "list", "stop", "confirm", "report", "rm", "spaces",
-         "pull", "register", "generate", "evaluate", "inspect", "export", "import", "rerun",
-         "extend"]
-OPTIONS = ["--json", "--set", "--trials", "--trial", "--to", "--yes", "--help", "--rows",
-           "--batch", "--alias", "--version", "--base-model", "--", "-", "--metric",
-           "--no-calibrate"]
-# fmt: on
+
+def commands(group: TyperGroup) -> Iterator[tuple[tuple[str, ...], list[str]]]:
+    """Every verb with its words, `jobs list`, and its options."""
+    for name, command in group.commands.items():
+        if isinstance(command, TyperGroup):
+            yield from (((name, *words), options) for words, options in commands(command))
+        else:
+            yield (name,), [option for param in command.params for option in param.opts]
+
+
+def whole_app() -> TyperGroup:
+    found = get_command(app)
+    assert isinstance(found, TyperGroup)
+    return found
+
+
+COMMANDS = dict(commands(whole_app()))
+VERBS = sorted({words[0] for words in COMMANDS})
+OPTIONS = sorted({o for found in COMMANDS.values() for o in found if o[0] == "-"})
+OPTIONS += ["--help", "--", "-", "--no-calibrate", "--nosuch"]
 WORDS = st.one_of(
     st.sampled_from([*VERBS, *OPTIONS]),
     st.sampled_from(["nosuch", "../x", "0", "-1", "1e9", "a=b", "name=", "=", "nosuch@v1", "x@"]),
@@ -286,15 +303,37 @@ WORDS = st.one_of(
 )
 
 
+@pytest.fixture
+def in_vain(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """The command line, whose `ui` serves nothing, and whose `doctor` looks at nothing."""
+    monkeypatch.setattr("orchestrator.ui.serve_ui", lambda *_, **__: "http://127.0.0.1:5000")
+    well = DoctorReport()
+    monkeypatch.setattr("orchestrator.doctor.examination.examine", lambda *_, **__: well)
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    return terminal
+
+
+@pytest.mark.parametrize("verb", sorted(COMMANDS), ids=" ".join)
+def test_a16_every_verb_says_what_it_does_not_know(
+    in_vain: Terminal, verb: tuple[str, ...]
+) -> None:
+    for words in (["--nosuch"], ["nosuch", "x", "y", "z"], ["../../x", "--json"]):
+        said = in_vain(*verb, *words)
+        assert said.code in (0, 2) if verb == ("doctor",) else said.code == 2, words
+        assert said.err
+        assert "Traceback" not in said.err
+
+
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(verb=st.sampled_from(VERBS), words=st.lists(WORDS, max_size=4))
+@given(verb=st.sampled_from(sorted(COMMANDS)), words=st.lists(WORDS, max_size=4))
 def test_a16_any_command_line_is_a_message_and_an_exit_code(
-    terminal: Terminal, verb: str, words: list[str]
+    in_vain: Terminal, verb: tuple[str, ...], words: list[str]
 ) -> None:
     """Nothing escapes, whatever stands there: what is no input is said, with exit code 2."""
-    said = terminal(verb, *words)
+    terminal, said = in_vain, in_vain(*verb, *words)
     assert said.code in (0, 2)
     assert "Traceback" not in said.err
     assert not CONTROL.search(said.err + said.out)

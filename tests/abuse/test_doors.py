@@ -1,19 +1,15 @@
-"""Abuse A7 to A11 and A17: who may come in, and whose files we go on with."""
+"""Abuse A9, A10 and A17: who may come in, and whose files we go on with; Ray's doors are beside."""
 
 from __future__ import annotations
 
-import ipaddress
-import json
 import os
-import socket
 import stat
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from orchestrator.config import load_search
@@ -21,20 +17,10 @@ from orchestrator.driver import run
 from orchestrator.errors import ForeignFolderError, TrackingUriError
 from orchestrator.safety.mlflow_accounts import PASSWORD_VARIABLE, SETTINGS_VARIABLE
 from orchestrator.safety.ownership import check_ownership
-from orchestrator.safety.ray_token import (
-    MODE_VARIABLE,
-    NODES_VARIABLE,
-    PATH_VARIABLE,
-    TOKEN_VARIABLE,
-    close_token_file,
-    keep_ray_at_home,
-    secure_local_ray,
-    token_path,
-)
 from orchestrator.ui import serve_ui, ui_command
+from tests.abuse.listeners import is_loopback, listeners
 from tests.abuse.searches import GOOD, Terminal
 from tests.integration.mlflow_server import free_port, server
-from tests.integration.small_search import environment, scratch_folder
 from tests.unit.ledgers import abandoned_search, search_config
 
 PASSWORD = "correct horse battery"  # noqa: S105 - of a server that lives for a second
@@ -43,68 +29,6 @@ STRANGER = 12345
 
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
-
-
-# --- A7: Ray's token
-
-
-@pytest.fixture
-def no_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home in which Ray has no token yet; where it will be."""
-    for name in (MODE_VARIABLE, TOKEN_VARIABLE, PATH_VARIABLE, "RAY_ADDRESS", NODES_VARIABLE):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv(name, "")  # so that what the code sets is undone
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    return tmp_path / ".ray" / "auth_token"
-
-
-def test_a07_ray_starts_in_token_mode_with_a_token_of_its_owner_alone(no_ray: Path) -> None:
-    secure_local_ray()
-    assert MODE_VARIABLE not in os.environ  # Ray sets it; A10's test sees it set
-    assert token_path() == no_ray
-    assert (mode(no_ray), mode(no_ray.parent)) == (0o600, 0o700)
-    token = no_ray.read_text()
-    assert len(token) == 64
-    secure_local_ray()
-    assert no_ray.read_text() == token
-
-
-def test_a07_an_open_token_file_is_closed_and_kept(no_ray: Path) -> None:
-    no_ray.parent.mkdir()
-    no_ray.write_text("t" * 64)
-    no_ray.chmod(0o644)  # as Ray 2.60 writes it
-    secure_local_ray()
-    assert mode(no_ray) == 0o600
-    assert no_ray.read_text() == "t" * 64
-
-
-def test_a07_what_the_user_has_set_stands(
-    no_ray: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv(TOKEN_VARIABLE, "t" * 64)
-    secure_local_ray()
-    assert not no_ray.exists()
-    monkeypatch.delenv(TOKEN_VARIABLE)
-    monkeypatch.setenv(PATH_VARIABLE, str(tmp_path / "mine"))
-    secure_local_ray()
-    assert mode(tmp_path / "mine") == 0o600
-    monkeypatch.setenv(MODE_VARIABLE, "disabled")
-    close_token_file(tmp_path / "mine")
-    secure_local_ray()
-    assert "RAY_AUTH_MODE=disabled: anybody who reaches this machine's Ray" in caplog.text
-
-
-def test_a08_a_local_ray_is_reached_from_this_machine_alone(
-    no_ray: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Submission to an open cluster belongs to `latentune submit`; listeners are shown by A10."""
-    monkeypatch.delitem(sys.modules, "ray", raising=False)
-    keep_ray_at_home()
-    assert os.environ.pop(NODES_VARIABLE) == "0"
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    keep_ray_at_home()
-    assert NODES_VARIABLE not in os.environ
 
 
 # --- A9, A10: MLflow
@@ -123,13 +47,22 @@ def status(url: str, method: str = "GET", **headers: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def mlflow_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
+    """Where it answers, and the id of its process."""
     with pytest.MonkeyPatch.context() as patch:
         # What would switch the checks off, had somebody set it.
         patch.setenv("MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE", "true")
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        with server(tmp_path_factory.mktemp("home"), free_port(), proxied=False) as url:
-            yield url
+        port = free_port()
+        with server(tmp_path_factory.mktemp("home"), port, proxied=False) as url:
+            found = {one.laddr.port: one.pid for one in psutil.net_connections("tcp")
+                     if one.status == psutil.CONN_LISTEN}  # fmt: skip
+            yield url, int(found[port] or 0)
+
+
+@pytest.fixture
+def mlflow_url(mlflow_server: tuple[str, int]) -> str:
+    return mlflow_server[0]
 
 
 @pytest.mark.slow
@@ -219,82 +152,11 @@ def test_a10_an_open_ui_answers_only_those_who_know_the_password(
     assert PASSWORD not in (tmp_path / "ui.log").read_text()
 
 
-LISTENERS = """
-import json, os, sys
-from pathlib import Path
-import psutil
-from orchestrator.safety.ray_token import keep_ray_at_home
-keep_ray_at_home()
-from orchestrator.ray_session import ray_session
-with ray_session(Path(sys.argv[1])):
-    import ray
-    @ray.remote
-    class Actor:
-        def pid(self):
-            return os.getpid()
-    actor = Actor.remote()
-    ray.get(actor.pid.remote())
-    me = psutil.Process()
-    found = [
-        [process.name(), one.laddr.ip]
-        for process in [me, *me.children(recursive=True)]
-        for one in process.net_connections("tcp")
-        if one.status == psutil.CONN_LISTEN
-    ]
-    mode = oct(os.stat(os.path.expanduser("~/.ray/auth_token")).st_mode & 0o777)
-    print(json.dumps({"found": found, "mode": mode, "auth": os.environ["RAY_AUTH_MODE"]}))
-"""
-
-
-def is_loopback(address: str) -> bool:
-    """Also as gRPC writes it: an IPv4 address in IPv6's form."""
-    found = ipaddress.ip_address(address)
-    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
-    return (mapped or found).is_loopback
-
-
 @pytest.mark.slow
-def test_a10_ray_and_mlflow_listen_on_this_machine_alone(mlflow_url: str) -> None:
-    """Every TCP listener of a Ray session of ours, an actor in it; and MLflow's own."""
-    with scratch_folder() as scratch:
-        variables = os.environ | environment(scratch)
-        for name in (MODE_VARIABLE, TOKEN_VARIABLE, PATH_VARIABLE, NODES_VARIABLE, "RAY_ADDRESS"):
-            variables.pop(name, None)
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", LISTENERS, str(scratch)],
-            env=variables, capture_output=True, text=True, timeout=200, check=False,
-        )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told["found"]
-    assert [one for one in told["found"] if not is_loopback(one[1])] == []
-    assert (told["mode"], told["auth"]) == ("0o600", "token")
-    port = int(mlflow_url.rpartition(":")[2])
-    for address in other_addresses():
-        with socket.socket() as probe:
-            probe.settimeout(5)
-            assert probe.connect_ex((address, port)) != 0
-
-
-def other_addresses() -> list[str]:
-    """This machine's addresses that others may know."""
-    found = socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)
-    return [str(one[4][0]) for one in found if not str(one[4][0]).startswith("127.")]
-
-
-# --- A11: what a person might publish
-
-
-def test_a11_no_secret_and_no_open_address_is_in_what_we_ship() -> None:
-    """Cluster and container files have a test of their own where they are."""
-    root = Path(__file__).parents[2]
-    files = [*root.glob("examples/**/*.yaml"), root / "Makefile", root / ".ci" / "run"]
-    assert len(files) > 2
-    for path in files:
-        text = path.read_text()
-        assert "0.0.0.0" not in text, path  # noqa: S104 - what is looked for
-        assert ":latest" not in text, path
-        assert "password" not in text.lower(), path
+def test_a10_mlflow_listens_on_this_machine_alone(mlflow_server: tuple[str, int]) -> None:
+    found = listeners(psutil.Process(mlflow_server[1]))
+    assert found
+    assert [address for address in found if not is_loopback(address)] == []
 
 
 # --- A17: whose folder it is
@@ -324,11 +186,17 @@ def test_a17_a_folder_that_everybody_may_write_is_not_gone_on_with(
     assert folder.exists()
 
 
-@pytest.mark.parametrize("part", ["", "searches", "searches/tiny", "searches/tiny/config.yaml"])
+PARTS = ["", "searches", "searches/tiny", "searches/tiny/config.yaml", "searches/tiny/study.db",
+         "searches/tiny/storage.json", "searches/tiny/events.jsonl"]  # fmt: skip
+
+
+@pytest.mark.parametrize("part", PARTS)
 def test_a17_nor_is_a_stranger_s(
     begun: Terminal, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = begun.home / part
+    if not path.exists():
+        path.touch()
     if os.geteuid() == 0:
         os.chown(path, STRANGER, -1)
         words = f"{path} belongs to user {STRANGER}, and you are user 0"

@@ -18,6 +18,7 @@ from orchestrator.events import EventLog, read_events
 from orchestrator.folders import SearchFolder
 from orchestrator.members import Bench, Member
 from orchestrator.safety.redaction import Redaction, SafeFormatter
+from orchestrator.shipper import _configured_uri
 from orchestrator.tracking import without_credentials
 from orchestrator.yaml_source import dump_yaml
 from tests.abuse.searches import GOOD, Terminal
@@ -34,6 +35,49 @@ CANARIES = {
     "RAY_AUTH_TOKEN": "canary" + "0" * 58,
     "WANDB_API_KEY": "canary-of-wandb",
     "MY_DB_PASSWORD": "canary-of-mine",
+    "OPENAI_KEY": "canary-of-openai",
+    "SSH_KEY": "canary\n-of-several-lines",
+    "DB_PASS": "canary-of-pass",
+    "AZURE_STORAGE_CONNECTION_STRING": "DefaultEndpointsProtocol=https;AccountKey=canaryOfAzure==",
+    "SENTRY_DSN": "https://canaryofsentry@sentry.example/1",
+    "DATABASE_URL": "postgres://u:canary%2Fof%2Fmine@h/x",
+}
+PIECES = {  # what of a value is secret by itself, and how messages may have it
+    "SSH_KEY": ["-of-several-lines"],
+    "AZURE_STORAGE_CONNECTION_STRING": ["canaryOfAzure=="],
+    "SENTRY_DSN": ["canaryofsentry"],
+    "DATABASE_URL": ["canary%2Fof%2Fmine", "canary/of/mine"],
+}
+# Of URLs that a search would use: the value, and what of it is secret.
+URLS = [
+    ("LATENTUNE_STORAGE", "postgresql+psycopg://u:canary-of-studies@h/db", "canary-of-studies"),
+    ("LATENTUNE_STORAGE", "postgresql://u:canary/with/slashes@h/db", "canary/with/slashes"),
+    ("LATENTUNE_STORAGE", "postgresql://h/db?user=u&password=canary-asked", "canary-asked"),
+    ("MLFLOW_TRACKING_URI", "http://me:canary-of-uri@h:5000", "canary-of-uri"),
+    ("HTTPS_PROXY", "http://u:canary@of@proxy@h:1", "canary@of@proxy"),
+    ("HTTPS_PROXY", "http://u:short@h:1", "u:short"),
+    ("PIP_INDEX_URL", "https://canary-token:@h/simple", "canary-token"),
+    ("CELERY_BROKERS", "redis://:canary-one@a:1,redis://:canary-two@b:2", "canary-two"),
+    ("LIBPQ", "host=h password=canary-of-libpq user=u", "canary-of-libpq"),
+    ("MYSQL_PWD", "canary-of-mysql", "canary-of-mysql"),
+]
+HARMLESS = {
+    "PATH": "/usr/bin:/bin",
+    "PWD": "/home/me/project",
+    "OLDPWD": "/home/me/project",
+    "SSH_AUTH_SOCK": "/tmp/ssh-abcdefgh/agent.1",  # noqa: S108 - no file of ours
+    "SSH_ASKPASS": "/usr/bin/ssh-askpass",
+    "KEYBOARD_LAYOUT": "neo-deluxe",
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN_PATH": "/home/me/t",
+    "HF_TOKEN_SHORT": "abc",
+    "OPENAI_KEY": "",
+    "DB_PASS": "abc",
+    "TOKENIZERS_PARALLELISM": "false",
+    "LANG": "en_US.UTF-8",
+    "GIT_REMOTE": "ssh://git@example.org/a",
+    "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000/a@b",
+    "LATENTUNE_STORAGE": "postgresql+psycopg://latentune@h/latentune",
 }
 
 
@@ -47,8 +91,12 @@ def canaries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def leaks(text: str | bytes) -> list[str]:
     """The canaries in a text, as they are or as JSON holds them."""
     raw = text.encode() if isinstance(text, str) else text
-    forms = {name: (value, json.dumps(value)[1:-1]) for name, value in CANARIES.items()}
-    return [name for name, both in forms.items() if any(form.encode() in raw for form in both)]
+    found = {name: [value, *PIECES.get(name, [])] for name, value in CANARIES.items()}
+    return [
+        name
+        for name, pieces in found.items()
+        if any(f.encode() in raw for p in pieces for f in (p, json.dumps(p)[1:-1]))
+    ]
 
 
 def leaks_under(folder: Path) -> dict[str, list[str]]:
@@ -68,18 +116,46 @@ def test_a12_the_check_sees_a_leak(tmp_path: Path) -> None:
 
 
 def test_a12_a_secret_is_told_by_its_variable_s_name() -> None:
-    found = Redaction.of_environment(
-        CANARIES
-        | {"PATH": "/usr/bin:/bin", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "/home/me/t",
-           "HF_TOKEN_SHORT": "abc", "TOKENIZERS_PARALLELISM": "false", "LANG": "en_US.UTF-8"}
-    )  # fmt: skip
-    assert set(found.secrets) == set(CANARIES)
+    found = Redaction.of_environment(CANARIES)
+    assert set(found.secrets.values()) == {f"[{name}]" for name in CANARIES} | {"[DATABASE_URL]@"}
     assert leaks(found.of_text(quoted())) == []
     assert "[HF_TOKEN]" in found.of_text(quoted())
     data = {"a": [quoted(), {"b": (quoted(),)}], quoted(): 1, "n": 1.5, "x": None}
     assert leaks(json.dumps(found.of_data(data))) == []
     assert leaks(found.of_text(json.dumps(data))) == []
+    pieces = " ".join(piece for all_ in PIECES.values() for piece in all_)
+    assert leaks(found.of_text(pieces)) == []
     assert Redaction({}).of_data(data) is data
+
+
+def test_a12_ordinary_variables_hold_none() -> None:
+    assert Redaction.of_environment(HARMLESS).secrets == {}
+
+
+@pytest.mark.parametrize(("name", "value", "secret"), URLS)
+def test_a12_a_url_s_login_is_taken_out(name: str, value: str, secret: str) -> None:
+    """The whole URL, also where something follows it; and its login or its secret alone."""
+    found = Redaction.of_environment({name: value})
+    assert found.of_text(f"no {value}/x") == f"no [{name}]/x"
+    for text in (f"at {value[:-1]}", f"sqlalchemy.exc: {secret}@h", json.dumps([value])):
+        assert secret not in found.of_text(text)
+
+
+def test_a12_a_password_that_is_a_user_s_name_hides_no_other_word() -> None:
+    found = Redaction.of_environment({"STORE": "db://latentune:latentune@h/latentune"})
+    assert found.of_text("db://latentune:latentune@h/x") == "db://[STORE]@h/x"
+    assert found.of_text("the experiment latentune") == "the experiment latentune"
+
+
+def test_a12_the_shipper_knows_a_password_that_the_event_log_does_not(tmp_path: Path) -> None:
+    """One and the same database user, in the environment and in the search file."""
+    uri = "postgresql://u:canary-of-studies@h/mlflow"
+    folder = SearchFolder.of(tmp_path, "tiny")
+    folder.path.mkdir(parents=True)
+    folder.config.write_text(dump_yaml(GOOD | {"tracking": {"uri": uri}}))
+    with EventLog(folder.events) as log:
+        log.append("search_started", {"config": {"tracking": {"uri": "postgresql://[X]@h/mlflow"}}})
+    assert _configured_uri(folder.path) == uri
 
 
 @pytest.mark.usefixtures("canaries")

@@ -53,6 +53,32 @@ def test_a_ledger_of_version_1_is_gone_on_with(first: Path) -> None:
     assert not open_ledger(first, baselines=1, trials=6).has_work()
 
 
+UNJUDGED = "delete from trial_user_attributes where key = 'judged'"
+FAILED_LATER = "insert into trial_intermediate_values values (11, 5, 2, 0.01, 'FINITE')"
+
+
+@pytest.mark.parametrize(
+    ("change", "score", "status"),
+    [
+        ("", 0.55, TrialStatus.RUNNING),  # second of five at the first rung: 0.9, 0.5, 0.1, 0.0
+        ("", 0.4, TrialStatus.PRUNED),  # third
+        # The first ledgers did not note what was judged: the running trial came to that rung with
+        # 0.5 nevertheless, and not with the 0.6 of its next report.
+        (UNJUDGED, 0.55, TrialStatus.RUNNING),
+        (FAILED_LATER, 0.4, TrialStatus.RUNNING),  # third of six
+    ],
+)
+def test_a_ledger_of_version_1_ranks_all_that_came_to_a_rung(
+    first: Path, change: str, score: float, status: TrialStatus
+) -> None:
+    with sqlite3.connect(first / "study.db") as connection:
+        connection.execute(change)
+    connection.close()
+    ledger = open_ledger(first, baselines=1, trials=7)
+    new = next(trial for trial in iter(ledger.ask, None) if trial.number > 6)
+    assert ledger.report(new.number, RUNGS[0], {OBJECTIVE: score}) is status
+
+
 @pytest.mark.parametrize("version", [LEDGER_VERSION + 1, 0, "new", None])
 def test_a_version_that_is_not_known_is_refused(tmp_path: Path, version: object) -> None:
     ledger = open_ledger(tmp_path)
