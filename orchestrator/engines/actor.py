@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -338,25 +337,11 @@ class EngineActor:
     def _running(self) -> EngineLoop:
         with self._loading:
             if self._loop is None:
-                self._loop = self._load()
+                # torch takes seconds to import, and only engines need it.
+                from orchestrator.engines.loading import load_loop
+
+                self._loop = load_loop(self._base, self._options, self._provisions.path)
             return self._loop
-
-    def _load(self) -> EngineLoop:
-        # torch takes seconds to import, and only engines need it.
-        import torch
-
-        from trainable.base_model.loading import load_base
-        from trainable.engine import Engine
-        from trainable.loop import EngineLoop
-
-        options = dict(self._options)
-        torch.set_num_threads(options.pop("threads") or os.cpu_count() or 1)
-        compiled = options.pop("compile", False)
-        # Several threads add a group's gradients in the order in which they come, otherwise.
-        torch.use_deterministic_algorithms(options.get("deterministic", False))
-        named = self._base["path"]
-        base = load_base(**{**self._base, "path": self._provisions.path(named)})
-        return EngineLoop(Engine(replace(base, path=named), compiled=compiled, **options))
 
     def _refuse_earlier(self, holder: str, uid: str, attempt: int) -> None:
         """Have an attempt whose driver hung, and lost the search, wait: not push the next out.
