@@ -34,7 +34,7 @@ from orchestrator.engines.roster import (
     write_roster,
 )
 from orchestrator.engines.waiting import WaitingRecord, why_waiting
-from orchestrator.errors import ClusterError
+from orchestrator.errors import ClusterError, NoEngineError
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ BEAT_S = 0.25
 _LOOK_S = 2.0  # how often the cluster is looked at
 _SAY_S = 60.0
 _HOPELESS = ("no-gpu", "no-node", "refused")
+_BEHIND = ("queued", "busy")
 
 
 class Fleet:
@@ -65,8 +66,10 @@ class Fleet:
     ) -> None:
         self.plan = plan
         self.work: Callable[[], int] = lambda: 1  # trials that are not at their end
+        self.gives_up: Callable[[], bool] = lambda: False  # asked by whoever waits for an engine
         self.waiting: WaitingRecord | None = None
         self.gpu_s = 0.0
+        self.behind_s = 0.0  # without an engine, while others have all that it could use
         self.is_kept = False  # whether the engines stay for whoever comes next
         self.is_taken_over = False  # whether another driver has the search by now
         self._host, self._cluster, self._say, self._now = host, cluster, say, now
@@ -102,25 +105,26 @@ class Fleet:
             self._crew.pulse_all()
             return self._crew.clock
 
-    def wait(self, give_up: Callable[[], bool] = lambda: False) -> bool:
-        """Wait until an engine is ready; False where `give_up` says so first.
+    def wait(self) -> None:
+        """Wait until an engine is ready.
 
         Raises:
+            NoEngineError: where `gives_up` says so first.
             BaseModelError: if the model cannot be used, on this node as on that.
             ClusterError: if no engine can be started, and no node can join; or once closed.
         """
         while not self._over.wait(BEAT_S):
             with self._lock:
                 if self._crew.ready:
-                    return True
+                    return
                 failure, waiting = self._crew.failure, self.waiting
                 others = bool(self._crew.members)  # one starts, at another place
             if failure is not None and not others:
                 raise failure
             if waiting is not None and waiting.kind in _HOPELESS and not self._cluster.can_grow:
                 raise ClusterError(f"no engine can be started: {waiting.detail}")
-            if give_up():
-                return False
+            if self.gives_up():
+                raise NoEngineError("stopped while it waited for an engine")
         raise ClusterError("the engines have been closed")
 
     def first(self) -> CrewMember:
@@ -202,6 +206,8 @@ class Fleet:
         with self._lock:
             now = self._now()
             self.gpu_s += self.gpus * (now - self._metered)
+            if self.waiting is not None and self.waiting.kind in _BEHIND:
+                self.behind_s += now - self._metered
             self._metered = now
             self._crew.tend()
             changed = len(self._crew.members) != self._seen

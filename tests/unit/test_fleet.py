@@ -10,10 +10,10 @@ import pytest
 from orchestrator.engines import ray_fleet
 from orchestrator.engines.cluster import from_report
 from orchestrator.engines.fleet import Fleet
-from orchestrator.engines.placement import Node
+from orchestrator.engines.placement import Node, Place
 from orchestrator.engines.roster import Roster, read_roster, remove_roster, write_roster
 from orchestrator.engines.watchdog import DEAF_S, Pulse
-from orchestrator.errors import ClusterError, LedgerError, SearchLockedError
+from orchestrator.errors import ClusterError, LedgerError, NoEngineError, SearchLockedError
 from orchestrator.opening import engine_options
 from tests.unit.ledgers import search_config
 from tests.unit.made_up_ray import MODEL, VERSIONS, A, B, C, MadeUpEngine, MadeUpRay, Scene
@@ -161,7 +161,9 @@ def test_it_waits_for_a_gpu_only_where_one_can_come(tmp_path: Path) -> None:
         alone.fleet.wait()
     growing = Scene(tmp_path, bare)
     growing.passes(1)
-    assert not growing.fleet.wait(lambda: True)
+    growing.fleet.gives_up = lambda: True
+    with pytest.raises(NoEngineError):
+        growing.fleet.wait()
 
 
 def test_nothing_runs_nothing_stays(scene: Scene) -> None:
@@ -281,6 +283,25 @@ def test_a_call_goes_to_another_engine_where_one_is_lost(scene: Scene) -> None:
     scene.engine(A).dead = True
     assert scene.fleet.ask("check", "rows") is True
     assert ("check", "rows") in scene.engine(B).calls
+
+
+def test_a_call_whose_engines_are_all_lost_can_be_given_up(scene: Scene) -> None:
+    for node in (A, B):
+        scene.ray.lose_node(node)
+    scene.fleet.gives_up = lambda: True
+    with pytest.raises(NoEngineError):
+        scene.fleet.ask("check", "rows")
+
+
+def test_time_behind_others_is_that_without_an_engine_that_is_to_come(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, [A])
+    other = scene.ray.start("engine/other/0", Place(A.id, 0))
+    scene.passes(10)
+    assert 9 <= scene.fleet.behind_s <= 10
+    scene.ray.kill(other)
+    scene.passes(20)
+    assert scene.at == ["node-a"]
+    assert scene.fleet.behind_s <= 13
 
 
 def test_a_clock_adds_all_engines_up(scene: Scene) -> None:

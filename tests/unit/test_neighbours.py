@@ -14,6 +14,7 @@ from orchestrator.engines.placement import Node
 from orchestrator.engines.ray_fleet import pool_name
 from orchestrator.engines.roster import EngineRecord, Roster, read_roster, write_roster
 from orchestrator.engines.watchdog import Pulse
+from orchestrator.errors import NoEngineError
 from tests.unit.made_up_ray import MODEL, VERSIONS, A, B, MadeUpEngine, Scene
 from trainable.errors import BaseModelError
 
@@ -143,7 +144,9 @@ def test_one_bad_node_is_not_the_searchs_end(tmp_path: Path) -> None:
     scene.ray.make = lambda engine: setattr(engine, "model", bad if engine.node == A.id else MODEL)
     scene.ray.stuck.add((B.id, "describe"))
     scene.passes(5)
-    assert not scene.fleet.wait(lambda: True)  # node-b loads it still
+    scene.fleet.gives_up = lambda: True
+    with pytest.raises(NoEngineError):  # node-b loads it still
+        scene.fleet.wait()
     scene.ray.stuck.clear()
     scene.passes(5)
     assert scene.at == ["node-b"]
