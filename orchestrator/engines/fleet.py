@@ -96,7 +96,7 @@ class Fleet:
     def room(self) -> int:
         """How many trials may run now."""
         with self._lock:
-            return sum(self._room(member) for member in self._crew.ready)
+            return sum(self._takes(member) for member in self._crew.ready)
 
     @property
     def clock(self) -> dict[str, float]:
@@ -286,10 +286,14 @@ class Fleet:
     def _wish(self) -> Wish:
         plan, trials = self.plan, self.work()
         most = min(plan.most or MOST_ENGINES, MOST_ENGINES)
-        return Wish(gpus=plan.gpus, trials=trials, trials_each=plan.trials_each, most=most)
+        rooms = tuple(self._takes(member) for member in self._crew.members.values())
+        return Wish(
+            gpus=plan.gpus, trials=trials, trials_each=plan.trials_each, most=most, rooms=rooms
+        )
 
     def _view(self, member: CrewMember) -> EngineView:
-        return EngineView(member.state, member.trials(self.plan.holder), member.idle_s)
+        trials, room = member.trials(self.plan.holder), self._takes(member)
+        return EngineView(member.state, trials, member.idle_s, room)
 
     def _name(self, place: Place) -> str:
         return f"{self.plan.pool}/{place.name}"
@@ -315,6 +319,10 @@ class Fleet:
         own = member.pulse.tokens_at_once
         share = 1.0 if most is None or own is None else own / most
         return max(1, round(self.plan.trials_each * share))
+
+    def _takes(self, member: CrewMember) -> int:
+        """Trials that it has room for, or has from when it was the largest: none is sent away."""
+        return max(self._room(member), member.trials(self.plan.holder))
 
     def _say_waiting(self) -> None:
         """Tell a person why nothing runs: when the reason changes, and each minute."""

@@ -279,6 +279,46 @@ def test_a_smaller_gpu_gets_fewer_trials(tmp_path: Path) -> None:
     assert rooms == {"node-a": 2, "node-b": 8}
 
 
+def test_what_smaller_gpus_cannot_take_is_what_another_engine_is_for(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, [A, B], trials_each=8)
+    scene.trials = 16
+    tokens = {A.id: 8192, B.id: 32768, C.id: 32768}
+
+    def make(engine: MadeUpEngine) -> None:
+        engine.pulse = Pulse(trials={}, tokens_at_once=tokens[engine.node])
+
+    scene.ray.make = make
+    scene.passes(30)
+    waiting = scene.fleet.waiting
+    assert waiting is not None and waiting.kind == "full"
+    assert "all 2 engines are full (10 trials in all)" in waiting.detail
+    assert "6 trials wait" in waiting.detail
+    assert scene.ray.demanded[-1] == 1
+    scene.ray.up.append(C)
+    scene.passes(10)
+    assert scene.at == ["node-b", "node-c"]  # which is room for all
+    assert scene.fleet.room == 16 and scene.fleet.waiting is None
+
+
+def test_trials_stay_where_they_are_when_a_larger_gpu_comes(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, [A, B, C], trials_each=8)
+    scene.ray.make = lambda engine: setattr(engine, "pulse", pulse(engine.node))
+    there = {A.id: (8, 8192), B.id: (8, 32768), C.id: (0, 32768)}
+
+    def pulse(node: str) -> Pulse:
+        count, tokens = there[node]
+        trials = {f"{node}-{i}": "s" for i in range(count)}
+        return Pulse(trials=trials, tokens_at_once=tokens)
+
+    scene.trials = 16
+    scene.passes(60)
+    assert scene.at == ["node-a", "node-b"]  # all 16 run: another engine would stand idle
+    assert scene.fleet.room == 16
+    scene.engine(A).pulse = Pulse(trials={}, tokens_at_once=8192)
+    scene.passes(10)
+    assert scene.at == ["node-a", "node-b", "node-c"]
+
+
 def test_a_call_goes_to_another_engine_where_one_is_lost(scene: Scene) -> None:
     scene.engine(A).dead = True
     assert scene.fleet.ask("check", "rows") is True
