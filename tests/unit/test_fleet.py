@@ -200,7 +200,7 @@ def test_a_fleet_is_told_that_its_driver_lost_the_search(
     ray = MadeUpRay([A])
     for name, stub in {
         "Fleet": Told, "alive_nodes": ray.nodes, "autoscaler": lambda: None,
-        "own_node": lambda: A.id, "RayHost": lambda *_: ray,
+        "own_node": lambda: A.id, "own_environment": dict, "RayHost": lambda *_: ray,
     }.items():  # fmt: skip
         monkeypatch.setattr(ray_fleet, name, stub)
     config = search_config()
