@@ -69,6 +69,7 @@ class EngineActor:
         self._leases = Leases()
         self._holders: dict[str, str] = {}
         self._attempts: dict[tuple[str, str], int] = {}  # holder and uid, to the last that came
+        self._moving: set[str] = set()  # uids of trials that are to go on in another engine
         self._entering = threading.Lock()
         self._sleeping = threading.Event()
         self._provisions = Provisions.of_this_node()
@@ -239,15 +240,29 @@ class EngineActor:
             raise
 
     def train(self, uid: str, until_step: int, splits: Sequence[Split]) -> dict[str, Any]:
-        """Train to a step and score; the report as plain data, its state as bytes."""
+        """Train to a step and score; the report as plain data, its state as bytes.
+
+        One that `moves` has left this engine, and goes on in another from that state.
+        """
         report = self._running.train(uid, until_step, splits)
+        moves = report.paused and uid in self._moving
+        if moves:
+            self.leave(uid)
         return {
             "step": report.step,
             "metrics": report.metrics,
             "curve": report.curve,
             "state": report.state.to_bytes(),
             "paused": report.paused,
+            "moves": moves,
         }
+
+    def vacate(self, holder: str) -> None:
+        """Answer the waiting calls of a holder's trials now, for them to go on elsewhere."""
+        uids = [uid for uid, one in list(self._holders.items()) if one == holder]
+        self._moving.update(uids)
+        self._running.pause(uids)
+        self._running.unpause(uids)
 
     def pause(self, uids: Sequence[str]) -> None:
         """Answer the waiting calls of these trials now, and their later ones at once."""
@@ -260,6 +275,7 @@ class EngineActor:
     def leave(self, uid: str) -> None:
         """Let a trial go; one that is not here is gone already."""
         self._holders.pop(uid, None)
+        self._moving.discard(uid)
         if uid in self._running.call(lambda engine: engine.trials()):
             self._running.leave(uid)
 

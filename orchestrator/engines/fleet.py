@@ -228,7 +228,8 @@ class Fleet:
         self._over.set()
         with self._lock:
             self._cluster.demand(0)
-            self._cluster.leave(self._ticket)
+            if not keep:  # else whoever comes next is where this one was
+                self._cluster.leave(self._ticket)
             if self.is_taken_over:
                 return
             for member in list(self._crew.members.values()):
@@ -239,11 +240,15 @@ class Fleet:
     def _look(self) -> None:
         crew, nodes = self._crew, self._cluster.nodes()
         crew.see(nodes)
-        self._adopt()
         views = {member.place.name: self._view(member) for member in crew.members.values()}
         wish = self._wish()
         turn = self._turn(nodes, views, wish)
         decision = turn.decision
+        for name in turn.shares:
+            self._adopt(name)
+            views[name] = EngineView("loading")
+        for name in turn.gives:
+            crew.vacate(crew.members[f"{self.plan.pool}/{name}"])
         for place in decision.start:
             crew.start(self._name(place), place)
         for name in decision.end:
@@ -273,8 +278,10 @@ class Fleet:
         ticket = Ticket(
             id=self._ticket,
             search=self.plan.holder,
+            pool=self.plan.pool,
             wish=wish,
             engines=views,
+            offers=self._offers(),
             avoided=frozenset(crew.avoided),
             refused=frozenset(crew.refused),
             arrived=self._arrived,
@@ -298,19 +305,25 @@ class Fleet:
     def _name(self, place: Place) -> str:
         return f"{self.plan.pool}/{place.name}"
 
-    def _adopt(self) -> None:
-        """Use engines that other searches, or an earlier driver of this one, have started."""
-        crew, prefix = self._crew, f"{self.plan.pool}/"
-        avoided = crew.avoided
-        for name in sorted(self._host.names()):
-            if len(crew.members) >= self._wish().engines or self._halting:
-                return
-            if not name.startswith(prefix) or name in crew.members:
-                continue
-            node, _, index = name.removeprefix(prefix).partition("/")
-            place, handle = Place(node, int(index)), self._host.find(name)
-            if handle is not None and node in crew.nodes and not {place.name, node} & avoided:
-                crew.take_in(name, place, handle)
+    def _offers(self) -> frozenset[str]:
+        """Places with engines that other searches, or an earlier driver of this one, started."""
+        prefix = f"{self.plan.pool}/"
+        started = [name for name in self._host.names() if name.startswith(prefix)]
+        names = {name.removeprefix(prefix) for name in started if name not in self._crew.members}
+        avoided = self._crew.avoided
+        return frozenset(
+            name
+            for name in names
+            if (node := name.partition("/")[0]) in self._crew.nodes and not {name, node} & avoided
+        )
+
+    def _adopt(self, offer: str) -> None:
+        """Use an engine that another has started, if it is still there."""
+        name = f"{self.plan.pool}/{offer}"
+        node, _, index = offer.partition("/")
+        handle = self._host.find(name)
+        if handle is not None:
+            self._crew.take_in(name, Place(node, int(index)), handle)
 
     def _room(self, member: CrewMember) -> int:
         """Trials that an engine takes: fewer where it can hold fewer tokens than the others."""

@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-EngineState = Literal["starting", "loading", "ready"]
+EngineState = Literal["starting", "loading", "ready", "leaving"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,11 @@ class Node:
         """The same, with what one more engine would leave free."""
         cpus, free_gpus = self._free
         return replace(self, free_cpus=max(0.0, cpus - 1), free_gpus=max(0.0, free_gpus - gpus))
+
+    def more(self, gpus: int) -> Node:
+        """The same, with what an engine's end would leave free."""
+        cpus, free_gpus = self._free
+        return replace(self, free_cpus=cpus + 1, free_gpus=free_gpus + gpus)
 
     @property
     def _free(self) -> tuple[float, float]:

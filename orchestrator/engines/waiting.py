@@ -54,7 +54,7 @@ def why_waiting(
     waiting = wish.trials - sum(rooms)
     if waiting <= 0:
         return None
-    starting = [name for name, one in engines.items() if one.state != "ready"]
+    starting = [name for name, one in engines.items() if one.state in ("starting", "loading")]
     if starting or decision.start:
         return _starting(nodes, engines, starting, decision)
     if autoscaler is not None and decision.missing:
