@@ -74,6 +74,7 @@ class EngineActor:
         self._leases = Leases()
         self._holders: dict[str, str] = {}
         self._attempts: dict[str, tuple[str, int]] = {}  # to holder, and the last that came
+        self._moving: set[str] = set()  # of these, those that are to go on in another engine
         self._entering = threading.Lock()
         self._sleeping = threading.Event()
         self._provisions = Provisions.of_this_node()
@@ -247,15 +248,30 @@ class EngineActor:
     def train(
         self, uid: str, until_step: int, splits: Sequence[Split], holder: str = ""
     ) -> dict[str, Any]:
-        """Train to a step and score; the report as plain data, its state as bytes."""
-        report = self._running.train(resident(uid, holder), until_step, splits)
+        """Train to a step and score; the report as plain data, its state as bytes.
+
+        One that `moves` has left this engine, and goes on in another from that state.
+        """
+        uid = resident(uid, holder)
+        report = self._running.train(uid, until_step, splits)
+        moves = report.paused and uid in self._moving
+        if moves:
+            self._leave(uid)
         return {
             "step": report.step,
             "metrics": report.metrics,
             "curve": report.curve,
             "state": report.state.to_bytes(),
             "paused": report.paused,
+            "moves": moves,
         }
+
+    def vacate(self, holder: str) -> None:
+        """Answer the waiting calls of a holder's trials now, for them to go on elsewhere."""
+        uids = [uid for uid, one in list(self._holders.items()) if one == holder]
+        self._moving.update(uids)
+        self._running.pause(uids)
+        self._running.unpause(uids)
 
     def pause(self, uids: Sequence[str], holder: str = "") -> None:
         """Answer the waiting calls of these trials now, and their later ones at once."""
@@ -277,6 +293,7 @@ class EngineActor:
         """Between two steps."""
         loop.let_go(resident_uid)
         self._holders.pop(resident_uid, None)
+        self._moving.discard(resident_uid)
 
     def insertions(
         self, source: DataSource, strategies: Sequence[Mapping[str, Any]], split: Split
