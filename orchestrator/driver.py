@@ -322,16 +322,9 @@ class _Run:
 
     def _conductor(self, events: EventLog, engine: EngineInfo) -> Conductor:
         return Conductor(
-            self.config,
-            self.folder,
-            self.ledger,
-            events,
-            engine,
-            self.data.source,
-            self.watcher,
-            self._spending,
-            self._note,
-        )
+            self.config, self.folder, self.ledger, events, engine, self.data.source,
+            self.watcher, self._spending, self._note,
+        )  # fmt: skip
 
     def _note(self) -> None:
         """Write down what was spent, once a second however often this is called."""
