@@ -35,7 +35,7 @@ from orchestrator.disk import naming_any_full_disk
 from orchestrator.driver_lock import driver_lock
 from orchestrator.engines.calls import FleetCalls
 from orchestrator.engines.ray_fleet import open_fleet
-from orchestrator.errors import ConfirmationError, ConfirmationHaltedError
+from orchestrator.errors import ConfirmationError
 from orchestrator.events import EventLog
 from orchestrator.files import write_atomic
 from orchestrator.folders import SearchFolder, home_folder
@@ -211,11 +211,12 @@ class Confirmation:
             self.say,
             most=1,
         ) as fleet:
-            if not fleet.wait(self.halted):
-                raise ConfirmationHaltedError("stopped while it waited for an engine")
+            fleet.gives_up = self.halted
+            calls = FleetCalls(fleet)
+            calls.wait()
             self.meter.gpu_clock = lambda: (fleet.gpu_s, fleet.gpus)
             bench = Bench(
-                engine=FleetCalls(fleet, self.halted),
+                engine=calls,
                 name=fleet.plan.pool,
                 holder=fleet.plan.holder,
                 data=self.data.source,

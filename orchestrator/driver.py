@@ -26,7 +26,7 @@ from orchestrator.control import Requests
 from orchestrator.costs import LayoutCosts, open_costs
 from orchestrator.disk import check_space, check_writable, disk_need, naming_any_full_disk
 from orchestrator.driver_lock import driver_lock
-from orchestrator.errors import ConfirmationError, ConfirmationHaltedError
+from orchestrator.errors import ConfirmationError, ConfirmationHaltedError, NoEngineError
 from orchestrator.events import EventLog
 from orchestrator.files import write_atomic
 from orchestrator.first_trials import learn_from_earlier
@@ -184,8 +184,7 @@ class _Run:
                 uri=self.uri,
             )
             if self._is_spent() and self._has_work():
-                untold = state_told(events) != "spent" and has_begun(self.folder)
-                return self._confirmed(events, interrupt, end.finish("spent", tells=untold))
+                return self._confirmed(events, interrupt, self._finish_spent(end))
             if not self._has_work() and is_over(events):
                 return self._confirmed(events, interrupt, end.finish("complete"))
             # Ray and its parts take a second to import; a search that is over needs none.
@@ -225,6 +224,11 @@ class _Run:
         write_atomic(self.folder.result, result.model_dump_json(indent=1).encode())
         return result
 
+    def _finish_spent(self, end: SearchEnd) -> SearchResult:
+        """A budget ended the search before anything was trained in this run."""
+        untold = state_told(end.events) != "spent" and has_begun(self.folder)
+        return end.finish("spent", tells=untold)
+
     def _is_spent(self) -> bool:
         """Whether a budget lets no trial go on."""
         return self._meter.seconds_left() <= 0 or not self._spending.is_open
@@ -250,9 +254,14 @@ class _Run:
         task, folder = self.data.source.task, self.folder.path
         with open_fleet(config, engine, task, folder, self.say) as fleet:
             self._meter.gpu_clock = lambda: (fleet.gpu_s, fleet.gpus)
-            if not fleet.wait(lambda: self._gives_up(interrupt)):
-                return end.finish("interrupted")
-            left = self._announce(end.events, fleet)
+            fleet.gives_up = self._waiting(fleet, interrupt)
+            try:
+                fleet.wait()
+                left = self._announce(end.events, fleet)
+            except NoEngineError:
+                self._meter.note(self._spending.tokens)
+                asked = self._is_asked(interrupt)
+                return end.finish("interrupted") if asked else self._finish_spent(end)
             shipper = ShipperKeeper(self.folder.path, self.uri)
             conductor = self._conductor(end.events, EngineInfo(fleet.plan.pool, fleet.base_model))
             conductor.settle()
@@ -267,11 +276,27 @@ class _Run:
             raise DiskFullError(conductor.full_disk)
         return result
 
-    def _gives_up(self, interrupt: threading.Event) -> bool:
-        """Whether a run that waits for its first engine is to end; the wait is paid for, too."""
-        self._note()
-        asked = interrupt.is_set() or Requests(self.folder).search()
-        return asked or self._meter.seconds_left() <= 0
+    def _waiting(self, fleet: Fleet, interrupt: threading.Event) -> Callable[[], bool]:
+        """Whether a run that waits for an engine is to end; a wait behind others costs nothing."""
+        left_out_s = 0.0
+
+        def gives_up() -> bool:
+            nonlocal left_out_s
+            before_s, left_out_s = left_out_s, fleet.behind_s
+            self._leave_out(left_out_s - before_s)
+            self._note()
+            return self._is_asked(interrupt) or self._meter.seconds_left() <= 0
+
+        return gives_up
+
+    def _is_asked(self, interrupt: threading.Event) -> bool:
+        """Whether a person wants the run to end."""
+        return interrupt.is_set() or Requests(self.folder).search()
+
+    def _leave_out(self, seconds: float) -> None:
+        """Have time pass that is not spent."""
+        self.began += seconds
+        self._meter.skip(seconds)
 
     def _announce(self, events: EventLog, fleet: Fleet) -> int:
         """Check the rows against the model, show what the search will cost, and tell its start.
@@ -297,16 +322,9 @@ class _Run:
 
     def _conductor(self, events: EventLog, engine: EngineInfo) -> Conductor:
         return Conductor(
-            self.config,
-            self.folder,
-            self.ledger,
-            events,
-            engine,
-            self.data.source,
-            self.watcher,
-            self._spending,
-            self._note,
-        )
+            self.config, self.folder, self.ledger, events, engine, self.data.source,
+            self.watcher, self._spending, self._note,
+        )  # fmt: skip
 
     def _note(self) -> None:
         """Write down what was spent, once a second however often this is called."""
@@ -367,9 +385,7 @@ class _Run:
         self.estimate = left.estimate
         asked_at = time.monotonic()
         self.watcher.planned(left.estimate, left.warnings, going_on=bool(self.ledger.all()))
-        thought_s = time.monotonic() - asked_at  # while a person thinks, nothing is spent
-        self.began += thought_s
-        self._meter.skip(thought_s)
+        self._leave_out(time.monotonic() - asked_at)  # while a person thinks, nothing is spent
         return left.trials
 
     def _describe(self, base_model: dict[str, Any], data: DataRecord) -> dict[str, Any]:

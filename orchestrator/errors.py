@@ -15,6 +15,7 @@
     │   ├── ClusterAccessError                  ... or that may not be used
     │   ├── EngineLostError                     an engine that died, with its trials in it
     │   ├── EngineFullError                     an engine without room for another trial
+    │   ├── NoEngineError                       a wait for an engine that was given up
     │   └── ParcelError                         files that did not reach an engine's machine whole
     ├── UploadError (ValueError)                files that cannot be sent to a cluster
     ├── JobError (RuntimeError)                 a job without a result
@@ -130,6 +131,10 @@ class EngineLostError(ClusterError):
 
 class EngineFullError(ClusterError):
     """An engine that has as many trials of a search as it takes."""
+
+
+class NoEngineError(ClusterError):
+    """A wait for an engine that was given up: somebody stops the run, or a budget is spent."""
 
 
 class ParcelError(ClusterError):

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -75,6 +74,7 @@ class EngineActor:
         self._leases = Leases()
         self._holders: dict[str, str] = {}
         self._attempts: dict[str, tuple[str, int]] = {}  # to holder, and the last that came
+        self._moving: set[str] = set()  # of these, those that are to go on in another engine
         self._entering = threading.Lock()
         self._sleeping = threading.Event()
         self._provisions = Provisions.of_this_node()
@@ -248,15 +248,30 @@ class EngineActor:
     def train(
         self, uid: str, until_step: int, splits: Sequence[Split], holder: str = ""
     ) -> dict[str, Any]:
-        """Train to a step and score; the report as plain data, its state as bytes."""
-        report = self._running.train(resident(uid, holder), until_step, splits)
+        """Train to a step and score; the report as plain data, its state as bytes.
+
+        One that `moves` has left this engine, and goes on in another from that state.
+        """
+        uid = resident(uid, holder)
+        report = self._running.train(uid, until_step, splits)
+        moves = report.paused and uid in self._moving
+        if moves:
+            self._leave(uid)
         return {
             "step": report.step,
             "metrics": report.metrics,
             "curve": report.curve,
             "state": report.state.to_bytes(),
             "paused": report.paused,
+            "moves": moves,
         }
+
+    def vacate(self, holder: str) -> None:
+        """Answer the waiting calls of a holder's trials now, for them to go on elsewhere."""
+        uids = [uid for uid, one in list(self._holders.items()) if one == holder]
+        self._moving.update(uids)
+        self._running.pause(uids)
+        self._running.unpause(uids)
 
     def pause(self, uids: Sequence[str], holder: str = "") -> None:
         """Answer the waiting calls of these trials now, and their later ones at once."""
@@ -278,6 +293,7 @@ class EngineActor:
         """Between two steps."""
         loop.let_go(resident_uid)
         self._holders.pop(resident_uid, None)
+        self._moving.discard(resident_uid)
 
     def insertions(
         self, source: DataSource, strategies: Sequence[Mapping[str, Any]], split: Split
@@ -338,25 +354,11 @@ class EngineActor:
     def _running(self) -> EngineLoop:
         with self._loading:
             if self._loop is None:
-                self._loop = self._load()
+                # torch takes seconds to import, and only engines need it.
+                from orchestrator.engines.loading import load_loop
+
+                self._loop = load_loop(self._base, self._options, self._provisions.path)
             return self._loop
-
-    def _load(self) -> EngineLoop:
-        # torch takes seconds to import, and only engines need it.
-        import torch
-
-        from trainable.base_model.loading import load_base
-        from trainable.engine import Engine
-        from trainable.loop import EngineLoop
-
-        options = dict(self._options)
-        torch.set_num_threads(options.pop("threads") or os.cpu_count() or 1)
-        compiled = options.pop("compile", False)
-        # Several threads add a group's gradients in the order in which they come, otherwise.
-        torch.use_deterministic_algorithms(options.get("deterministic", False))
-        named = self._base["path"]
-        base = load_base(**{**self._base, "path": self._provisions.path(named)})
-        return EngineLoop(Engine(replace(base, path=named), compiled=compiled, **options))
 
     def _refuse_earlier(self, holder: str, uid: str, attempt: int) -> None:
         """Have an attempt whose driver hung, and lost the search, wait: not push the next out.

@@ -2,6 +2,7 @@
 
     no engine has room      wait, until one has, or the driver halts
     the engine is lost      join another from the last saved state; a few times, then give up
+    the engine is vacated   join another from where it stands; nothing is lost
     it was pushed out       join again: an engine that its driver left forgets its trials, or
                             hangs and is another search's, which waits for it longer than this one
 
@@ -45,6 +46,7 @@ class Berth:
         self._search = search
         self._engine: Any = None
         self._name = self._holder = ""
+        self._carried: bytes | None = None  # its state, on the way out of a vacated engine
         self._problems: list[str] = []
 
     def told_problems(self) -> list[str]:
@@ -59,11 +61,12 @@ class Berth:
             EngineLostError: if one engine after another is lost.
             LatentuneError: what is the trial's own fault.
         """
-        losses = 0
+        losses, curve, self._carried = 0, list[tuple[int, float]](), None
         while True:
             roster = read_roster(self._search)
             if self._engine is None and roster.ends(self._assignment.uid):
-                return {"step": step, "metrics": {}, "curve": [], "state": None, "paused": True}
+                stands = {"step": step, "curve": curve, "state": self._carried}
+                return {**stands, "metrics": {}, "paused": True}
             try:
                 answer = self._try(roster, step, goal)
             except (RayActorError, RayTaskError) as error:
@@ -78,7 +81,11 @@ class Berth:
                     ) from None
             else:
                 if answer is not None:
-                    return answer
+                    curve = answer["curve"] = curve + answer["curve"]
+                    if not answer.pop("moves"):
+                        return answer
+                    step, self._carried, self._engine = answer["step"], answer["state"], None
+                    continue
             time.sleep(_RETRY_S)
 
     def _is_lost(self, error: Exception) -> bool:
@@ -125,6 +132,9 @@ class Berth:
 
     def _join(self, engine: Any, step: int, holder: str, room: int) -> None:
         """Enter an engine with the last sound state; it may refuse what is sound, too."""
+        if self._carried is not None:
+            ray.get(engine.join.remote(self._assignment, self._carried, holder, room))
+            return
         while True:
             found = find_state(Path(self._assignment.folder), step)
             self._problems += found.problems

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
+from orchestrator.engines.crew import CrewMember
 from orchestrator.engines.fleet import Fleet
-from orchestrator.errors import ConfirmationHaltedError, EngineLostError
+from orchestrator.errors import ConfirmationHaltedError, EngineLostError, NoEngineError
 from trainable.errors import LatentuneError
 
 
@@ -41,12 +42,21 @@ class FleetCalls:
 
     Args:
         fleet: of one engine at a time.
-        halt: whether to wait for no engine any more.
     """
 
-    def __init__(self, fleet: Fleet, halt: Callable[[], bool]) -> None:
+    def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
-        self._halt = halt
+
+    def wait(self) -> CrewMember:
+        """The engine, waited for.
+
+        Raises:
+            ConfirmationHaltedError: if the wait is given up.
+        """
+        try:
+            return self._fleet.first()
+        except NoEngineError as error:
+            raise ConfirmationHaltedError(str(error)) from None
 
     def ask(self, method: str, *arguments: Any) -> Any:
         """As `EngineCalls`; what needs no trial is asked again where an engine is lost."""
@@ -58,14 +68,8 @@ class FleetCalls:
                     raise
 
     def begin(self, method: str, *arguments: Any) -> Any:
-        """As `EngineCalls`; waits for an engine where there is none.
-
-        Raises:
-            ConfirmationHaltedError: if it is halted before there is one.
-        """
-        if not self._fleet.wait(self._halt):
-            raise ConfirmationHaltedError("stopped while it waited for an engine")
-        return getattr(self._fleet.first().handle, method).remote(*arguments)
+        """As `EngineCalls`; waits for an engine where there is none. Raises as `wait`."""
+        return getattr(self.wait().handle, method).remote(*arguments)
 
     def ready(self, calls: Sequence[Any], timeout_s: float) -> list[Any]:
         """As `EngineCalls`."""

@@ -57,6 +57,11 @@ def own_node() -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
+def own_environment() -> dict[str, Any]:
+    """Ray's runtime environment of this job, which its actors are started in."""
+    return dict(ray.get_runtime_context().runtime_env)
+
+
 def own_node_resource() -> dict[str, float]:
     """A resource that this process's node alone has: what needs its disk asks for some of it."""
     here = own_node()

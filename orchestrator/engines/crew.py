@@ -1,8 +1,8 @@
 """The engines that a search uses at the moment, each from its start to its end.
 
     start ─► greet (versions) ─► provide (files) ─► describe (loads the model) ─► ready ─► pulses
-                  │ differ             │ torn              │ another model                   │ hung
-                  └────────────────────┴─► refused ◄───────┘                        lost ◄───┘
+                  │ differ             │ torn              │ another model          │        │ hung
+                  └────────────────────┴─► refused ◄───────┘     given back ◄───────┘ lost ◄─┘
 
 Each arrow is a call that is begun, and taken up at a later beat when it has been answered: a
 driver with many engines waits for none of them. An engine that another search has started is
@@ -33,6 +33,7 @@ _LOSSES = 3  # at one place, without a step in between: something is wrong there
 _AVOID_S = 300.0
 _AGAIN_S = 2.0  # until a killed engine's name and GPU are free
 _LEAVES_S = 10.0
+_MOVES_S = 60.0  # until trials have gone on elsewhere: a step may take long
 CLOCK = ("train_s", "evaluate_s", "idle_s", "trial_steps")
 
 
@@ -194,6 +195,8 @@ class Crew:
             self._take_up(member)
             if member.name in self.members and member.state != "starting":
                 self._pulse(member, due)
+            if member.name in self.members and member.state == "leaving":
+                self._go_on_vacating(member, due)
 
     def pulse_all(self) -> None:
         """Have a fresh pulse of each, for a last look at their clocks."""
@@ -258,6 +261,22 @@ class Crew:
             release = self._host.begin(member.handle, "release", self._holder)
             if self._host.answer(release, _LEAVES_S):
                 self._host.kill(member.handle)
+
+    def vacate(self, member: CrewMember) -> None:
+        """Have an engine's trials go on in the others, from where they stand, and then leave it."""
+        member.state, member.call_begun = "leaving", self._now()
+        self._say(
+            f"the engine on {self.node_name(member)} is given back to a search that has none; its "
+            "trials go on in the others"
+        )
+
+    def _go_on_vacating(self, member: CrewMember, due: bool) -> None:
+        took_s = self._now() - member.call_begun
+        is_empty = not member.trials(self._holder) and took_s >= 2 * _PULSE_S
+        if is_empty or took_s > _MOVES_S:  # what is still there goes on from its last saved state
+            self.end(member)
+        elif due:  # the roster sends none there any more; some may just have come
+            self._host.begin(member.handle, "vacate", self._holder)
 
     def _begin(self, member: CrewMember, method: str, *arguments: Any) -> None:
         member.call_begun = self._now()

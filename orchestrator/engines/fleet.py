@@ -34,7 +34,7 @@ from orchestrator.engines.roster import (
     write_roster,
 )
 from orchestrator.engines.waiting import WaitingRecord, why_waiting
-from orchestrator.errors import ClusterError
+from orchestrator.errors import ClusterError, NoEngineError
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ BEAT_S = 0.25
 _LOOK_S = 2.0  # how often the cluster is looked at
 _SAY_S = 60.0
 _HOPELESS = ("no-gpu", "no-node", "refused")
+_BEHIND = ("queued", "busy")
 
 
 class Fleet:
@@ -65,8 +66,10 @@ class Fleet:
     ) -> None:
         self.plan = plan
         self.work: Callable[[], int] = lambda: 1  # trials that are not at their end
+        self.gives_up: Callable[[], bool] = lambda: False  # asked by whoever waits for an engine
         self.waiting: WaitingRecord | None = None
         self.gpu_s = 0.0
+        self.behind_s = 0.0  # without an engine, while others have all that it could use
         self.is_kept = False  # whether the engines stay for whoever comes next
         self.is_taken_over = False  # whether another driver has the search by now
         self._host, self._cluster, self._say, self._now = host, cluster, say, now
@@ -93,7 +96,7 @@ class Fleet:
     def room(self) -> int:
         """How many trials may run now."""
         with self._lock:
-            return sum(self._room(member) for member in self._crew.ready)
+            return sum(self._takes(member) for member in self._crew.ready)
 
     @property
     def clock(self) -> dict[str, float]:
@@ -102,25 +105,26 @@ class Fleet:
             self._crew.pulse_all()
             return self._crew.clock
 
-    def wait(self, give_up: Callable[[], bool] = lambda: False) -> bool:
-        """Wait until an engine is ready; False where `give_up` says so first.
+    def wait(self) -> None:
+        """Wait until an engine is ready.
 
         Raises:
+            NoEngineError: where `gives_up` says so first.
             BaseModelError: if the model cannot be used, on this node as on that.
             ClusterError: if no engine can be started, and no node can join; or once closed.
         """
         while not self._over.wait(BEAT_S):
             with self._lock:
                 if self._crew.ready:
-                    return True
+                    return
                 failure, waiting = self._crew.failure, self.waiting
                 others = bool(self._crew.members)  # one starts, at another place
             if failure is not None and not others:
                 raise failure
             if waiting is not None and waiting.kind in _HOPELESS and not self._cluster.can_grow:
                 raise ClusterError(f"no engine can be started: {waiting.detail}")
-            if give_up():
-                return False
+            if self.gives_up():
+                raise NoEngineError("stopped while it waited for an engine")
         raise ClusterError("the engines have been closed")
 
     def first(self) -> CrewMember:
@@ -202,6 +206,8 @@ class Fleet:
         with self._lock:
             now = self._now()
             self.gpu_s += self.gpus * (now - self._metered)
+            if self.waiting is not None and self.waiting.kind in _BEHIND:
+                self.behind_s += now - self._metered
             self._metered = now
             self._crew.tend()
             changed = len(self._crew.members) != self._seen
@@ -222,7 +228,8 @@ class Fleet:
         self._over.set()
         with self._lock:
             self._cluster.demand(0)
-            self._cluster.leave(self._ticket)
+            if not keep:  # else whoever comes next is where this one was
+                self._cluster.leave(self._ticket)
             if self.is_taken_over:
                 return
             for member in list(self._crew.members.values()):
@@ -233,11 +240,15 @@ class Fleet:
     def _look(self) -> None:
         crew, nodes = self._crew, self._cluster.nodes()
         crew.see(nodes)
-        self._adopt()
         views = {member.place.name: self._view(member) for member in crew.members.values()}
         wish = self._wish()
         turn = self._turn(nodes, views, wish)
         decision = turn.decision
+        for name in turn.shares:
+            self._adopt(name)
+            views[name] = EngineView("loading")
+        for name in turn.gives:
+            crew.vacate(crew.members[f"{self.plan.pool}/{name}"])
         for place in decision.start:
             crew.start(self._name(place), place)
         for name in decision.end:
@@ -267,8 +278,10 @@ class Fleet:
         ticket = Ticket(
             id=self._ticket,
             search=self.plan.search,
+            pool=self.plan.pool,
             wish=wish,
             engines=views,
+            offers=self._offers(),
             avoided=frozenset(crew.avoided),
             refused=frozenset(crew.refused),
             arrived=self._arrived,
@@ -280,27 +293,37 @@ class Fleet:
     def _wish(self) -> Wish:
         plan, trials = self.plan, self.work()
         most = min(plan.most or MOST_ENGINES, MOST_ENGINES)
-        return Wish(gpus=plan.gpus, trials=trials, trials_each=plan.trials_each, most=most)
+        rooms = tuple(self._takes(member) for member in self._crew.members.values())
+        return Wish(
+            gpus=plan.gpus, trials=trials, trials_each=plan.trials_each, most=most, rooms=rooms
+        )
 
     def _view(self, member: CrewMember) -> EngineView:
-        return EngineView(member.state, member.trials(self.plan.holder), member.idle_s)
+        trials, room = member.trials(self.plan.holder), self._takes(member)
+        return EngineView(member.state, trials, member.idle_s, room)
 
     def _name(self, place: Place) -> str:
         return f"{self.plan.pool}/{place.name}"
 
-    def _adopt(self) -> None:
-        """Use engines that other searches, or an earlier driver of this one, have started."""
-        crew, prefix = self._crew, f"{self.plan.pool}/"
-        avoided = crew.avoided
-        for name in sorted(self._host.names()):
-            if len(crew.members) >= self._wish().engines or self._halting:
-                return
-            if not name.startswith(prefix) or name in crew.members:
-                continue
-            node, _, index = name.removeprefix(prefix).partition("/")
-            place, handle = Place(node, int(index)), self._host.find(name)
-            if handle is not None and node in crew.nodes and not {place.name, node} & avoided:
-                crew.take_in(name, place, handle)
+    def _offers(self) -> frozenset[str]:
+        """Places with engines that other searches, or an earlier driver of this one, started."""
+        prefix = f"{self.plan.pool}/"
+        started = [name for name in self._host.names() if name.startswith(prefix)]
+        names = {name.removeprefix(prefix) for name in started if name not in self._crew.members}
+        avoided = self._crew.avoided
+        return frozenset(
+            name
+            for name in names
+            if (node := name.partition("/")[0]) in self._crew.nodes and not {name, node} & avoided
+        )
+
+    def _adopt(self, offer: str) -> None:
+        """Use an engine that another has started, if it is still there."""
+        name = f"{self.plan.pool}/{offer}"
+        node, _, index = offer.partition("/")
+        handle = self._host.find(name)
+        if handle is not None:
+            self._crew.take_in(name, Place(node, int(index)), handle)
 
     def _room(self, member: CrewMember) -> int:
         """Trials that an engine takes: fewer where it can hold fewer tokens than the others."""
@@ -309,6 +332,10 @@ class Fleet:
         own = member.pulse.tokens_at_once
         share = 1.0 if most is None or own is None else own / most
         return max(1, round(self.plan.trials_each * share))
+
+    def _takes(self, member: CrewMember) -> int:
+        """Trials that it has room for, or has from when it was the largest: none is sent away."""
+        return max(self._room(member), member.trials(self.plan.holder))
 
     def _say_waiting(self) -> None:
         """Tell a person why nothing runs: when the reason changes, and each minute."""

@@ -1,7 +1,8 @@
 """What engines there should be, as a pure function of what there is.
 
     nodes ─► places: one per node on a CPU, one per so many GPUs on a GPU node
-    wanted = trials that are left / trials that an engine takes, at most as many as allowed
+    wanted = those whose room is needed for the trials that are left, and more, by what an engine
+             takes, where there is not room for all; at most as many as allowed
     fewer than wanted: start at free places, ask the autoscaler for the rest
     more than wanted:  end those without a trial
 
@@ -17,7 +18,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-EngineState = Literal["starting", "loading", "ready"]
+EngineState = Literal["starting", "loading", "ready", "leaving"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,11 @@ class Node:
         cpus, free_gpus = self._free
         return replace(self, free_cpus=max(0.0, cpus - 1), free_gpus=max(0.0, free_gpus - gpus))
 
+    def more(self, gpus: int) -> Node:
+        """The same, with what an engine's end would leave free."""
+        cpus, free_gpus = self._free
+        return replace(self, free_cpus=cpus + 1, free_gpus=free_gpus + gpus)
+
     @property
     def _free(self) -> tuple[float, float]:
         return (
@@ -78,11 +84,13 @@ class EngineView:
     Args:
         trials: of this search, in it.
         idle_s: since when none was in it.
+        room: trials of this search that it takes; None for as many as any.
     """
 
     state: EngineState
     trials: int = 0
     idle_s: float = 0.0
+    room: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,19 +100,25 @@ class Wish:
     Args:
         gpus: of an engine; 0 for one on a CPU.
         trials: that are not at their end.
-        trials_each: that an engine takes.
+        trials_each: that an engine takes, as far as is known.
         most: engines; None for as many as there is work for.
+        rooms: trials that each engine takes that it has.
     """
 
     gpus: int
     trials: int
     trials_each: int
     most: int | None = None
+    rooms: tuple[int, ...] = ()
 
     @property
     def engines(self) -> int:
-        """How many engines it has work for."""
-        wanted = math.ceil(self.trials / self.trials_each)
+        """How many engines it has work for: the largest of its own first, then new ones."""
+        left, wanted = self.trials, 0
+        for room in sorted(self.rooms, reverse=True):
+            if left > 0:
+                left, wanted = left - room, wanted + 1
+        wanted += math.ceil(max(0, left) / self.trials_each)
         return wanted if self.most is None else min(wanted, self.most)
 
 
@@ -196,6 +210,11 @@ def _by_preference(
 
 
 def _surplus(engines: Mapping[str, EngineView], count: int, idle_s: float) -> tuple[str, ...]:
-    """Engines without a trial; those that are not ready first."""
+    """Engines without a trial; those that are not ready first, then the smallest."""
     idle = [name for name, one in engines.items() if not one.trials and one.idle_s >= idle_s]
-    return tuple(sorted(idle, key=lambda name: (engines[name].state == "ready", name))[:count])
+
+    def rank(name: str) -> tuple[bool, float, str]:
+        one = engines[name]
+        return one.state == "ready", math.inf if one.room is None else one.room, name
+
+    return tuple(sorted(idle, key=rank)[:count])

@@ -15,7 +15,7 @@ from typing import Any
 
 import ray
 
-from orchestrator.engines.cluster import alive_nodes, autoscaler, own_node
+from orchestrator.engines.cluster import alive_nodes, autoscaler, own_environment, own_node
 from orchestrator.engines.fleet import Fleet
 from orchestrator.engines.fleet_plan import Cluster, FleetPlan
 from orchestrator.engines.handshake import code_digest
@@ -29,6 +29,8 @@ from orchestrator.study.place import folder_id
 
 logger = logging.getLogger(__name__)
 
+# Of a runtime environment: what brings a search and its code, which `code_digest` tells apart.
+_CARRIERS = ("working_dir", "py_modules", "excludes", "config")
 _SETTLES_S = 20.0  # after a node came: its engine starts before more nodes are asked for
 
 
@@ -69,14 +71,24 @@ def _placed() -> None:
     """There is room for an engine."""
 
 
-def pool_name(base: Mapping[str, Any], options: Mapping[str, Any], code: str) -> str:
-    """The first part of the names of engines with this model, these options and this code.
+def pool_name(
+    base: Mapping[str, Any],
+    options: Mapping[str, Any],
+    code: str,
+    environment: Mapping[str, Any],
+) -> str:
+    """The first part of the names of engines with this model, in this way, code and environment.
 
     Args:
         code: from `code_digest`: searches of different code never meet each other's engines.
+        environment: Ray's, of this job; an engine runs in that of the job that has started it.
     """
-    key = hashlib.sha256(json.dumps([dict(base), dict(options), code], sort_keys=True).encode())
-    return f"engine/{key.hexdigest()[:16]}"
+    asked = {key: value for key, value in environment.items() if key not in _CARRIERS and value}
+    variables = {**(asked.pop("env_vars", None) or {})}
+    variables.pop("RAY_JOB_STOP_WAIT_TIME_S", None)  # `submit` sets it
+    key = [dict(base), dict(options), code, asked, variables]
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode())
+    return f"engine/{digest.hexdigest()[:16]}"
 
 
 def parcels_of(base: Mapping[str, Any], task: Mapping[str, Any]) -> dict[str, Parcel]:
@@ -113,7 +125,7 @@ def open_fleet(
     plan = FleetPlan(
         holder=f"{config.name}@{folder_id(folder)[:12]}",
         folder=folder,
-        pool=pool_name(base, options, code),
+        pool=pool_name(base, options, code, own_environment()),
         gpus=gpus,
         trials_each=config.engine.concurrent_trials,
         most=most or config.engine.count,

@@ -50,24 +50,27 @@ def why_waiting(
         refused: node or place to why no engine starts there.
         before: searches that wait before this one; the last is next to it.
     """
-    waiting = wish.trials - sum(
-        wish.trials_each for one in engines.values() if one.state == "ready"
-    )
+    rooms = [wish.trials_each if one.room is None else one.room for one in _ready(engines)]
+    waiting = wish.trials - sum(rooms)
     if waiting <= 0:
         return None
-    starting = [name for name, one in engines.items() if one.state != "ready"]
+    starting = [name for name, one in engines.items() if one.state in ("starting", "loading")]
     if starting or decision.start:
         return _starting(nodes, engines, starting, decision)
     if autoscaler is not None and decision.missing:
         return WaitingRecord(kind="node-starting", detail=autoscaler)
     if not engines:
         return _nothing(nodes, wish, refused or {}, before)
-    each = f"{wish.trials_each} trials each"
+    each = f"{rooms[0]} trials each" if len(set(rooms)) == 1 else f"{sum(rooms)} trials in all"
     capped = wish.most is not None and len(engines) >= wish.most
     free = f"another {_behind(before)}" if before else "no place is free for another"
     more = "engine.count allows no more" if capped else free
     detail = f"all {len(engines)} engines are full ({each}), and {more}; {waiting} trials wait"
     return WaitingRecord(kind="full", detail=detail)
+
+
+def _ready(engines: Mapping[str, EngineView]) -> list[EngineView]:
+    return [one for one in engines.values() if one.state == "ready"]
 
 
 def _starting(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from subprocess import DEVNULL, Popen
 from typing import Any
 
 from mlflow import MlflowClient
@@ -77,6 +79,18 @@ def environment(scratch: Path) -> dict[str, str]:
 def scratch_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="lt", dir="/tmp", ignore_cleanup_errors=True) as path:
         yield Path(path)
+
+
+def start(config: SearchConfig, folder: Path, settings: Mapping[str, str]) -> Popen[bytes]:
+    """`latentune run`, as a process; what it says goes to NAME.log."""
+    file = folder / f"{config.name}.yaml"
+    file.write_text(config.to_yaml())
+    command = [sys.executable, "-c", "from orchestrator.cli import main; main()", "run", str(file)]
+    with file.with_suffix(".log").open("wb") as log:
+        return Popen(
+            command, cwd=ROOT, env={**os.environ, **settings}, stdin=DEVNULL,
+            stdout=log, stderr=log,
+        )  # fmt: skip
 
 
 class Watching:

@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from orchestrator.doctor.cluster_checks import cluster_findings
 from orchestrator.doctor.facts import facts_of
 from orchestrator.driver import run
 from orchestrator.engines.roster import Roster, read_roster
+from orchestrator.events import read_events
 from orchestrator.folders import SearchFolder
 from orchestrator.ledger import LedgerTrial
 from tests.faults.standing import make_token
@@ -24,6 +26,7 @@ from tests.integration.small_search import (
     Watching,
     environment,
     small_config,
+    start,
     wait_until,
 )
 
@@ -33,6 +36,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # Ray's and MLflow's own
 ]
 TRIALS = 5
+NAMES = ("small", "other")
+OTHER_ENGINE = {"concurrent_trials": 2, "threads": 1, "micro_batch_tokens": 1000}  # of its own
 
 
 @pytest.fixture(scope="module")
@@ -86,15 +91,13 @@ class Rosters(threading.Thread):
         return {one.waiting.kind for one in self.seen if one.waiting is not None}
 
 
-def search(tiny_folder: Path) -> SearchConfig:
-    return SearchConfig.model_validate(
-        small_config(
-            tiny_folder,
-            budget={"trials": TRIALS, "steps": 60},
-            stopping={"kind": "none", "min_steps": 20},
-            engine={"concurrent_trials": 2, "threads": 1},
-        )
-    )
+def search(tiny_folder: Path, **changed: Any) -> SearchConfig:
+    asked: dict[str, Any] = {
+        "budget": {"trials": TRIALS, "steps": 60},
+        "stopping": {"kind": "none", "min_steps": 20},
+        "engine": {"concurrent_trials": 2, "threads": 1},
+    }
+    return SearchConfig.model_validate(small_config(tiny_folder, **asked | changed))
 
 
 def watched(
@@ -115,6 +118,51 @@ def test_the_doctor_looks_at_every_node(cluster: Any, tiny_folder: Path, tmp_pat
     assert joined == 3
     assert [one for one in findings if one.outcome == "failed" and one.check != "disk"] == []
     assert Counter(one.check for one in findings)["versions"] == 3
+
+
+def last_event(folder: SearchFolder, kind: str) -> float:
+    """When an event of a kind was last told."""
+    return max(event.time for event in read_events(folder.events) if event.type == kind)
+
+
+def losses_told(folder: SearchFolder) -> dict[str, list[int]]:
+    """The steps whose losses each trial's reports told, in order."""
+    told: dict[str, list[int]] = {}
+    for event in read_events(folder.events):
+        if event.type == "trial_report":
+            steps = [step for step, _ in event.payload["curve"]]
+            told.setdefault(event.trial_uid or "", []).extend(steps)
+    return told
+
+
+def test_a_search_gives_an_engine_to_one_of_another_model(
+    cluster: Any, ray_scratch: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    steps = 6000
+    # More start-up trials than there are: it makes trials report, and never cuts one.
+    stopping = {"kind": "median", "startup_trials": 1000, "min_steps": 20, "factor": 300}
+    first = search(tiny_folder, budget={"trials": 4, "steps": steps}, stopping=stopping)
+    other = search(tiny_folder, name="other", budget={"trials": 2, "steps": 6}, engine=OTHER_ENGINE)
+    settings = {
+        **environment(ray_scratch), "RAY_ADDRESS": cluster.address, "LATENTUNE_HOME": str(tmp_path),
+    }  # fmt: skip
+    drivers: list[Popen[bytes]] = []
+    try:
+        result, rosters = watched(
+            first, tmp_path, lambda _: drivers.append(start(other, tmp_path, settings))
+        )
+        assert drivers[0].wait(120) == 0, (tmp_path / "other.log").read_text()[-2000:]
+    finally:
+        for driver in drivers:
+            driver.kill()
+            driver.wait()
+    assert result.state == "complete"
+    assert any(one.state == "leaving" for roster in rosters.seen for one in roster.engines)
+    assert rosters.seen[-1].lost == 0
+    ended = {one: last_event(SearchFolder.of(tmp_path, one), "search_ended") for one in NAMES}
+    assert ended["other"] < ended["small"]
+    told = losses_told(SearchFolder.of(tmp_path, first.name))
+    assert told == {f"small-{number}": list(range(1, steps + 1)) for number in range(4)}
 
 
 def test_nodes_go_and_come_and_no_trial_is_lost(

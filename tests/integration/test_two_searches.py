@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
-import sys
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
-from subprocess import DEVNULL, Popen
 from typing import Any
 
 import pytest
@@ -21,7 +17,7 @@ from orchestrator.folders import SearchFolder
 from orchestrator.results import SearchResult
 from orchestrator.service.secret_files import credentials, read_secret
 from orchestrator.study.place import STORAGE_VARIABLE, read_place
-from tests.integration.small_search import ROOT, environment, scratch_folder, small_config
+from tests.integration.small_search import environment, scratch_folder, small_config, start
 from tests.integration.test_mlflow_service import logged_in, service
 
 servers = pytest.importorskip("tests.faults.postgres")
@@ -44,18 +40,6 @@ def add_database(url: str, name: str) -> str:
         connection.execute(text(f"create database {name}"))
     engine.dispose()
     return f"{url.rpartition('/')[0]}/{name}"
-
-
-def start(config: SearchConfig, folder: Path, settings: Mapping[str, str]) -> Popen[bytes]:
-    """`latentune run`, as a process; what it says goes to NAME.log."""
-    file = folder / f"{config.name}.yaml"
-    file.write_text(config.to_yaml())
-    command = [sys.executable, "-c", "from orchestrator.cli import main; main()", "run", str(file)]
-    with file.with_suffix(".log").open("wb") as log:
-        return Popen(
-            command, cwd=ROOT, env={**os.environ, **settings}, stdin=DEVNULL,
-            stdout=log, stderr=log,
-        )  # fmt: skip
 
 
 def check_overlap(folders: list[SearchFolder]) -> None:

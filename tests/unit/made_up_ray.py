@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -51,6 +52,7 @@ class MadeUpRay:
         self.up = nodes
         self.queue = Queue(now=lambda: self.now, clock=lambda: 1 + self.now)
         self.engines: dict[str, MadeUpEngine] = {}
+        self.gpus: dict[str, int] = {}  # of an engine, by its pool
         self.killed: list[str] = []
         self.demanded: list[int] = []
         self.scaler: Autoscaler | None = None
@@ -58,8 +60,11 @@ class MadeUpRay:
         self.stuck: set[tuple[str, str]] = set()  # node and method of what is not answered
 
     def nodes(self) -> list[Node]:
-        used = [engine.node for engine in self.engines.values() if not engine.dead]
-        return [replace(node, free_gpus=node.gpus - used.count(node.id)) for node in self.up]
+        used = Counter[str]()
+        for engine in self.engines.values():
+            pool = engine.name.rsplit("/", 2)[0]
+            used[engine.node] += 0 if engine.dead else self.gpus.get(pool, 1)
+        return [replace(node, free_gpus=node.gpus - used[node.id]) for node in self.up]
 
     def start(self, name: str, place: Place) -> MadeUpEngine:
         if name not in self.engines:
@@ -118,6 +123,7 @@ class Scene:
         can_grow = changed.pop("can_grow", True)
         asked: dict[str, Any] = {"holder": "s", "gpus": 1, "trials_each": 2} | changed
         plan = FleetPlan(folder=folder, **{"pool": "engine/k"} | asked)
+        self.ray.gpus[plan.pool] = plan.gpus
         cluster = Cluster(
             nodes=self.ray.nodes,
             autoscaler=lambda: self.ray.scaler,

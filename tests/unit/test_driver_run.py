@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +15,8 @@ import pytest
 from orchestrator import driver
 from orchestrator.conductor import Quiet
 from orchestrator.driver import _Run
-from orchestrator.errors import SearchLockedError
+from orchestrator.engines import ray_fleet
+from orchestrator.errors import NoEngineError, SearchLockedError
 from orchestrator.events import EventLog
 from orchestrator.ledger import Ledger
 from orchestrator.results import DataRecord
@@ -56,11 +57,54 @@ def run_of(tmp_path: Path, ledger: Ledger, began: float = 0.0, **budget: Any) ->
     )
 
 
+class WaitingFleet:
+    """A fleet whose engine never comes: it asks whether to give up, and does."""
+
+    def __init__(self, behind_s: float = 0.0) -> None:
+        self.gpu_s, self.gpus, self.behind_s = 0.0, 0, behind_s
+        self.gives_up = lambda: False
+        self.begins: Callable[[], None] = lambda: None
+        self.asked: list[str] = []
+
+    def wait(self) -> None:
+        if self.gives_up():
+            raise NoEngineError("stopped while it waited for an engine")
+
+    def ask(self, method: str, *arguments: Any) -> None:
+        self.asked.append(method)
+        self.begins()
+        self.wait()
+        raise AssertionError("nobody has made it give up")
+
+
+def ended(
+    run: _Run, fleet: WaitingFleet, monkeypatch: pytest.MonkeyPatch, *, asked: bool = False
+) -> tuple[str, bool]:
+    """How a run ends whose engine never comes: its state, and whether that is told."""
+
+    @contextmanager
+    def open_fleet(*arguments: Any) -> Iterator[WaitingFleet]:
+        yield fleet
+
+    monkeypatch.setattr(ray_fleet, "open_fleet", open_fleet)
+    source = SimpleNamespace(task={})
+    run.data = SimpleNamespace(source=source, checked=None)  # type: ignore[assignment]
+    end: Any = SimpleNamespace(
+        finish=lambda state, tells=False: (state, tells), events=SimpleNamespace(read=list)
+    )
+    interrupt = threading.Event()
+    if asked:
+        fleet.begins = interrupt.set
+    found: Any = run._execute(end, interrupt, Path())
+    return found
+
+
 def test_the_wait_for_an_engine_is_written_down_as_it_goes(tmp_path: Path, ledger: Ledger) -> None:
-    run = run_of(tmp_path, ledger, time.monotonic() - 5)
-    assert not run._gives_up(threading.Event())
+    run, fleet = run_of(tmp_path, ledger, time.monotonic() - 5), WaitingFleet()
+    gives_up = run._waiting(fleet, threading.Event())  # type: ignore[arg-type]
+    assert not gives_up()
     assert 5 <= ledger.spent_s < 6
-    run._gives_up(threading.Event())  # in the same second
+    gives_up()  # in the same second
     assert ledger.spent_s < 6
 
 
@@ -79,6 +123,33 @@ def test_a_driver_that_was_taken_over_while_it_waited_touches_no_file(
     with EventLog(run.folder.events) as events, pytest.raises(SearchLockedError):
         run._announce(events, fleet)
     assert run.folder.data.read_text() == run.folder.result.read_text() == "the other's"
+
+
+def test_the_wait_behind_others_costs_nothing(tmp_path: Path, ledger: Ledger) -> None:
+    run = run_of(tmp_path, ledger, time.monotonic() - 60, time_s=30)
+    fleet = WaitingFleet(behind_s=50.0)
+    gives_up = run._waiting(fleet, threading.Event())  # type: ignore[arg-type]
+    assert not gives_up()
+    assert 10 <= ledger.spent_s < 11
+    assert not gives_up()  # left out once
+    assert 10 <= time.monotonic() - run.began < 11
+    assert 19 < run._meter.seconds_left() <= 20
+
+
+def test_a_budget_that_ends_the_wait_is_spent(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(tmp_path, ledger, time.monotonic() - 30.5, time_s=30)
+    assert ended(run, WaitingFleet(), monkeypatch) == ("spent", False)
+    assert ledger.spent_s >= 30  # or the next run would begin
+
+
+def test_a_run_that_lost_its_engine_before_its_first_trial_can_be_stopped(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = WaitingFleet()
+    assert ended(run_of(tmp_path, ledger), fleet, monkeypatch, asked=True) == ("interrupted", False)
+    assert fleet.asked == ["check"]
 
 
 def test_each_round_of_tune_s_loop_may_write_down_the_time(tmp_path: Path, ledger: Ledger) -> None:
@@ -109,7 +180,9 @@ def test_so_is_that_of_a_run_without_anything_to_do(
     told: list[tuple[list[str], str, str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ended = SimpleNamespace(finish=lambda state, **_: SimpleNamespace(state=state))
+    ended = SimpleNamespace(
+        finish=lambda state, **_: SimpleNamespace(state=state), events=SimpleNamespace(read=list)
+    )
     monkeypatch.setattr(driver, "SearchEnd", lambda **_: ended)
     monkeypatch.setattr(driver._Run, "_confirmed", lambda self, events, interrupt, result: result)
     ledger.add_spent(60.0)

@@ -6,6 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -100,6 +101,46 @@ def test_the_trials_of_a_driver_that_is_gone_leave_an_engine_that_others_use(
     assert not actor._leases.is_unused
     actor._let_expired_go()
     wait_until(lambda: actor.look().trials == {"here-1": "here"})
+
+
+class Loop:
+    """What stands for a model: `train` is answered once it is paused."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Any]] = []
+        self.paused = threading.Event()
+
+    def pause(self, uids: list[str]) -> None:
+        self.calls.append(("pause", uids))
+        self.paused.set()
+
+    def unpause(self, uids: list[str]) -> None:
+        self.calls.append(("unpause", uids))
+
+    def train(self, uid: str, until_step: int, splits: list[str]) -> Any:
+        assert self.paused.wait(10)
+        state = SimpleNamespace(to_bytes=lambda: b"3")
+        return SimpleNamespace(step=3, metrics={}, curve=[], state=state, paused=True)
+
+    def call(self, action: Any) -> Any:
+        return action(None)
+
+    def let_go(self, uid: str) -> None:
+        self.calls.append(("leave", uid))
+
+
+def test_trials_that_are_to_go_on_elsewhere_leave_with_their_states() -> None:
+    actor, loop = EngineActor({}, {}), Loop()
+    actor._loop = loop  # type: ignore[assignment]
+    actor._book("a/a-1", "a", None)
+    actor._book("b/b-1", "b", None)
+    actor.vacate("a")
+    assert loop.calls == [("pause", ["a/a-1"]), ("unpause", ["a/a-1"])]  # it may come again
+    answer = actor.train("a-1", 4, [], "a")
+    assert (answer["step"], answer["state"], answer["moves"]) == (3, b"3", True)
+    assert loop.calls[-1] == ("leave", "a/a-1")
+    assert actor._holders == {"b/b-1": "b"}
+    assert not actor.train("b-1", 4, [], "b")["moves"]  # one that is paused, and no more
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ import pytest
 from orchestrator.engines import ray_fleet
 from orchestrator.engines.cluster import from_report
 from orchestrator.engines.fleet import Fleet
-from orchestrator.engines.placement import Node
+from orchestrator.engines.placement import Node, Place
 from orchestrator.engines.roster import Roster, read_roster, remove_roster, write_roster
 from orchestrator.engines.watchdog import DEAF_S, Pulse
-from orchestrator.errors import ClusterError, LedgerError, SearchLockedError
+from orchestrator.errors import ClusterError, LedgerError, NoEngineError, SearchLockedError
 from orchestrator.opening import engine_options
 from tests.unit.ledgers import search_config
 from tests.unit.made_up_ray import MODEL, VERSIONS, A, B, C, MadeUpEngine, MadeUpRay, Scene
@@ -161,7 +161,9 @@ def test_it_waits_for_a_gpu_only_where_one_can_come(tmp_path: Path) -> None:
         alone.fleet.wait()
     growing = Scene(tmp_path, bare)
     growing.passes(1)
-    assert not growing.fleet.wait(lambda: True)
+    growing.fleet.gives_up = lambda: True
+    with pytest.raises(NoEngineError):
+        growing.fleet.wait()
 
 
 def test_nothing_runs_nothing_stays(scene: Scene) -> None:
@@ -198,7 +200,7 @@ def test_a_fleet_is_told_that_its_driver_lost_the_search(
     ray = MadeUpRay([A])
     for name, stub in {
         "Fleet": Told, "alive_nodes": ray.nodes, "autoscaler": lambda: None,
-        "own_node": lambda: A.id, "RayHost": lambda *_: ray,
+        "own_node": lambda: A.id, "own_environment": dict, "RayHost": lambda *_: ray,
     }.items():  # fmt: skip
         monkeypatch.setattr(ray_fleet, name, stub)
     config = search_config()
@@ -277,10 +279,69 @@ def test_a_smaller_gpu_gets_fewer_trials(tmp_path: Path) -> None:
     assert rooms == {"node-a": 2, "node-b": 8}
 
 
+def test_what_smaller_gpus_cannot_take_is_what_another_engine_is_for(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, [A, B], trials_each=8)
+    scene.trials = 16
+    tokens = {A.id: 8192, B.id: 32768, C.id: 32768}
+
+    def make(engine: MadeUpEngine) -> None:
+        engine.pulse = Pulse(trials={}, tokens_at_once=tokens[engine.node])
+
+    scene.ray.make = make
+    scene.passes(30)
+    waiting = scene.fleet.waiting
+    assert waiting is not None and waiting.kind == "full"
+    assert "all 2 engines are full (10 trials in all)" in waiting.detail
+    assert "6 trials wait" in waiting.detail
+    assert scene.ray.demanded[-1] == 1
+    scene.ray.up.append(C)
+    scene.passes(10)
+    assert scene.at == ["node-b", "node-c"]  # which is room for all
+    assert scene.fleet.room == 16 and scene.fleet.waiting is None
+
+
+def test_trials_stay_where_they_are_when_a_larger_gpu_comes(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, [A, B, C], trials_each=8)
+    scene.ray.make = lambda engine: setattr(engine, "pulse", pulse(engine.node))
+    there = {A.id: (8, 8192), B.id: (8, 32768), C.id: (0, 32768)}
+
+    def pulse(node: str) -> Pulse:
+        count, tokens = there[node]
+        trials = {f"{node}-{i}": "s" for i in range(count)}
+        return Pulse(trials=trials, tokens_at_once=tokens)
+
+    scene.trials = 16
+    scene.passes(60)
+    assert scene.at == ["node-a", "node-b"]  # all 16 run: another engine would stand idle
+    assert scene.fleet.room == 16
+    scene.engine(A).pulse = Pulse(trials={}, tokens_at_once=8192)
+    scene.passes(10)
+    assert scene.at == ["node-a", "node-b", "node-c"]
+
+
 def test_a_call_goes_to_another_engine_where_one_is_lost(scene: Scene) -> None:
     scene.engine(A).dead = True
     assert scene.fleet.ask("check", "rows") is True
     assert ("check", "rows") in scene.engine(B).calls
+
+
+def test_a_call_whose_engines_are_all_lost_can_be_given_up(scene: Scene) -> None:
+    for node in (A, B):
+        scene.ray.lose_node(node)
+    scene.fleet.gives_up = lambda: True
+    with pytest.raises(NoEngineError):
+        scene.fleet.ask("check", "rows")
+
+
+def test_time_behind_others_is_that_without_an_engine_that_is_to_come(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, [A])
+    other = scene.ray.start("engine/other/0", Place(A.id, 0))
+    scene.passes(10)
+    assert 9 <= scene.fleet.behind_s <= 10
+    scene.ray.kill(other)
+    scene.passes(20)
+    assert scene.at == ["node-a"]
+    assert scene.fleet.behind_s <= 13
 
 
 def test_a_clock_adds_all_engines_up(scene: Scene) -> None:

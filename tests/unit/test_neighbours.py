@@ -14,6 +14,7 @@ from orchestrator.engines.placement import Node
 from orchestrator.engines.ray_fleet import pool_name
 from orchestrator.engines.roster import EngineRecord, Roster, read_roster, write_roster
 from orchestrator.engines.watchdog import Pulse
+from orchestrator.errors import NoEngineError
 from tests.unit.made_up_ray import MODEL, VERSIONS, A, B, MadeUpEngine, Scene
 from trainable.errors import BaseModelError
 
@@ -133,8 +134,25 @@ def test_a_trial_waits_for_no_engine_that_its_driver_has_left(
 
 def test_other_code_has_engines_of_its_own() -> None:
     base, options = {"path": "bundled"}, {"threads": 1}
-    assert pool_name(base, options, "one") == pool_name(base, options, "one")
-    assert pool_name(base, options, "one") != pool_name(base, options, "other")
+    assert pool_name(base, options, "one", {}) == pool_name(base, options, "one", {})
+    assert pool_name(base, options, "one", {}) != pool_name(base, options, "other", {})
+
+
+def test_another_runtime_environment_has_engines_of_its_own() -> None:
+    def name(**environment: Any) -> str:
+        return pool_name({"path": "bundled"}, {"threads": 1}, "one", environment)
+
+    sent = {"working_dir": "gcs://_ray_pkg_1.zip", "py_modules": ["gcs://_ray_pkg_2.zip"]}
+    variables = {"RAY_JOB_STOP_WAIT_TIME_S": "120"}
+    assert name(**sent, env_vars=variables, uv=None) == name()
+    different = [
+        name(),
+        name(env_vars={"MINE": "a"}),
+        name(env_vars={"MINE": "b"}),
+        name(uv={"packages": ["einops"]}),
+    ]
+    assert len(set(different)) == len(different)
+    assert name(**sent, env_vars={**variables, "MINE": "a"}) == different[1]
 
 
 def test_one_bad_node_is_not_the_searchs_end(tmp_path: Path) -> None:
@@ -143,7 +161,9 @@ def test_one_bad_node_is_not_the_searchs_end(tmp_path: Path) -> None:
     scene.ray.make = lambda engine: setattr(engine, "model", bad if engine.node == A.id else MODEL)
     scene.ray.stuck.add((B.id, "describe"))
     scene.passes(5)
-    assert not scene.fleet.wait(lambda: True)  # node-b loads it still
+    scene.fleet.gives_up = lambda: True
+    with pytest.raises(NoEngineError):  # node-b loads it still
+        scene.fleet.wait()
     scene.ray.stuck.clear()
     scene.passes(5)
     assert scene.at == ["node-b"]

@@ -40,6 +40,23 @@ def test_as_many_engines_as_there_is_work_for(trials: int, most: int | None, eng
     assert wish(trials, most=most).engines == engines
 
 
+@pytest.mark.parametrize(
+    ("trials", "rooms", "engines"),
+    [
+        (16, (2, 8), 3),
+        (10, (2, 8), 2),
+        (8, (2, 8), 1),
+        (11, (2, 8), 3),
+        (16, (8, 8), 2),
+        (0, (8,), 0),
+    ],
+)
+def test_engines_that_it_has_count_by_their_room(
+    trials: int, rooms: tuple[int, ...], engines: int
+) -> None:
+    assert Wish(gpus=1, trials=trials, trials_each=8, rooms=rooms).engines == engines
+
+
 def test_engines_start_on_every_gpu_spread_out() -> None:
     found = decide([HEAD, LARGE, SMALL], {}, wish(40))
     assert names(found) == ["a/0", "b/0", "b/1", "b/2", "b/3"]
@@ -88,6 +105,13 @@ def test_engines_with_trials_stay_and_those_that_start_go_first() -> None:
     engines = {"b/0": IDLE, "b/1": starting, "b/2": READY}
     assert decide([LARGE], engines, wish(9)).end == ("b/1",)
     assert decide([LARGE], engines, wish(1)).end == ("b/1", "b/0")
+
+
+def test_the_smallest_goes_first() -> None:
+    rooms = {"a/0": 8, "b/0": 2}
+    idle = {name: EngineView("ready", idle_s=100.0, room=room) for name, room in rooms.items()}
+    wanted = Wish(gpus=1, trials=8, trials_each=8, rooms=tuple(rooms.values()))
+    assert decide([SMALL, LARGE], idle, wanted).end == ("b/0",)
 
 
 @pytest.mark.parametrize(

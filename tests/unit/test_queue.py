@@ -11,7 +11,8 @@ import pytest
 from orchestrator.engines.placement import EngineView, Node, Wish
 from orchestrator.engines.queue import TICKET_S, Queue, Ticket, Turn
 from orchestrator.engines.roster import read_roster
-from tests.unit.made_up_ray import A, B, MadeUpRay, Scene
+from orchestrator.engines.watchdog import Pulse
+from tests.unit.made_up_ray import A, B, C, MadeUpRay, Scene
 
 READY = EngineView("ready", trials=1)
 FREE = Node("a", "gpu-a", 8, 1, free_gpus=1)
@@ -35,7 +36,8 @@ class Line:
     ) -> Turn:
         self.now += 1.0
         wish = Wish(gpus=gpus, trials=wants, trials_each=1)
-        ticket = Ticket(id=name, search=name, wish=wish, **{"engines": {}, **changed})
+        asked = {"search": name, "pool": f"engine/{name}", "engines": {}} | changed
+        ticket = Ticket(id=name, wish=wish, **asked)
         return self.queue.turn(ticket, nodes)
 
     def starts(self, *arguments: Any, **changed: Any) -> list[str]:
@@ -225,9 +227,161 @@ def test_searches_of_other_models_are_served_as_they_came(searches: Searches) ->
 
 
 def test_one_that_may_share_an_engine_does_not_wait(searches: Searches) -> None:
+    searches.add("second", pool="engine/first")
+    searches.add("third")
+    assert searches.at == {"first": ["node-a"], "second": ["node-a"], "third": []}
+
+
+def test_an_engine_that_somebody_waits_for_takes_no_later_search(searches: Searches) -> None:
+    searches.add("beside", pool="engine/first")
     searches.add("second")
-    searches.add("third", pool="engine/first")
-    assert searches.at == {"first": ["node-a"], "second": [], "third": ["node-a"]}
+    searches.add("late", pool="engine/first")
+    searches.passes(600)
+    shared = {"first": ["node-a"], "beside": ["node-a"]}
+    assert searches.at == {**shared, "second": [], "late": []}
+    assert searches.waits("late") == ("queued", "waits behind second (1 before it) for GPUs")
+    searches.end("first")
+    assert searches.at == {"beside": ["node-a"], "second": [], "late": []}
+    searches.end("beside")
+    assert searches.at == {"second": ["node-a"], "late": []}
+    searches.add("later", pool="engine/second")  # for whom late waits
+    searches.end("second")
+    assert searches.at == {"late": ["node-a"], "later": []}
+
+
+def test_an_engine_elsewhere_is_shared_whoever_waits(tmp_path: Path) -> None:
+    searches = Searches(tmp_path, [Node("l" * 8, "large", 4, 4), A])
+    searches.add("first", trials=10)
+    searches.add("wide", gpus=4)
+    searches.add("late", pool="engine/first")
+    assert searches.waits("wide")[0] == "busy"
+    assert searches.at["late"] == ["node-a"]
+
+
+def test_a_confirmation_is_where_its_search_was(searches: Searches) -> None:
+    searches.add("second")
+    searches.all.pop("first").fleet.close(keep=True)
+    searches.passes(3)
+    searches.add("again", holder="first", pool="engine/first", most=1)
+    assert searches.at == {"second": [], "again": ["node-a"]}
+    searches.end("again")
+    assert searches.at == {"second": ["node-a"]}
+
+
+@pytest.fixture
+def greedy(tmp_path: Path) -> Searches:
+    """One search that has all nodes, with work for days; one of another model comes."""
+    made = Searches(tmp_path, [A, B, C])
+    made.add("first", trials=400)
+    made.add("second")
+    assert len(made.at["first"]) == 3
+    return made
+
+
+def test_a_search_with_several_engines_gives_one_to_a_search_without(greedy: Searches) -> None:
+    greedy.passes(60)
+    assert (len(greedy.at["first"]), len(greedy.at["second"])) == (2, 1)
+    given = {"node-a", "node-b", "node-c"} - set(greedy.at["first"])
+    assert greedy.at["second"] == sorted(given)
+    greedy.passes(400)
+    assert (len(greedy.at["first"]), len(greedy.at["second"])) == (2, 1)
+    assert len(greedy.ray.killed) == 1
+    greedy.add("third")
+    greedy.passes(60)
+    assert [len(at) for at in greedy.at.values()] == [1, 1, 1]
+    greedy.add("fourth")
+    greedy.passes(400)
+    assert [len(at) for at in greedy.at.values()] == [1, 1, 1, 0]  # nobody's only one
+
+
+def test_what_was_given_comes_back(greedy: Searches) -> None:
+    greedy.passes(60)
+    greedy.end("second")
+    greedy.passes(600)
+    assert len(greedy.at["first"]) == 3
+    assert len(greedy.ray.killed) == 2  # of the first, given, and of the second, at its end
+
+
+def test_its_trials_go_on_in_the_others_before_an_engine_ends(greedy: Searches) -> None:
+    for engine in greedy.ray.engines.values():
+        engine.pulse = Pulse(trials={f"first-{engine.node}": "first"})
+    engines = dict(greedy.ray.engines)
+    greedy.passes(20)
+    roster = read_roster(greedy.folder / "first")
+    (leaving,) = [one for one in roster.engines if one.state == "leaving"]
+    assert len(roster.ready) == 2
+    assert ("vacate", "first") in engines[leaving.name].calls
+    assert leaving.name not in greedy.ray.killed
+    assert "is given back to a search that has none" in greedy.all["first"].said[-1]
+    engines[leaving.name].pulse = Pulse(trials={})
+    greedy.passes(10)
+    assert greedy.ray.killed == [leaving.name]
+    assert len(greedy.at["second"]) == 1
+
+
+def test_trials_that_do_not_go_are_waited_for_so_long(greedy: Searches) -> None:
+    for engine in greedy.ray.engines.values():
+        engine.pulse = Pulse(trials={f"first-{engine.node}": "first"})
+    greedy.passes(100)
+    assert len(greedy.ray.killed) == 1
+
+
+def test_the_one_with_most_engines_gives_first(tmp_path: Path) -> None:
+    nodes = [Node(name * 8, f"node-{name}", 4, 1) for name in "abcde"]
+    searches = Searches(tmp_path, nodes)
+    searches.add("few", trials=4)
+    searches.add("many", trials=6)
+    searches.add("third")
+    searches.passes(60)
+    assert {name: len(at) for name, at in searches.at.items()} == {"few": 2, "many": 2, "third": 1}
+
+
+def test_all_who_share_an_engine_give_it_back(tmp_path: Path) -> None:
+    searches = Searches(tmp_path, [A, B])
+    searches.add("first", trials=4)
+    searches.add("beside", trials=4, pool="engine/first")
+    searches.add("third")
+    searches.passes(60)
+    assert {name: len(at) for name, at in searches.at.items()} == {
+        "first": 1, "beside": 1, "third": 1,
+    }  # fmt: skip
+    assert searches.at["first"] == searches.at["beside"]
+
+
+def test_an_engine_that_is_somebodys_only_one_is_not_given(tmp_path: Path) -> None:
+    searches = Searches(tmp_path, [A, B])
+    searches.add("first", trials=4)
+    searches.add("beside", pool="engine/first")
+    searches.add("third")
+    searches.passes(60)
+    (only,) = searches.at["beside"]
+    assert searches.at["first"] == [only]
+    assert searches.at["third"] == sorted({"node-a", "node-b"} - {only})
+
+
+def test_as_many_are_given_as_a_large_one_takes_and_none_in_vain(tmp_path: Path) -> None:
+    searches = Searches(tmp_path, [Node("l" * 8, "large", 8, 4), A])
+    searches.add("first", trials=400)
+    searches.add("whole", gpus=4)
+    searches.passes(100)
+    assert (searches.at["first"], searches.at["whole"]) == (["node-a"], ["large"])
+    searches.end("whole")
+    searches.passes(200)
+    assert len(searches.at["first"]) == 5
+    searches.ray.lose_node(A)
+    searches.add("again", gpus=4)
+    searches.passes(600)
+    assert (len(searches.at["first"]), searches.at["again"]) == (4, [])
+
+
+def test_one_that_may_begin_in_a_moment_is_given_nothing(tmp_path: Path) -> None:
+    searches = Searches(tmp_path, [A, B, C])
+    searches.add("first", trials=4)
+    searches.add("other")
+    searches.add("second")
+    searches.end("other")
+    searches.passes(60)
+    assert [len(at) for at in searches.at.values()] == [2, 1]
 
 
 def test_another_engine_waits_for_those_without_one(tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ RUNGS = [2, 4, 8]
 class FakeBerth(Berth):
     """A berth whose engines are a list of answers: an exception, a step, or None for success.
 
-    "full" is no room anywhere, "forgotten" an engine that does not know the trial.
+    "full" is no room anywhere, "forgotten" an engine that does not know the trial, "moved" one
+    that is vacated while the trial is half-way.
     """
 
     def script(self, answers: list[Any], goals: list[int]) -> FakeBerth:
@@ -37,6 +38,9 @@ class FakeBerth(Berth):
         answer = self.answers.pop(0) if self.answers else None
         if isinstance(answer, Exception):
             raise answer
+        if answer == "moved":
+            at, told = (step + goal) // 2, {"metrics": {}, "paused": True, "moves": True}
+            return {"step": at, "state": str(at).encode(), "curve": [(at, 1.0)], **told}
         if isinstance(answer, str):
             self._engine = None if answer == "forgotten" else self._engine
             return None
@@ -44,7 +48,7 @@ class FakeBerth(Berth):
         at = goal if answer is None else answer
         metrics = {"m": 0.5} if answer is None else {}
         told = {"curve": [(at, 1.0)], "metrics": metrics, "paused": answer is not None}
-        return {"step": at, "state": str(at).encode(), **told}
+        return {"step": at, "state": str(at).encode(), "moves": False, **told}
 
 
 class FakeTrial(ThinTrial):
@@ -134,6 +138,46 @@ def test_it_goes_on_past_lost_engines_and_full_ones(tmp_path: Path) -> None:
     trial = FakeTrial(tmp_path, answers=(RayActorError(), "full", "forgotten", RayActorError()))
     assert trial.told().step == RUNGS[0]
     assert trial.goals == [RUNGS[0]] * 5
+
+
+def test_a_trial_of_a_vacated_engine_goes_on_from_where_it_stands(tmp_path: Path) -> None:
+    trial = FakeTrial(tmp_path, 4, answers=("moved", "full", RayActorError()), reported=True)
+    report = trial.told()
+    assert (report.step, report.curve, report.paused) == (8, [(6, 1.0), (8, 1.0)], False)
+    assert trial._berth._carried == b"6"
+    assert trial.saved(6) is None  # the last two states that are kept are reports
+    assert trial.saved(8) == b"8"
+
+
+def test_one_that_finds_no_room_any_more_stops_where_it_stands(tmp_path: Path) -> None:
+    trial = FakeTrial(tmp_path, 4, answers=("moved", "full"), reported=True)
+    write_roster(tmp_path, Roster(paused=["tiny-0"]))
+    trial._berth._engine = "engine"  # of its last step
+    report = trial.told()
+    assert (report.step, report.curve, report.paused) == (6, [(6, 1.0)], True)
+    assert trial.saved(6) == b"6"
+
+
+class Joined:
+    """An engine that takes note of who joins it."""
+
+    def __init__(self) -> None:
+        self.join, self.told = self, list[Any]()
+
+    def remote(self, *arguments: Any) -> None:
+        self.told.append(arguments)
+
+
+def test_it_joins_with_the_state_that_it_carries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(berth.ray, "get", lambda call: call)
+    trial, engine = FakeTrial(tmp_path, 4), Joined()
+    save_state(Path(trial._assignment.folder), 4, b"4")
+    for carried, expected in ((None, b"4"), (b"6", b"6")):
+        trial._berth._carried = carried
+        trial._berth._join(engine, 4, "tiny", 2)
+        assert engine.told.pop() == (trial._assignment, expected, "tiny", 2)
 
 
 def test_it_waits_as_long_as_it_takes_for_room(tmp_path: Path) -> None:
