@@ -135,6 +135,7 @@ def losses_told(folder: SearchFolder) -> dict[str, list[int]]:
     return told
 
 
+@pytest.mark.timeout(900)
 def test_a_search_gives_an_engine_to_one_of_another_model(
     cluster: Any, ray_scratch: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -62,7 +62,7 @@ class WaitingFleet:
 
     def __init__(self, behind_s: float = 0.0) -> None:
         self.gpu_s, self.gpus, self.behind_s = 0.0, 0, behind_s
-        self.gives_up = lambda: False
+        self.gives_up: Callable[[], bool] = lambda: False
         self.begins: Callable[[], None] = lambda: None
         self.asked: list[str] = []
 
@@ -95,8 +95,8 @@ def ended(
     interrupt = threading.Event()
     if asked:
         fleet.begins = interrupt.set
-    found: Any = run._execute(end, interrupt, Path())
-    return found
+    state, tells = cast(tuple[str, bool], run._execute(end, interrupt, Path()))
+    return state, tells
 
 
 def test_the_wait_for_an_engine_is_written_down_as_it_goes(tmp_path: Path, ledger: Ledger) -> None:

@@ -352,10 +352,10 @@ def test_an_engine_that_is_somebodys_only_one_is_not_given(tmp_path: Path) -> No
     searches = Searches(tmp_path, [A, B])
     searches.add("first", trials=4)
     searches.add("beside", pool="engine/first")
+    (only,) = searches.at["beside"]
     searches.add("third")
     searches.passes(60)
-    (only,) = searches.at["beside"]
-    assert searches.at["first"] == [only]
+    assert searches.at["first"] == searches.at["beside"] == [only]
     assert searches.at["third"] == sorted({"node-a", "node-b"} - {only})
 
 

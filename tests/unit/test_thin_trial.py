@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from orchestrator import thin_trial
@@ -171,7 +172,7 @@ class Joined:
 def test_it_joins_with_the_state_that_it_carries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(berth.ray, "get", lambda call: call)
+    monkeypatch.setattr(ray, "get", lambda call: call)
     trial, engine = FakeTrial(tmp_path, 4), Joined()
     save_state(Path(trial._assignment.folder), 4, b"4")
     for carried, expected in ((None, b"4"), (b"6", b"6")):
