@@ -108,7 +108,7 @@ def judged_of(frozen: FrozenTrial, steps: int) -> int:
     if frozen.state.is_finished():
         return steps - 1
     *before, _ = (0, *sorted(reports_of(frozen)))
-    return max(0, frozen.user_attrs.get("judged", 0), *before)
+    return max(0, int(frozen.user_attrs.get("judged", 0)), *before)
 
 
 def failure_of(frozen: FrozenTrial) -> str | None:
