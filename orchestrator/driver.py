@@ -303,12 +303,9 @@ class _Run:
 
         Returns:
             How many trials are not at their end.
-
-        Raises:
-            SearchLockedError: where another driver took the search over; nothing was written.
         """
         record = self.data.checked(fleet.ask("check", self.data.source))
-        self.fence()  # an engine was waited for
+        self.fence()  # raises where another driver took over while an engine was waited for
         write_atomic(self.folder.data, record.model_dump_json(indent=1).encode())
         self.watcher.data_read(record)
         left = self.config.budget.trials - len(self.ledger.all())
