@@ -277,7 +277,7 @@ class Fleet:
             wish = replace(wish, most=len(views))
         ticket = Ticket(
             id=self._ticket,
-            search=self.plan.search,
+            holder=self.plan.holder,
             pool=self.plan.pool,
             wish=wish,
             engines=views,

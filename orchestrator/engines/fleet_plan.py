@@ -41,11 +41,6 @@ class FleetPlan:
     parcels: Mapping[str, Parcel] = field(default_factory=dict)
 
     @property
-    def search(self) -> str:
-        """Its name for people."""
-        return self.holder.partition("@")[0]
-
-    @property
     def most_trials(self) -> int:
         """The most trials that may ever run at once: each is a small process of the driver's."""
         return self.trials_each * min(self.most or MOST_ENGINES, MOST_ENGINES)

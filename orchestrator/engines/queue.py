@@ -45,7 +45,7 @@ class Ticket:
 
     Args:
         id: of one run of it.
-        search: its name.
+        holder: the search, as in `FleetPlan`: two homes may have one of the same name.
         pool: the first part of its engines' names: its model, in its way.
         wish: what it wants in all.
         engines: those that it uses, by the name of their place.
@@ -56,7 +56,7 @@ class Ticket:
     """
 
     id: str
-    search: str
+    holder: str
     pool: str
     wish: Wish
     engines: Mapping[str, EngineView]
@@ -64,6 +64,11 @@ class Ticket:
     avoided: frozenset[str] = frozenset()
     refused: frozenset[str] = frozenset()
     arrived: float | None = None
+
+    @property
+    def search(self) -> str:
+        """Its name for people."""
+        return self.holder.partition("@")[0]
 
     @property
     def next_engines(self) -> int:
@@ -159,7 +164,7 @@ class Queue:
     def _known(self, ticket: Ticket, shown: dict[str, Ticket]) -> Ticket:
         """A ticket with its arrival: what is shown of the search, also by an earlier run, goes."""
         arrived = [ticket.arrived]
-        for one in [one for one in shown.values() if one.search == ticket.search]:
+        for one in [one for one in shown.values() if one.holder == ticket.holder]:
             arrived.append(shown.pop(one.id).arrived)
             if one.id != ticket.id:
                 self._leases.release(one.id)

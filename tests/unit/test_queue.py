@@ -36,7 +36,7 @@ class Line:
     ) -> Turn:
         self.now += 1.0
         wish = Wish(gpus=gpus, trials=wants, trials_each=1)
-        asked = {"search": name, "pool": f"engine/{name}", "engines": {}} | changed
+        asked = {"holder": f"{name}@1", "pool": f"engine/{name}", "engines": {}} | changed
         ticket = Ticket(id=name, wish=wish, **asked)
         return self.queue.turn(ticket, nodes)
 
@@ -54,6 +54,14 @@ def test_the_first_that_came_is_served_first_whoever_looks_first(line: Line) -> 
     assert [line.starts(name, [FREE]) for name in "zyx"] == [[], [], ["a/0"]]
     assert line.look("z", [FULL], engines={}).before == ("y",)  # x has its engine
     assert line.look("z", [FULL]).decision.missing == 1
+
+
+def test_searches_of_one_name_in_two_homes_each_have_their_place(line: Line) -> None:
+    looks = {"x": "demo@1", "y": "demo@2", "z": "other@1"}
+    before = [line.look(id, [FULL], holder=holder).before for id, holder in looks.items()]
+    assert before == [(), ("demo",), ("demo", "demo")]
+    assert line.look("x", [FULL], holder="demo@1").before == ()
+    assert line.look("y", [FULL], holder="demo@2").before == ("demo",)
 
 
 def test_what_was_granted_is_taken_before_ray_has_counted_it(line: Line) -> None:
