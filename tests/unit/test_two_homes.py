@@ -46,7 +46,7 @@ def person(home: Path, config: SearchConfig, latents: int) -> Person:
     folder.path.mkdir(parents=True)
     with ray_fleet.open_fleet(config, engine_options(config), {}, folder.path) as fleet:
         plan = fleet.plan
-    assert plan.search == config.name
+    assert plan.holder.startswith(f"{config.name}@")
     uid = folder.uid(0)
     trial = {"strategy": {"triggers": {"s": {"kind": "start", "m": latents}}}}
     assignment = Assignment(
@@ -62,7 +62,7 @@ def config(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> SearchConfig:
     ray = MadeUpRay([A])
     for name, stub in {
         "alive_nodes": ray.nodes, "autoscaler": lambda: None, "own_node": lambda: A.id,
-        "RayHost": lambda *_: ray, "RayQueue": lambda _: ray.queue,
+        "RayHost": lambda *_: ray, "RayQueue": lambda _: ray.queue, "own_environment": dict,
     }.items():  # fmt: skip
         monkeypatch.setattr(ray_fleet, name, stub)
     return SearchConfig.model_validate(small_config(tiny_folder))
