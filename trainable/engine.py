@@ -96,7 +96,8 @@ class Engine:
         deterministic: one trial per forward, and no prefix shared, so that no bit of a trial
             depends on its neighbours. What that costs is the fusion.
         lanes: micro-batches that run side by side on a CPU, with a share of the tokens each.
-            Default: as many as torch has threads, unless compiled, checkpointed or deterministic.
+            Default: as many as torch has threads and 512 tokens each, and one where compiled,
+            checkpointed or deterministic.
 
     Raises:
         BaseModelError: if the model attends otherwise than the method needs, or the options do

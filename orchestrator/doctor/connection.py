@@ -7,7 +7,6 @@ first, and Ray tries once.
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ import ray
 from ray._private import services
 from ray.exceptions import RayError
 
+from orchestrator.environment import variable_set
 from orchestrator.errors import ClusterError
 
 _PORT_ANSWERS_S = 5.0
@@ -39,7 +39,7 @@ def connected(address: str, deadline_s: float = 0.0) -> Iterator[None]:
     try:
         if address != "local":
             wait_for_port(*host_and_port(address), deadline_s)
-        with _one_try():
+        with variable_set(_TRIES, "1"):  # it would ask twenty times
             ray.init(
                 address=address,
                 namespace="latentune",
@@ -96,17 +96,3 @@ def wait_for_port(
                 reason = error.strerror or str(error)
                 raise ClusterError(f"nothing answers at {host}:{port} ({reason})") from None
         sleep(_POLL_S)
-
-
-@contextmanager
-def _one_try() -> Iterator[None]:
-    """Let Ray's client ask a head once; it would ask twenty times."""
-    before = os.environ.get(_TRIES)
-    os.environ[_TRIES] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[_TRIES]
-        else:
-            os.environ[_TRIES] = before

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +12,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 from tenacity import Retrying, retry_if_exception_message, stop_after_delay, wait_fixed
 
+from orchestrator.environment import variable_set
 from orchestrator.errors import (
     ClusterAccessError,
     ClusterError,
@@ -41,7 +41,8 @@ class Cluster:
 
     def __init__(self, access: Access) -> None:
         self.address = access.url
-        with _named(access.url), _plain_errors(access.url):
+        # Ray's client lets its variables overrule an argument; here a flag beats the environment.
+        with variable_set(ADDRESS_VARIABLES[0], access.url), _plain_errors(access.url):
             self._client = JobSubmissionClient(headers=access.headers)
 
     def __repr__(self) -> str:
@@ -129,21 +130,6 @@ def _patient() -> Retrying:
         stop=stop_after_delay(_AGENT_COMES_S),
         reraise=True,
     )
-
-
-@contextmanager
-def _named(url: str) -> Iterator[None]:
-    """Ray's client lets its variables overrule an argument; here a flag beats the environment."""
-    variable = ADDRESS_VARIABLES[0]
-    before = os.environ.get(variable)
-    os.environ[variable] = url
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[variable]
-        else:
-            os.environ[variable] = before
 
 
 @contextmanager

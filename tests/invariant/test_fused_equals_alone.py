@@ -70,6 +70,15 @@ def join(
     return engine
 
 
+def come_and_go(engine: Engine, data: EncodedTask, *uids: str) -> None:
+    """Four trials, and at each step another one in the place of the first."""
+    join(engine, data, *uids[:4])
+    for uid in uids[4:]:
+        engine.step()
+        join(engine, data, uid)
+        engine.leave(engine.trials()[0])
+
+
 def train(engine: Engine, steps: int) -> list[dict[str, float]]:
     return [engine.step() for _ in range(steps)]
 

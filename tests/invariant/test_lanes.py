@@ -16,7 +16,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from tests.families import WITH_KERNELS, family, random_rows
-from tests.invariant.test_fused_equals_alone import CONFIGS, difference, join
+from tests.invariant.test_fused_equals_alone import CONFIGS, come_and_go, difference, join
 from tests.invariant.test_prefix_sharing import latents_of, rows_of
 from trainable.base_model.loading import BaseModel, load_base
 from trainable.batch import head_reads, lane_tokens
@@ -49,13 +49,8 @@ def test_lanes_change_nothing_while_trials_come_and_go(
         Engine(base, micro_batch_tokens=tokens, share_prefixes=sharing, lanes=count)
         for count in (1, lanes)
     ]
-    uids = list(CONFIGS)
     for engine in engines:
-        join(engine, tiny_data, *uids[:4])
-        for uid in uids[4:]:
-            engine.step()
-            join(engine, tiny_data, uid)
-            engine.leave(engine.trials()[0])
+        come_and_go(engine, tiny_data, *CONFIGS)
     plain, engine = engines
     left = plain.trials()
     for found, expected in zip(engine.gradients(left), plain.gradients(left), strict=True):

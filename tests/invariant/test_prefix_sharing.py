@@ -12,7 +12,7 @@ from torch.nn import functional
 
 import trainable.prefix as prefix
 from tests.families import WINDOWED, WITH_KERNELS, family, random_rows
-from tests.invariant.test_fused_equals_alone import CONFIGS, difference, join
+from tests.invariant.test_fused_equals_alone import CONFIGS, come_and_go, difference, join
 from tests.random_strategies import random_strategy
 from trainable.base_model.loading import BaseModel
 from trainable.batch import (
@@ -197,13 +197,8 @@ def test_engines_with_and_without_agree_while_trials_come_and_go(
         Engine(tiny_base, micro_batch_tokens=tokens, share_prefixes=sharing)
         for tokens, sharing in settings
     ]
-    uids = list(CONFIGS)
     for engine in engines:
-        join(engine, tiny_data, *uids[:4])
-        for uid in uids[4:]:
-            engine.step()
-            join(engine, tiny_data, uid)
-            engine.leave(engine.trials()[0])
+        come_and_go(engine, tiny_data, *CONFIGS)
         engine.step()
     off, *others = engines
     for engine in others:
