@@ -19,6 +19,7 @@ class Fault(StrEnum):
     DRIVER_FROZEN = "driver: SIGSTOP, a second one started, then SIGCONT"
     DRIVER_OVERTAKEN = "driver: SIGSTOP beyond its lease (Postgres), another goes on, SIGCONT"
     DRIVER_UNLEASED = "driver: SIGSTOP until its engine's lease was over, then SIGCONT"
+    DRIVER_CONFIRMING = "driver: SIGKILL while it confirms, run again"
     SECOND_DRIVER = "a second driver while the first runs"
     TWO_SEARCHES = "two searches on one cluster at once"
     CTRL_C = "Ctrl-C once"

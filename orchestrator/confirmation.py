@@ -34,6 +34,7 @@ from orchestrator.control import Requests
 from orchestrator.disk import naming_any_full_disk
 from orchestrator.driver_lock import driver_lock
 from orchestrator.engines.calls import FleetCalls
+from orchestrator.engines.fleet import Fleet
 from orchestrator.engines.ray_fleet import open_fleet
 from orchestrator.errors import ConfirmationError
 from orchestrator.events import EventLog
@@ -211,7 +212,7 @@ class Confirmation:
             self.say,
             most=1,
         ) as fleet:
-            fleet.gives_up = self.halted
+            fleet.gives_up = self._waiting(fleet)
             calls = FleetCalls(fleet)
             calls.wait()
             self.meter.gpu_clock = lambda: (fleet.gpu_s, fleet.gpus)
@@ -231,3 +232,12 @@ class Confirmation:
                 note=self.meter.note,
             )
             yield bench, fleet.base_model
+
+    def _waiting(self, fleet: Fleet) -> Callable[[], bool]:
+        """Whether it stops while it waits for an engine; a wait behind others costs nothing."""
+
+        def gives_up() -> bool:
+            self.meter.skip(fleet.take_behind_s())
+            return self.halted()
+
+        return gives_up

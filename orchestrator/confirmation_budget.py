@@ -67,6 +67,11 @@ class ConfirmationMeter:
         self.steps += steps
         self._ledger.add(confirm_s=seconds, confirm_gpu_s=more, confirm_steps=steps)
 
+    def skip(self, seconds: float) -> None:
+        """Leave out time that is not to count."""
+        if self._noted is not None:
+            self._noted += seconds
+
     def seconds_left(self) -> float:
         """What the budgets that bound it leave from now on."""
         since = 0.0 if self._noted is None else time.monotonic() - self._noted

@@ -270,6 +270,7 @@ class _Run:
             clock = fleet.clock
             state = self._state(conductor, interrupt)
             fleet.is_kept = config.confirm.enabled and state != "interrupted"
+            self.fence()  # where another driver took over, the leases are that one's
         self._meter.note(self._spending.tokens)
         result = end.finish(state, self._split(clock), shipper.process, self.estimate)
         if conductor.full_disk is not None and state == "interrupted":
@@ -278,12 +279,9 @@ class _Run:
 
     def _waiting(self, fleet: Fleet, interrupt: threading.Event) -> Callable[[], bool]:
         """Whether a run that waits for an engine is to end; a wait behind others costs nothing."""
-        left_out_s = 0.0
 
         def gives_up() -> bool:
-            nonlocal left_out_s
-            before_s, left_out_s = left_out_s, fleet.behind_s
-            self._leave_out(left_out_s - before_s)
+            self._leave_out(fleet.take_behind_s())
             self._note()
             return self._is_asked(interrupt) or self._meter.seconds_left() <= 0
 

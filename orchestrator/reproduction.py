@@ -1,6 +1,6 @@
 """What a search was: one JSON with all that its numbers depend on, `reproduce.json`.
 
-    versions, git commit, processor, threads     what computed
+    versions, git commit, processor, threads     what computed, as the driver knows it
     base model's and data's fingerprints         on what
     seeds, and the asks in their order           which trials, and what was known when each began
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -61,7 +60,8 @@ class Reproduction(Record):
         config: the search file, every default filled in, without `tracking`: no number depends on
             it, and it may hold a password.
         git: None where the code is no checkout.
-        threads: of the engine; bits depend on it.
+        processor: of the driver's machine.
+        threads: of each engine, None for all cores of its node; bits depend on it.
         data: per split, the SHA-256 of its rows, or of the files that they were read from.
         seeds: dotted path to value.
         asks: in their order.
@@ -73,7 +73,7 @@ class Reproduction(Record):
     versions: dict[str, str]
     git: Commit | None
     processor: str
-    threads: int
+    threads: int | None
     base_model: dict[str, Any]
     data: dict[str, Any]
     seeds: dict[str, int]
@@ -87,7 +87,7 @@ def describe_search(
 
     Args:
         data: per split, the digests of its rows.
-        threads: of the engine; None is all cores.
+        threads: of each engine; None is all cores.
     """
     asks: list[Ask] = []
     members = set[str | None]()  # of a confirmation; the sampler was not asked for those
@@ -108,7 +108,7 @@ def describe_search(
         versions={**versions(), **{name: metadata.version(name) for name in _LIBRARIES}},
         git=git_commit(_ROOT),
         processor=processor(),
-        threads=threads or os.cpu_count() or 1,
+        threads=threads,
         base_model=dict(started["base_model"]),
         data=dict(data),
         seeds={

@@ -11,6 +11,7 @@ grows over the steps, and what is compared is compared within a tolerance.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -199,7 +200,7 @@ def _numerics(config: SearchConfig, before: Reproduction | None) -> Iterator[Non
     if recorded is None and before is not None:
         recorded = before.threads
     try:
-        torch.set_num_threads(recorded or threads)
+        torch.set_num_threads(recorded or os.cpu_count() or 1)  # as an engine's
         torch.use_deterministic_algorithms(config.engine.deterministic)
         yield
     finally:

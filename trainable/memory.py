@@ -10,15 +10,23 @@ counts once. A row that does not fit by itself is told to the caller, and the re
 
 from __future__ import annotations
 
+import heapq
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar
 
 import torch
 
-from trainable.batch import AnyRow, PreparedRow, batch_memory, lane_tokens, micro_batches
+from trainable.batch import (
+    AnyRow,
+    PreparedRow,
+    batch_memory,
+    batch_slots,
+    lane_tokens,
+    micro_batches,
+)
 from trainable.lanes import Lanes
 
 logger = logging.getLogger(__name__)
@@ -52,8 +60,10 @@ class TokenBudget:
         rows: Sequence[AnyRow],
         action: Callable[[list[AnyRow]], _Result],
         refuse: Callable[[AnyRow], None],
+        *,
+        in_one_go: bool = False,
     ) -> Iterator[tuple[list[AnyRow], _Result]]:
-        """Run an action over rows in micro-batches, as many at once as there are lanes.
+        """Run an action over rows in micro-batches, as many side by side as there are lanes.
 
         Nothing runs while what is yielded is looked at: whoever suspends this owes no time.
 
@@ -62,16 +72,20 @@ class TokenBudget:
                 threads of theirs.
             refuse: told of a row that does not fit by itself; other rows of its owner that have
                 not been run are left out.
+            in_one_go: whether lanes may run them all before the first is yielded, and need not
+                wait for each other in between.
 
         Yields:
             Each micro-batch and its result, longest rows first.
         """
         waiting, refused = deque(self.batches(rows)), set[int]()
         while waiting:
-            batches = self._next(waiting, refused)
+            all_at_once = in_one_go and self._lanes.count > 1
+            most = len(waiting) if all_at_once else self._lanes.count
+            batches = self._next(waiting, refused, most)
             if not batches:
                 continue
-            found = self._lanes.run(partial(attempt, action), batches)
+            found = self._lanes.run(partial(attempt, action), batches, batch_slots)
             failed = [batch for batch, results in zip(batches, found, strict=True) if not results]
             for batch, results in zip(batches, found, strict=True):
                 if results:
@@ -80,24 +94,30 @@ class TokenBudget:
                 refused.add(failed[0][0].owner)
                 refuse(failed[0][0])
             elif failed:
-                self.halve(sum(map(batch_memory, batches)))
+                self.halve(self._in_flight(map(batch_memory, batches)))
                 waiting.extendleft(reversed(failed))
 
-    def _next(self, waiting: deque[list[AnyRow]], refused: set[int]) -> list[list[AnyRow]]:
-        """Micro-batches to run side by side, taken from those that wait."""
-        batches, memory, share = list[list[AnyRow]](), 0, self.tokens // self._lanes.count
-        while waiting and len(batches) < self._lanes.count:
+    def _next(
+        self, waiting: deque[list[AnyRow]], refused: set[int], most: int
+    ) -> list[list[AnyRow]]:
+        """Micro-batches to run, taken from those that wait."""
+        batches, memory, share = list[list[AnyRow]](), list[int](), self.tokens // self._lanes.count
+        while waiting and len(batches) < most:
             batch = [row for row in waiting.popleft() if row.owner not in refused]
             needed = batch_memory(batch) if batch else 0
             if len(batch) > 1 and needed > share:  # cut before memory ran out
                 waiting.extendleft(reversed(list(micro_batches(batch, share))))
-            elif batches and memory + needed > self.tokens:
+            elif batches and self._in_flight([*memory, needed]) > self.tokens:
                 waiting.appendleft(batch)
                 break
             elif batch:
                 batches.append(batch)
-                memory += needed
+                memory.append(needed)
         return batches
+
+    def _in_flight(self, memory: Iterable[int]) -> int:
+        """What runs at once at most, of batches that need so much each."""
+        return sum(heapq.nlargest(self._lanes.count, memory))
 
     def halve(self, slots: int) -> None:
         """From now on go on with half as many as these, which did not fit."""

@@ -100,7 +100,9 @@ def gather_gradients(
         if wave.prefixes:
             slots.add(wave.prefixes)
         action = partial(_forward_backward, compute, wave, table, labels_T)
-        for batch, (batch_losses_T, grad_KD) in budget.run(wave.rows, action, refuse):
+        for batch, (batch_losses_T, grad_KD) in budget.run(
+            wave.rows, action, refuse, in_one_go=True
+        ):
             slots.add(batch)
             losses_T += batch_losses_T
             if grad_KD is not None:

@@ -69,7 +69,7 @@ class Fleet:
         self.gives_up: Callable[[], bool] = lambda: False  # asked by whoever waits for an engine
         self.waiting: WaitingRecord | None = None
         self.gpu_s = 0.0
-        self.behind_s = 0.0  # without an engine, while others have all that it could use
+        self._behind_s = 0.0  # without an engine, while others have all that it could use
         self.is_kept = False  # whether the engines stay for whoever comes next
         self.is_taken_over = False  # whether another driver has the search by now
         self._host, self._cluster, self._say, self._now = host, cluster, say, now
@@ -104,6 +104,12 @@ class Fleet:
         with self._lock:
             self._crew.pulse_all()
             return self._crew.clock
+
+    def take_behind_s(self) -> float:
+        """Seconds that it was behind others without an engine, since this was last asked."""
+        with self._lock:
+            taken, self._behind_s = self._behind_s, 0.0
+        return taken
 
     def wait(self) -> None:
         """Wait until an engine is ready.
@@ -207,7 +213,7 @@ class Fleet:
             now = self._now()
             self.gpu_s += self.gpus * (now - self._metered)
             if self.waiting is not None and self.waiting.kind in _BEHIND:
-                self.behind_s += now - self._metered
+                self._behind_s += now - self._metered
             self._metered = now
             self._crew.tend()
             changed = len(self._crew.members) != self._seen

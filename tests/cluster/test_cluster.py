@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.engines.roster import ROSTER, Roster
 from orchestrator.manifest import ARTIFACT_FILES
 from orchestrator.yaml_source import dump_yaml
 from tests.cluster.hosts import Host, a_world, wait_for, why_not
@@ -40,6 +41,7 @@ pytestmark = [
 JOBS = f"http://127.0.0.1:{DASHBOARD}"
 SERVER = f"http://127.0.0.1:{MLFLOW}"
 NAME = "far-away"
+FOLDER = f"{HOME}/latentune/home/searches/{NAME}"  # at the head
 ROUNDING = 1e-3  # of 800 steps beside other neighbours, on other engines
 SEARCH: dict[str, Any] = {
     "name": NAME,
@@ -138,14 +140,23 @@ def engines(raised: Raised) -> dict[str, str]:
     }
 
 
+def trials_on(raised: Raised, ip: str) -> int:
+    """How many trials the engines of this host have."""
+    roster = raised.head.run("cat", f"{FOLDER}/{ROSTER}", check=False).stdout
+    if not roster:
+        return 0
+    at = engines(raised)
+    named = Roster.model_validate_json(roster).engines
+    return sum(one.trials for one in named if at.get(one.name) == ip)
+
+
 def is_over(raised: Raised) -> bool:
     return status(raised)["state"] not in ("waiting", "running")
 
 
 def reports(raised: Raised) -> int:
     found = raised.head.run(
-        "grep", "-c", '"type":"trial_report"',
-        f"{HOME}/latentune/home/searches/{NAME}/events.jsonl", check=False,
+        "grep", "-c", '"type":"trial_report"', f"{FOLDER}/events.jsonl", check=False,
     )  # fmt: skip
     return int(found.stdout or 0)
 
@@ -166,17 +177,23 @@ def test_a_search_outlives_one_worker_and_uses_another(raised: Raised, tmp_path:
     raised.workers[2].listen(raised.key)  # the late one
     wait_for(lambda: WORKER_IPS[2] in raised.alive(), "the late worker", 120)
     wait_for(lambda: lost.ip not in raised.alive(), "the lost one's end", 60)
-    wait_for(  # or a fast machine is through before the late one is ready
-        lambda: WORKER_IPS[2] in engines(raised).values() or is_over(raised),
-        "an engine on the late one", 120,
-    )  # fmt: skip
+    seen = set[str]()
+
+    def looked() -> set[str]:
+        if trials_on(raised, WORKER_IPS[2]):
+            seen.add("trials")
+        elif is_over(raised):
+            seen.add("the end")
+        return seen
+
+    wait_for(looked, "a trial on the late one", 120)
+    assert seen == {"trials"}, "the late worker had no trial before the end: give it more steps"
     wait_for(lambda: is_over(raised), "the search's end", 240)
     job = status(raised)
     assert job["state"] == "complete", job
     trials = job["result"]["trials"]
     assert {trial["status"] for trial in trials} == {"complete"}
-    folder = f"{HOME}/latentune/home/searches/{NAME}"
-    raised.head.run("test", "-e", f"{folder}/ended-at-the-head")
+    raised.head.run("test", "-e", f"{FOLDER}/ended-at-the-head")
 
 
 def scores(result: dict[str, Any]) -> Scores:

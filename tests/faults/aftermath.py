@@ -68,8 +68,12 @@ class Aftermath:
 
     def steps_again(self) -> int:
         """Optimiser steps that were reported more than once."""
-        reported = sum(len(event.payload["curve"]) for event in self.events("trial_report"))
-        return reported - sum(trial.step for trial in self.trials())
+        reported = Counter(
+            (event.trial_uid, step)
+            for event in self.events("trial_report")
+            for step, _ in event.payload["curve"]
+        )
+        return reported.total() - len(reported)
 
     def check(self, reference: Scores | None = None) -> int:
         """Hold everything above against the search; returns the steps trained twice."""
@@ -97,9 +101,15 @@ class Aftermath:
         failed = [trial.reason for trial in trials if trial.status is TrialStatus.FAILED]
         assert not failed, f"failed: {failed}"
 
+    def uids(self) -> list[str]:
+        """Of its trials, and of the members that confirmed them."""
+        begun = [event for event in self.events("trial_started") if _confirms(event)]
+        members = dict.fromkeys(str(event.trial_uid) for event in begun)
+        return [*(self.folder.uid(trial.number) for trial in self.trials()), *members]
+
     def check_events(self) -> None:
         """One end per trial, with its artifact, and no step of any trial missing."""
-        uids = [self.folder.uid(trial.number) for trial in self.trials()]
+        uids = self.uids()
         ended = self.events("trial_ended")
         assert Counter(event.trial_uid for event in ended) == Counter(uids), "ends told"
         for event in ended:
@@ -111,13 +121,16 @@ class Aftermath:
         for trial in self.trials():
             known = steps.get(self.folder.uid(trial.number), set())
             assert known == set(range(1, trial.step + 1)), "a step of a curve is missing"
+        for uid in uids[len(self.trials()) :]:  # a control without latents has nothing to train
+            whole = set(range(1, self.config.budget.steps + 1))
+            assert steps.get(uid, set()) in (whole, set()), "a step of a member's curve is missing"
         assert self.events("search_ended")[-1].payload["state"] == "complete"
 
     def check_tracking(self) -> None:
         """As many runs as trials and one, none running, every point once."""
         client = MlflowClient(tracking_uri=self.uri)
         runs = self._runs(client)
-        uids = [self.folder.uid(trial.number) for trial in self.trials()]
+        uids = self.uids()
         found = Counter(run.data.tags.get("trial_uid", "search") for run in runs)
         assert found == Counter([*uids, "search"]), f"runs in MLflow: {found}"
         statuses = Counter(run.info.status for run in runs)
@@ -149,6 +162,10 @@ class Aftermath:
             losses = {step for step, _ in event.payload["curve"]}
             metrics.setdefault(LOSS, set()).update(losses)
         return found
+
+
+def _confirms(event: Event) -> bool:
+    return event.payload.get("stage") == "confirm"
 
 
 def check_scores(found: Scores, reference: Scores, rounding: float = _ROUNDING) -> None:

@@ -54,13 +54,26 @@ INSTANTS = {
     "after-event": Place(EventLog, "append", after=True),
     "shipping": Place(search_end, "finish_shipping"),
 }
+CONFIRMING = ("member-told", "items", "verdict")
+
+
+def _confirming(instant: str) -> Place:
+    """Instants of a confirmation, whose modules import Ray."""
+    from orchestrator import confirmation_work, members
+
+    return {
+        "member-told": Place(members.Bench, "save_report"),  # state and event of its end are there
+        "items": Place(members, "write_items"),  # all are trained, and scored anew
+        "verdict": Place(confirmation_work, "tell_champion"),  # written, and told to nobody
+    }[instant]
 
 
 def main(search: str, home: str, instant: str, count: str) -> None:
     """Run a search until the instant comes."""
     armed = threading.Event()
-    if instant in INSTANTS:
-        _trap(INSTANTS[instant], int(count), armed)
+    if instant not in (AT, NEVER):
+        place = _confirming(instant) if instant in CONFIRMING else INSTANTS[instant]
+        _trap(place, int(count), armed)
     _on_start(armed, int(count) / 1000 if instant == AT else None)
     result = driver.run(load_search(search), home=home)
     sys.stdout.write(f"{result.state}\n")

@@ -172,13 +172,13 @@ def test_each_lane_has_its_share_of_threads_and_one_by_itself_all(four_threads: 
         ([3000, 10], 2048, 2, 3000),
     ],
 )
+@pytest.mark.parametrize("in_one_go", [False, True])
 def test_lanes_together_keep_to_the_budget(
-    lengths: list[int], tokens: int, lanes: int, most: int
+    lengths: list[int], tokens: int, lanes: int, most: int, in_one_go: bool
 ) -> None:
-    doing = Doing()
-    done = list(
-        TokenBudget(tokens, Lanes(lanes)).run([row(0, each) for each in lengths], doing, print)
-    )
+    doing, rows = Doing(), [row(0, each) for each in lengths]
+    budget = TokenBudget(tokens, Lanes(lanes))
+    done = list(budget.run(rows, doing, print, in_one_go=in_one_go))
     assert sum(len(batch) for batch, _ in done) == len(lengths)
     assert 0 < doing.most <= most
 
@@ -194,19 +194,52 @@ def test_what_a_lane_raises_reaches_the_caller_and_nothing_runs_on(four_threads:
     assert (doing.now, torch.get_num_threads()) == (0, 4)
 
 
-def test_a_cpu_without_memory_halves_what_all_lanes_do(caplog: pytest.LogCaptureFixture) -> None:
+def test_in_one_go_no_lane_waits_for_another_and_the_largest_begin_first() -> None:
+    begun, done, last = list[int](), list[int](), threading.Event()
+    counts = {90: 1, 40: 4, 30: 2, 20: 5}  # rows by their length: 410 slots, 107 to a batch at most
+    rows = [row(0, length) for length, count in counts.items() for _ in range(count)]
+
+    def action(batch: list[Any]) -> int:
+        slots = sum(map(len, batch))
+        begun.append(slots)
+        if slots == 100:
+            assert last.wait(10), "the last one waited for this one's end"
+        elif slots == 60:
+            last.set()
+        return slots
+
+    for batch, slots in TokenBudget(320, Lanes(2)).run(rows, action, print, in_one_go=True):
+        assert len(begun) == 5, "all have run before the first is seen"
+        assert sum(map(len, batch)) == slots
+        done.append(slots)
+    assert begun == [100, 90, 80, 80, 60]
+    assert done == [90, 80, 80, 60, 100]  # what they give is added in the rows' order
+
+
+def test_one_lane_runs_one_after_the_other_also_in_one_go() -> None:
+    """On a GPU, where results would pile up."""
+    doing, budget = Doing(), TokenBudget(20, Lanes())
+    found = budget.run([row(0) for _ in range(6)], doing, print, in_one_go=True)
+    for seen, _ in enumerate(found):
+        assert len(doing.threads) == seen + 1
+
+
+@pytest.mark.parametrize("in_one_go", [False, True])
+def test_a_cpu_without_memory_halves_what_all_lanes_do(
+    caplog: pytest.LogCaptureFixture, in_one_go: bool
+) -> None:
     doing, budget, refused = Doing(fits=30), TokenBudget(160, Lanes(2)), list[int]()
     rows = [row(9) for _ in range(36)]
     with caplog.at_level(logging.WARNING):
-        batches = [len(batch) for batch, _ in budget.run(rows, doing, print)]
+        found = budget.run(rows, doing, print, in_one_go=in_one_go)
+        batches = [len(batch) for batch, _ in found]
     assert sum(batches) == len(rows)
     assert max(batches) == 3
     assert budget.tokens == 60  # of two lanes with six rows each: halved once, though both failed
     assert caplog.text.count("out of memory with") == 1
     large = [row(7, 40), row(8, 25), row(7, 31), row(8, 20)]
-    done = [
-        batch[0].owner for batch, _ in budget.run(large, doing, lambda r: refused.append(r.owner))
-    ]
+    left = budget.run(large, doing, lambda r: refused.append(r.owner), in_one_go=in_one_go)
+    done = [batch[0].owner for batch, _ in left]
     assert refused == [7]
     assert done.count(8) == 2
 

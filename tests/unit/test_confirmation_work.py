@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -462,3 +463,17 @@ def test_it_pauses_where_money_is_over_and_goes_on_with_more(confirming: Confirm
     confirming.meter = confirming.new_meter()
     assert confirming.run().state == "confirmed"
     assert set(confirming.engine.steps.values()) == {1}
+
+
+def test_its_wait_behind_other_searches_costs_nothing(confirming: Confirming) -> None:
+    behind: Any = SimpleNamespace(take_behind_s=iter([50.0, 0.0]).__next__)
+    meter = confirming.meter
+    with EventLog(confirming.folder.events) as events, meter.running():
+        data = SearchData(SOURCE, DataRecord(rows={}), digests={})
+        of = Confirmation(CONFIG, confirming.folder, data, events, "", None, print, meter)
+        assert meter._noted is not None
+        meter._noted -= 60
+        gives_up = of._waiting(behind)
+        assert not gives_up()
+        assert not gives_up()  # left out once
+    assert 10 <= confirming.ledger.spent("confirm_s") < 11

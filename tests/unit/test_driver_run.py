@@ -61,7 +61,7 @@ class WaitingFleet:
     """A fleet whose engine never comes: it asks whether to give up, and does."""
 
     def __init__(self, behind_s: float = 0.0) -> None:
-        self.gpu_s, self.gpus, self.behind_s = 0.0, 0, behind_s
+        self.gpu_s, self.gpus, self._behind_s = 0.0, 0, behind_s
         self.gives_up: Callable[[], bool] = lambda: False
         self.begins: Callable[[], None] = lambda: None
         self.asked: list[str] = []
@@ -69,6 +69,10 @@ class WaitingFleet:
     def wait(self) -> None:
         if self.gives_up():
             raise NoEngineError("stopped while it waited for an engine")
+
+    def take_behind_s(self) -> float:
+        taken, self._behind_s = self._behind_s, 0.0
+        return taken
 
     def ask(self, method: str, *arguments: Any) -> None:
         self.asked.append(method)
@@ -123,6 +127,43 @@ def test_a_driver_that_was_taken_over_while_it_waited_touches_no_file(
     with EventLog(run.folder.events) as events, pytest.raises(SearchLockedError):
         run._announce(events, fleet)
     assert run.folder.data.read_text() == run.folder.result.read_text() == "the other's"
+
+
+def test_a_run_that_was_taken_over_and_stopped_tells_its_fleet_so(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or it would end the leases of the driver that has the search by now."""
+    run, seen = run_of(tmp_path, ledger), list[type[BaseException]]()
+    base = {"hidden_size": 4}
+    fleet: Any = SimpleNamespace(
+        wait=lambda: None, clock={}, gpu_s=0.0, gpus=0, plan=SimpleNamespace(pool="p"),
+        base_model=base, is_kept=False,
+    )  # fmt: skip
+
+    @contextmanager
+    def open_fleet(*arguments: Any) -> Iterator[Any]:
+        try:
+            yield fleet
+        except BaseException as error:
+            seen.append(type(error))
+            raise
+
+    monkeypatch.setattr(ray_fleet, "open_fleet", open_fleet)
+    conductor: Any = SimpleNamespace(settle=lambda: None, halted="search", full_disk=None)
+    for name, made in (("_announce", 1), ("_conductor", conductor), ("_train", None)):
+        monkeypatch.setattr(_Run, name, lambda *_, made=made: made)
+    monkeypatch.setattr(driver, "ShipperKeeper", lambda *_: None)
+    run.data = SimpleNamespace(source=SimpleNamespace(task={}))  # type: ignore[assignment]
+
+    def taken_over(connection: object = None) -> None:
+        raise SearchLockedError("driver 2 runs it")
+
+    run.fence = taken_over
+    end: Any = SimpleNamespace(events=None)
+    with pytest.raises(SearchLockedError):
+        run._execute(end, threading.Event(), tmp_path)
+    assert seen == [SearchLockedError]
+    assert not fleet.is_kept
 
 
 def test_the_wait_behind_others_costs_nothing(tmp_path: Path, ledger: Ledger) -> None:

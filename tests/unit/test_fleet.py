@@ -337,11 +337,11 @@ def test_time_behind_others_is_that_without_an_engine_that_is_to_come(tmp_path: 
     scene = Scene(tmp_path, [A])
     other = scene.ray.start("engine/other/0", Place(A.id, 0))
     scene.passes(10)
-    assert 9 <= scene.fleet.behind_s <= 10
+    assert 9 <= scene.fleet.take_behind_s() <= 10
     scene.ray.kill(other)
     scene.passes(20)
     assert scene.at == ["node-a"]
-    assert scene.fleet.behind_s <= 13
+    assert scene.fleet.take_behind_s() <= 3
 
 
 def test_a_clock_adds_all_engines_up(scene: Scene) -> None:
