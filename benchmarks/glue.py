@@ -109,6 +109,7 @@ def _case(
             IDLE_SHARE,
             "at most",
         ),
+        finding(f"{load}: our seconds beside training", [_beside_s(run) for run in ours]),
     ]
 
 
@@ -145,6 +146,11 @@ def _steps(runs: Sequence[Run]) -> str:
 
 def _idle_share(split: Mapping[str, float]) -> float:
     return split["idle_s"] / (split["train_s"] + split["evaluate_s"] + split["idle_s"])
+
+
+def _beside_s(run: Run) -> float:
+    """What a command of ours takes beyond its engine's training."""
+    return run.seconds - float(run.more["train_s"])
 
 
 def glued_search(batch_rows: int, trials: int, at_once: int) -> Run:

@@ -20,11 +20,8 @@ PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 STOPPING = "stopping"  # the replays of early stopping, which no machine has timed
 
 _LADDER = (
-    "A ratio below 1 costs time, by itself and here. Lanes are timed in a process whose threads "
-    "spin, beside nothing else: there it is faster to cut each operation. Beside a driver, trials "
-    "and whatever else runs it is not, by far: S1 has all ways, and why engines have lanes. "
-    "Products in bfloat16 are for machines that multiply them much faster than this one casts; "
-    "checkpointing buys memory with time. Of the three only lanes are on by default."
+    "A ratio below 1 costs time. Products in bfloat16 are for machines that multiply them much "
+    "faster than this one casts; checkpointing buys memory with time: both are off by default."
 )
 
 Result = Mapping[str, Any]

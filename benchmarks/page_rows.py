@@ -63,11 +63,12 @@ ROWS = (
         "a process per trial that loads base model and rows once for all its trials, PEFT's "
         "`prompt_tuning` for latents at the start and `trainable_tokens`, placed by a collator, "
         "for the others; the better of one and two at a time. Whole commands, start-up "
-        "included, in turn; tracking is part of ours alone. Driver, thin trials, ledger and "
-        "tracking take their part of the engine's cores: of two, that is much. What fusion "
-        "saves is for machines with more of them, for a GPU, and for bases that take long to "
-        "load. On a GPU, without Ray and PEFT, a process per trial runs this project's own "
-        "engine, so that it lacks nothing but the sharing.",
+        "included, in turn; tracking is part of ours alone. On two cores the glue is "
+        "faster. The last lines say what our arm needs beside training: driver, engine, thin "
+        "trials, ledger and tracking start and end. That is most of a search with 1 row; it does "
+        "not grow with the steps. What fusion saves is for longer searches of small steps, for a "
+        "GPU, and for bases that take long to load. On a GPU, without Ray and PEFT, a process "
+        "per trial runs this project's own engine, so that it lacks nothing but the sharing.",
         on_gpu="processes",
     ),
     Row(
@@ -122,14 +123,15 @@ ROWS = (
         "takes. No cluster was measured, and scoring is not in it. In the product a trial stays "
         "on its engine; the other lines are what moving would give. Many engines are not full "
         "towards the end of a search: few trials are left, each engine has one or two, and a "
-        "trial-step alone costs what the second line below says of one among 16. What no "
+        "trial-step alone costs what its line below says of one among 16. What no "
         "schedule can pass follows from the work, at the cheapest number of trials in a step, "
         "and from the longest trial by itself: with few trials it alone forbids the target. "
         "Where it leaves room, the last two lines say what the gap consists of: what trials "
         "that move at any time would give, and what knowing from the start which of them early "
         "stopping will let go on, which nobody can. More trials per engine close it, too. Which "
-        "engine has least to do depends on whose report comes first, so that real runs in which "
-        "trials move differ among themselves by some per cent.",
+        "engine has least to do depends on whose report comes first, so that runs of one search "
+        "differ among themselves: the second line says by how much where round trips vary from "
+        "0.6 to 2.5 times the measured one. The simulation's error is within that.",
     ),
 )
 SIDE_ROWS = (
@@ -138,9 +140,8 @@ SIDE_ROWS = (
         "threads",
         "step time of one way to use the cores over another",
         "Lanes, a micro-batch on each core, are what engines do. The others cut each operation; "
-        "threads that wait for their part of one spin or sleep. Spinning ones are the fastest "
-        "beside nothing else, and lose by far beside anything: a search always has a driver, thin "
-        "trials and a shipper beside its engine.",
+        "threads that wait for their part of one spin or sleep. A search always has "
+        "something beside its engine: a driver, thin trials, a shipper.",
     ),
     Row(
         "S2",

@@ -12,6 +12,7 @@ actors that run the same searches and sleep half as long as a step takes. Scorin
 from __future__ import annotations
 
 import json
+import random
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -40,6 +41,7 @@ TARGET, TARGET_CASE = 0.90, (16, 256)
 ERROR = 0.05
 FACTOR = 0.5  # of a step's time, in the check: a search of ten seconds in five
 REPLAYS = 3
+UNEVEN, DRAWS = (0.6, 2.5), 50  # times the measured round trip, to see what hangs on who is first
 
 
 def main(argv: Sequence[str] = ()) -> None:
@@ -63,7 +65,8 @@ def measure(setting: Setting) -> list[dict[str, Any]]:
         [step_time(1) / (step_time(RESIDENT[-1]) / RESIDENT[-1])],
     )
     limits = _limits(drawn, step_time, driver)
-    return [check, alone, *cases, *_with_our_driver(drawn, step_time, driver), *limits]
+    chance = [_of_chance(drawn, step_time, driver.scaled(1 / FACTOR))]
+    return [check, *chance, alone, *cases, *_with_our_driver(drawn, step_time, driver), *limits]
 
 
 def _checked(
@@ -96,6 +99,20 @@ def _checked(
         driver_ms_per_report=1000 * driver.turn_s,
     )
     return found, driver
+
+
+def _of_chance(
+    drawn: Sequence[Sequence[int]], step_time: StepTime, driver: Driver
+) -> dict[str, Any]:
+    """By how much a checked search's makespan hangs on whose report comes a moment earlier."""
+    spreads = []
+    for engines, trials, moves in CHECKED:
+        search, draw = Search(engines, drawn[:trials], PLACES, moves), random.Random(0).uniform  # noqa: S311
+        uneven = partial(draw, *UNEVEN)
+        times = [simulate(search, step_time, driver, uneven) for _ in range(DRAWS)]
+        spreads.append(max(times) / min(times))
+    case = "the longest over the shortest makespan of these searches, simulated with uneven trips"
+    return finding(case, spreads)
 
 
 def _case(

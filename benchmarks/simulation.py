@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -75,8 +75,14 @@ class Driver:
         return Driver(self.trip_s * factor, self.turn_s * factor)
 
 
-def simulate(search: Search, step_time: StepTime, driver: Driver) -> float:
-    """The makespan in seconds."""
+def simulate(
+    search: Search, step_time: StepTime, driver: Driver, uneven: Callable[[], float] = lambda: 1.0
+) -> float:
+    """The makespan in seconds.
+
+    Args:
+        uneven: what each round trip is multiplied by, as real ones differ.
+    """
     trials, engines = search.trials, search.engines
     pool = [_SimulatedEngine() for _ in range(engines)]
     waiting = list(range(len(trials)))
@@ -94,7 +100,7 @@ def simulate(search: Search, step_time: StepTime, driver: Driver) -> float:
         pool[place].assigned += 1
         begun = max(now, free_at)
         free_at = begun + driver.turn_s
-        heapq.heappush(events, (begun + driver.trip_s, next(order), place, trial))
+        heapq.heappush(events, (begun + driver.trip_s * uneven(), next(order), place, trial))
 
     def fill() -> None:
         while waiting and pool[least_loaded()].assigned < search.places:
