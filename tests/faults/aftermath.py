@@ -160,7 +160,8 @@ class Aftermath:
                 if value is not None and metric != LOSS:
                     metrics.setdefault(metric, set()).add(event.payload["step"])
             losses = {step for step, _ in event.payload["curve"]}
-            metrics.setdefault(LOSS, set()).update(losses)
+            if losses:  # a control without latents has none
+                metrics.setdefault(LOSS, set()).update(losses)
         return found
 
 
