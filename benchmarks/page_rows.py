@@ -131,7 +131,7 @@ ROWS = (
         "stopping will let go on, which nobody can. More trials per engine close it, too. Which "
         "engine has least to do depends on whose report comes first, so that runs of one search "
         "differ among themselves: the second line says by how much where round trips vary from "
-        "0.6 to 2.5 times the measured one. The simulation's error is within that.",
+        "0.6 to 2.5 times the measured one, and no simulation of one search can be surer.",
     ),
 )
 SIDE_ROWS = (

@@ -26,6 +26,7 @@ from orchestrator.folders import SearchFolder
 from orchestrator.ledger import LedgerTrial, TrialStatus, read_ledger, read_study
 from orchestrator.outbox import LOSS, MAX_POINTS
 from orchestrator.study.audit import audit_search
+from trainable.trial import TrialConfig
 
 # A configuration as text, to the metrics of its last report.
 Scores: TypeAlias = Mapping[str, Mapping[str, float]]
@@ -101,36 +102,39 @@ class Aftermath:
         failed = [trial.reason for trial in trials if trial.status is TrialStatus.FAILED]
         assert not failed, f"failed: {failed}"
 
-    def uids(self) -> list[str]:
-        """Of its trials, and of the members that confirmed them."""
-        begun = [event for event in self.events("trial_started") if _confirms(event)]
-        members = dict.fromkeys(str(event.trial_uid) for event in begun)
-        return [*(self.folder.uid(trial.number) for trial in self.trials()), *members]
+    def goals(self) -> dict[str, int]:
+        """By uid, the steps of its trials, and of the members that confirmed them.
+
+        A control without latents has nothing to train.
+        """
+        goals = {self.folder.uid(trial.number): trial.step for trial in self.trials()}
+        for event in self.events("trial_started"):
+            if event.payload.get("stage") == "confirm":
+                config = TrialConfig.from_dict(event.payload["config"])
+                steps = self.config.budget.steps if config.strategy.latent_count else 0
+                goals[str(event.trial_uid)] = steps
+        return goals
 
     def check_events(self) -> None:
         """One end per trial, with its artifact, and no step of any trial missing."""
-        uids = self.uids()
+        goals = self.goals()
         ended = self.events("trial_ended")
-        assert Counter(event.trial_uid for event in ended) == Counter(uids), "ends told"
+        assert Counter(event.trial_uid for event in ended) == Counter(goals.keys()), "ends told"
         for event in ended:
             path = self.folder.path / event.payload["artifact"] / "latents.safetensors"
             assert path.exists(), f"{event.trial_uid} has no latents"
         steps: dict[str | None, set[int]] = {}
         for event in self.events("trial_report"):
             steps.setdefault(event.trial_uid, set()).update(s for s, _ in event.payload["curve"])
-        for trial in self.trials():
-            known = steps.get(self.folder.uid(trial.number), set())
-            assert known == set(range(1, trial.step + 1)), "a step of a curve is missing"
-        for uid in uids[len(self.trials()) :]:  # a control without latents has nothing to train
-            whole = set(range(1, self.config.budget.steps + 1))
-            assert steps.get(uid, set()) in (whole, set()), "a step of a member's curve is missing"
+        for uid, goal in goals.items():
+            assert steps.get(uid, set()) == set(range(1, goal + 1)), "a step of a curve is missing"
         assert self.events("search_ended")[-1].payload["state"] == "complete"
 
     def check_tracking(self) -> None:
         """As many runs as trials and one, none running, every point once."""
         client = MlflowClient(tracking_uri=self.uri)
         runs = self._runs(client)
-        uids = self.uids()
+        uids = self.goals()
         found = Counter(run.data.tags.get("trial_uid", "search") for run in runs)
         assert found == Counter([*uids, "search"]), f"runs in MLflow: {found}"
         statuses = Counter(run.info.status for run in runs)
@@ -160,13 +164,9 @@ class Aftermath:
                 if value is not None and metric != LOSS:
                     metrics.setdefault(metric, set()).add(event.payload["step"])
             losses = {step for step, _ in event.payload["curve"]}
-            if losses:  # a control without latents has none
+            if losses:  # a control without latents has none; `check_events` knows who that is
                 metrics.setdefault(LOSS, set()).update(losses)
         return found
-
-
-def _confirms(event: Event) -> bool:
-    return event.payload.get("stage") == "confirm"
 
 
 def check_scores(found: Scores, reference: Scores, rounding: float = _ROUNDING) -> None:
